@@ -1,0 +1,72 @@
+# One command per habit, the same here and in CI. `make help` lists them.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP   := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+# The newest Python that is 3.11 or newer; PYTHON=... chooses another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+
+.PHONY: help
+help: ## list the commands
+	@echo "Homeport: a service registry you can import. The commands:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "homeport needs Python 3.11 or newer, and none is on the PATH: install python3.11, or say make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "homeport needs Python 3.11 or newer; $(PYTHON) is older"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no ensurepip: install its venv package (Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "homeport: creating $(VENV) with $$($(PYTHON) --version) and installing (wheels only) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --only-binary :all: -c constraints.txt "pip>=25.1"
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --editable . --group dev
+	@touch $@
+
+.PHONY: install
+install: $(STAMP) ## create .venv and install everything that needs no root
+
+.PHONY: demo
+demo: $(STAMP) ## five microservices, sidecars, load, kills: the whole path in a minute
+	@$(BIN)/homeport demo
+
+.PHONY: test
+test: $(STAMP) ## every test that needs only Python (5 minutes at most)
+	@echo "homeport: running the tests that need only Python ..."
+	@$(BIN)/python -m pytest -q -m "not peers and not long" --cov --cov-report=term:skip-covered
+
+.PHONY: peers
+peers: $(STAMP)
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --editable ".[peers]"
+
+.PHONY: test-peers
+test-peers: peers ## tests against real foreign clients and servers (installs the Python ones)
+	@$(BIN)/python -m pytest -q -m "peers and not long"
+
+.PHONY: test-long
+test-long: $(STAMP) ## crash, fuzz and seed searches (LONG=slice for the bounded share that CI runs)
+	@$(BIN)/python -m pytest -q -m long
+
+.PHONY: check
+check: $(STAMP) ## lint, format, types, layers, package contents
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/project
+
+.PHONY: format
+format: $(STAMP) ## format the code and fix what can be fixed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: bench-quick
+bench-quick: $(STAMP) ## a two-minute measurement beside the peers that are installed
+	@$(BIN)/python -m benchmarks all --quick
+
+.PHONY: clean
+clean: ## remove .venv and caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

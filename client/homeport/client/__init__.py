@@ -1,0 +1,85 @@
+"""The client, and the contract it shares with the registry; loads only the standard library, msgspec and msgpack."""
+
+from homeport.client.client import Client
+from homeport.client.core.errors import (
+    Busy,
+    CasFailed,
+    Closed,
+    Compacted,
+    ConnectionLost,
+    FutureRevision,
+    HomeportError,
+    Internal,
+    InvalidArgument,
+    LeaseGone,
+    LimitExceeded,
+    NotFound,
+    OutcomeUnknown,
+    ProtocolError,
+    ReadOnly,
+    RegistryError,
+    RequestError,
+    Unauthorized,
+    Unavailable,
+    UnknownMethod,
+    WrongLoop,
+)
+from homeport.client.core.messages import KvEvents
+from homeport.client.core.model import (
+    Check,
+    Instance,
+    InstanceKey,
+    KeyValue,
+    KvEvent,
+    Lost,
+    ServiceEvent,
+    State,
+    Status,
+)
+from homeport.client.kv import Kv
+from homeport.client.registration import Registration
+from homeport.client.rpc import StreamTransport
+from homeport.client.subscription import Subscription
+from homeport.client.transport import Link, Receiver, Transport
+
+__all__ = [
+    "Busy",
+    "CasFailed",
+    "Check",
+    "Client",
+    "Closed",
+    "Compacted",
+    "ConnectionLost",
+    "FutureRevision",
+    "HomeportError",
+    "Instance",
+    "InstanceKey",
+    "Internal",
+    "InvalidArgument",
+    "KeyValue",
+    "Kv",
+    "KvEvent",
+    "KvEvents",
+    "LeaseGone",
+    "LimitExceeded",
+    "Link",
+    "Lost",
+    "NotFound",
+    "OutcomeUnknown",
+    "ProtocolError",
+    "ReadOnly",
+    "Receiver",
+    "Registration",
+    "RegistryError",
+    "RequestError",
+    "ServiceEvent",
+    "State",
+    "Status",
+    "StreamTransport",
+    "Subscription",
+    "Transport",
+    "Unauthorized",
+    "Unavailable",
+    "UnknownMethod",
+    "WrongLoop",
+]

@@ -1,0 +1,226 @@
+"""What the registry speaks of: instances, their checks, keys and events.
+
+Everything here is an immutable value, shared freely between an embedded registry and its clients, stored as
+MessagePack and sent as MessagePack or JSON. Fields with a default may be absent on the wire; unknown fields are
+ignored, so that a release talks to its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, NoReturn
+
+import msgspec
+
+from homeport.client.core.errors import InvalidArgument
+
+Status = Literal["passing", "warning", "critical", "maintenance"]
+State = Literal["up", "draining", "maintenance"]
+CheckKind = Literal["ttl", "http", "tcp"]
+
+TTL_S_DEFAULT: Final = 10.0
+TTL_S_MIN: Final = 0.5  # below this, renewals at a third of the TTL drown in ordinary scheduling noise
+TTL_S_MAX: Final = 86_400.0  # a day, as in Consul: what lives longer does not need a lease
+INTERVAL_S_DEFAULT: Final = 5.0
+INTERVAL_S_MIN: Final = 0.05
+TIMEOUT_S_DEFAULT: Final = 2.0
+NAME_BYTES_MAX: Final = 512  # names become segments of one 4 KiB key, percent-encoded up to three times as long
+TAGS_MAX: Final = 64
+META_MAX: Final = 64
+META_BYTES_MAX: Final = 4096
+CHECKS_MAX: Final = 16
+OUTPUT_BYTES_MAX: Final = 4096  # as Consul caps it
+
+# How bad a status is; the worst of an instance's checks is the instance's.
+SEVERITY: Final[dict[Status, int]] = {"passing": 0, "warning": 1, "critical": 2, "maintenance": 3}
+
+
+class FrozenDict(dict[Any, Any]):
+    """A dict that cannot change: an in-process client shares it with the registry itself."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError("this mapping belongs to an immutable value; build a new value with msgspec.structs.replace")
+
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
+
+
+_EMPTY: Final = FrozenDict()
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the registry learns whether an instance is well.
+
+    `kind` says which of the target fields count: `http` probes `url`, `tcp` connects to `address`, `ttl` waits for
+    the service to report within `ttl_s`. Statuses change only after `passing_after` or `critical_after` results in a
+    row, from the first result on.
+    """
+
+    name: str
+    kind: CheckKind
+    url: str = ""  # http: "http://host:port/path"
+    method: str = "GET"
+    headers: dict[str, str] = {}
+    address: str = ""  # tcp: "host:port"
+    ttl_s: float = 0.0  # ttl: longest silence
+    interval_s: float = INTERVAL_S_DEFAULT
+    timeout_s: float = TIMEOUT_S_DEFAULT
+    passing_after: int = 2
+    critical_after: int = 2
+    initial: Status = "critical"  # until the first verdict
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "headers", FrozenDict(self.headers) if self.headers else _EMPTY)
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One running copy of a service, as registered; the last three fields are the registry's to say."""
+
+    service: str
+    id: str
+    node: str = ""
+    address: str = ""
+    port: int = 0
+    tags: tuple[str, ...] = ()
+    meta: dict[str, str] = {}
+    weight: int = 1  # 0 to 65535; 0 takes no traffic while others are there
+    zone: str = ""
+    version: str = ""
+    ttl_s: float = 0.0  # 0: no lease, stays until deregistered
+    checks: tuple[Check, ...] = ()
+    idle_timeout_s: float = 0.0  # how long the server keeps an idle connection; 0: unknown
+    state: State = "up"
+    extra: dict[str, bytes] = {}  # front name -> what only that front understands, carried unread by the others
+    status: Status = "passing"
+    create_revision: int = 0
+    mod_revision: int = 0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "meta", FrozenDict(self.meta) if self.meta else _EMPTY)
+        msgspec.structs.force_setattr(self, "extra", FrozenDict(self.extra) if self.extra else _EMPTY)
+
+    @property
+    def key(self) -> InstanceKey:
+        return (self.node, self.id)
+
+    @property
+    def available(self) -> bool:
+        """Whether new traffic may be sent here: up, and no worse than warning."""
+        return self.state == "up" and self.status in ("passing", "warning")
+
+
+# An instance is known by (node, id): ids are unique per node, whatever service they belong to.
+InstanceKey = tuple[str, str]
+
+
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
+    """A key at one revision. `version` counts the writes since the key was last created; `lease` 0 means none."""
+
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int = 0
+
+
+class KvEvent(msgspec.Struct, frozen=True, gc=False):
+    """A key was put (`value` present) or deleted (`value` None) at `revision`."""
+
+    key: bytes
+    value: bytes | None
+    revision: int
+    lease: int = 0
+
+
+class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a service watch delivers: first a snapshot, then deltas, each complete at `revision`."""
+
+    service: str
+    revision: int
+    snapshot: bool = False  # then `changed` is the whole set
+    changed: tuple[Instance, ...] = ()
+    removed: tuple[InstanceKey, ...] = ()
+    more: bool = False  # the next event belongs to the same step: act when it has come
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """Events of these revisions, both ends included, were not delivered and will not be."""
+
+    from_revision: int
+    to_revision: int
+
+
+def validate_instance(instance: Instance) -> None:
+    """Raise `InvalidArgument`, saying what is allowed, unless the registry would take this registration."""
+    for field in ("service", "id", "node"):
+        _validate_name(field, getattr(instance, field))
+    if not 0 <= instance.port <= 65_535:
+        raise InvalidArgument(f"port is {instance.port}; allowed: 0 to 65535", field="port")
+    if not 0 <= instance.weight <= 65_535:
+        raise InvalidArgument(f"weight is {instance.weight}; allowed: 0 to 65535", field="weight")
+    validate_ttl("ttl_s", instance.ttl_s, zero_allowed=True)
+    if not 0 <= instance.idle_timeout_s < float("inf"):
+        raise InvalidArgument("idle_timeout_s must be 0 (unknown) or a positive number", field="idle_timeout_s")
+    if len(instance.tags) > TAGS_MAX:
+        raise InvalidArgument(f"{len(instance.tags)} tags; allowed: at most {TAGS_MAX}", field="tags")
+    meta_bytes = sum(len(k.encode()) + len(v.encode()) for k, v in instance.meta.items())
+    if len(instance.meta) > META_MAX or meta_bytes > META_BYTES_MAX:
+        raise InvalidArgument(
+            f"meta has {len(instance.meta)} entries and {meta_bytes} bytes; "
+            f"allowed: at most {META_MAX} and {META_BYTES_MAX}",
+            field="meta",
+        )
+    if len(instance.checks) > CHECKS_MAX:
+        raise InvalidArgument(f"{len(instance.checks)} checks; allowed: at most {CHECKS_MAX}", field="checks")
+    names = [check.name for check in instance.checks]
+    if len(set(names)) != len(names):
+        raise InvalidArgument(f"check names must differ within an instance, got {names}", field="checks")
+    for check in instance.checks:
+        validate_check(check)
+
+
+def validate_check(check: Check) -> None:
+    """Raise `InvalidArgument` unless the check could be run."""
+    _validate_name("check name", check.name)
+    match check.kind:
+        case "http":
+            if not check.url.startswith(("http://", "https://")):
+                raise InvalidArgument(f"check {check.name!r}: url must start with http:// or https://", field="checks")
+        case "tcp":
+            host, colon, port = check.address.rpartition(":")
+            if not (colon and host and port.isdigit() and 0 < int(port) <= 65_535):
+                raise InvalidArgument(f"check {check.name!r}: address must be host:port", field="checks")
+        case "ttl":
+            validate_ttl(f"check {check.name!r}: ttl_s", check.ttl_s)
+    if check.kind != "ttl" and not INTERVAL_S_MIN <= check.interval_s <= TTL_S_MAX:
+        raise InvalidArgument(
+            f"check {check.name!r}: interval_s is {check.interval_s}; allowed: {INTERVAL_S_MIN} to {TTL_S_MAX}",
+            field="checks",
+        )
+    if not 0 < check.timeout_s <= 60:
+        raise InvalidArgument(
+            f"check {check.name!r}: timeout_s is {check.timeout_s}; allowed: over 0 to 60", field="checks"
+        )
+    if not (1 <= check.passing_after <= 100 and 1 <= check.critical_after <= 100):
+        raise InvalidArgument(f"check {check.name!r}: thresholds must be 1 to 100", field="checks")
+
+
+def validate_ttl(field: str, ttl_s: float, *, zero_allowed: bool = False) -> None:
+    """Raise `InvalidArgument` unless a lease may have this TTL."""
+    if zero_allowed and ttl_s == 0:
+        return
+    if not TTL_S_MIN <= ttl_s <= TTL_S_MAX:  # also refuses NaN
+        zero = "0 (no lease) or " if zero_allowed else ""
+        raise InvalidArgument(f"{field} is {ttl_s}; allowed: {zero}{TTL_S_MIN} to {TTL_S_MAX:.0f} seconds", field=field)
+
+
+def _validate_name(field: str, name: str) -> None:
+    if not name:
+        raise InvalidArgument(f"{field} is empty; allowed: 1 to {NAME_BYTES_MAX} bytes of UTF-8", field=field)
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{field} is not valid UTF-8 text", field=field) from None
+    if size > NAME_BYTES_MAX:
+        raise InvalidArgument(f"{field} has {size} bytes; allowed: at most {NAME_BYTES_MAX}", field=field)

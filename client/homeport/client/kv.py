@@ -1,0 +1,149 @@
+"""The key-value store as a client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+from homeport.client.core.errors import ConnectionLost, NotFound, RequestError
+from homeport.client.core.messages import Event, KvDelete, KvEvents, KvGet, KvList, KvPage, KvPut
+from homeport.client.core.model import KeyValue, Lost
+
+if TYPE_CHECKING:
+    from homeport.client.client import Client
+
+_QUEUE_MAX: Final = 1024  # revisions a reader may be behind; past that the watch pauses and resumes from history
+
+
+class Kv:
+    """Keys are text or bytes, values bytes; a revision orders everything."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def get(self, key: str | bytes) -> KeyValue | None:
+        """The entry of a key, or None."""
+        return (await self._client.call(KvGet(key=_bytes(key)))).entry
+
+    async def put(self, key: str | bytes, value: bytes, *, cas: int | None = None, lease: int = 0) -> int:
+        """Write a key and return the revision of the write.
+
+        Args:
+            cas: write only if the key's mod_revision is exactly this (0: only if it is absent).
+            lease: delete the key when this lease ends.
+
+        Raises:
+            CasFailed: the key is at another revision.
+            LimitExceeded: the key or the value is too long.
+        """
+        return (await self._client.call(KvPut(key=_bytes(key), value=value, cas=cas, lease=lease))).revision
+
+    async def delete(self, key: str | bytes, *, prefix: bool = False, cas: int | None = None) -> int:
+        """Delete a key, or with `prefix` all that start with it; return how many there were.
+
+        Raises:
+            CasFailed: the key is at another revision than `cas`.
+        """
+        return (await self._client.call(KvDelete(key=_bytes(key), prefix=prefix, cas=cas))).count
+
+    async def list(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> list[KeyValue]:
+        """All entries whose keys start with `prefix`, in key order, as of one revision."""
+        start = _bytes(prefix)
+        entries: list[KeyValue] = []
+        page = KvPage(0, (), more=True)
+        while page.more:
+            after = entries[-1].key if entries else None
+            page = await self._client.call(
+                KvList(prefix=start, after=after, revision=page.revision, keys_only=keys_only)
+            )
+            entries += page.entries
+        return entries
+
+    async def watch(
+        self, key: str | bytes, *, prefix: bool = False, start_revision: int = 0
+    ) -> AsyncIterator[KvEvents | Lost]:
+        """Yield the changes of a key, or of a prefix, from `start_revision` on (0: from now), each revision once.
+
+        It goes on over broken connections without losing anything that the registry still remembers; what it does
+        not is told as `Lost`, after which the keys should be read again.
+        """
+        watch = _KeyWatch(self._client, _bytes(key), prefix, start_revision)
+        try:
+            while True:
+                yield await watch.next()
+        finally:
+            watch.close()
+
+
+class _KeyWatch:
+    """One watch over any number of links."""
+
+    def __init__(self, client: Client, key: bytes, prefix: bool, start_revision: int) -> None:
+        self._client = client
+        self._key = key
+        self._prefix = prefix
+        self._next = start_revision
+        self._store_id = ""
+        self._watch = 0  # its number on the present link, 0 while there is none
+        self._events: deque[KvEvents | Lost] = deque()
+        self._partial: list[KvEvents] = []
+        self._wake = asyncio.Event()
+
+    async def next(self) -> KvEvents | Lost:
+        while not self._events:
+            if not self._watch:
+                await self._open()
+                continue
+            self._wake.clear()
+            await self._wake.wait()
+        return self._events.popleft()
+
+    def close(self) -> None:
+        if self._watch:
+            self._client.close_watch(self._watch)
+            self._watch = 0
+
+    async def _open(self) -> None:
+        self._partial.clear()
+        try:
+            self._watch, watching = await self._client.open_key_watch(
+                self._key, self._prefix, self._next, self._store_id, self
+            )
+        except (NotFound, ConnectionLost) as error:
+            if isinstance(error, ConnectionLost):
+                return
+            # Another history: nothing of the old one can be had from here.
+            self._events.append(Lost(from_revision=self._next, to_revision=self._next))
+            self._next, self._store_id = 0, ""
+            return
+        self._store_id = watching.store_id
+        self._next = self._next or watching.revision + 1
+
+    def event(self, event: Event) -> None:
+        match event:
+            case KvEvents(more=True):
+                self._partial.append(event)
+            case KvEvents():
+                pages = [*self._partial, event]
+                self._partial.clear()
+                self._next = event.revision + 1
+                self._events.append(KvEvents(event.revision, tuple(e for page in pages for e in page.events)))
+            case Lost():
+                self._next = event.to_revision + 1
+                self._events.append(event)
+        if len(self._events) >= _QUEUE_MAX:
+            self.close()  # `next` opens it again, from `_next`, once the reader has caught up
+        self._wake.set()
+
+    def unlinked(self) -> None:
+        self._watch = 0
+        self._wake.set()
+
+
+def _bytes(key: str | bytes) -> bytes:
+    try:
+        return key.encode() if isinstance(key, str) else bytes(key)
+    except UnicodeEncodeError:
+        raise RequestError(f"key {key!r} is not valid UTF-8 text; pass bytes") from None

@@ -1,0 +1,253 @@
+"""The state that transactions are checked against: what is durable, plus what is on its way there.
+
+A transaction is decided against `head` the moment it arrives; its writes are remembered here until the store says that
+they are durable (`settle`), or forgotten all at once if they never will be (`rollback`). Readers never look here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from homeport.client.core.errors import InvalidArgument, LeaseGone, LimitExceeded
+from homeport.client.core.model import KeyValue
+from homeport.registry.core import keys
+from homeport.registry.core.limits import KEY_BYTES_MAX, TXN_DEPTH_MAX, TXN_OPS_MAX, VALUE_BYTES_MAX
+from homeport.registry.core.mvcc import Mvcc, select
+from homeport.registry.core.txn import (
+    Change,
+    Compare,
+    Delete,
+    DeleteResult,
+    EndLease,
+    Op,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Txn,
+    TxnResult,
+    matches,
+)
+
+
+class Outcome:
+    """A decided transaction: what to answer, and what it changes (nothing, if it only read or failed its compares)."""
+
+    __slots__ = ("changes", "result")
+
+    def __init__(self, result: TxnResult, changes: tuple[Change, ...]) -> None:
+        self.result = result
+        self.changes = changes
+
+
+class Head:
+    """Decides transactions, in order, each seeing those before it."""
+
+    __slots__ = ("_mvcc", "_pending", "revision")
+
+    def __init__(self, mvcc: Mvcc) -> None:
+        self._mvcc = mvcc
+        self.revision = mvcc.revision
+        # Keys written after the durable revision: the newest version of each (None: deleted), and the revision.
+        self._pending: dict[bytes, tuple[int, KeyValue | None]] = {}
+
+    def decide(self, txn: Txn, ops_max: int = TXN_OPS_MAX) -> Outcome:
+        """Decide a transaction at head, and count it as head if it changes anything.
+
+        Raises:
+            InvalidArgument: an empty key, or a key written twice.
+            LimitExceeded: a key, a value or the transaction is too large.
+            LeaseGone: a put names a lease that does not exist.
+        """
+        attempt = _Attempt(self, ops_max)
+        succeeded, responses = attempt.run(txn, 0)
+        changes = attempt.changes()
+        if changes:
+            self.revision += 1
+            for change in changes:
+                self._pending[change.key] = (self.revision, change.kv)
+        return Outcome(TxnResult(self.revision, succeeded, responses), changes)
+
+    def settle(self, revision: int, changes: tuple[Change, ...]) -> None:
+        """The writes of that revision are durable and applied."""
+        for change in changes:
+            if self._pending[change.key][0] == revision:
+                del self._pending[change.key]
+
+    def rollback(self) -> None:
+        """Nothing after the durable revision happened."""
+        self._pending.clear()
+        self.revision = self._mvcc.revision
+
+    def get(self, key: bytes) -> KeyValue | None:
+        pending = self._pending.get(key)
+        return self._mvcc.get(key) if pending is None else pending[1]
+
+    def range(self, start: bytes, end: bytes | None) -> Iterator[KeyValue]:
+        """The versions of a range at head, in key order."""
+        if end is None:
+            kv = self.get(start)
+            return iter(() if kv is None else (kv,))
+        pending = self._pending
+        if not pending:
+            found = [self._mvcc.get(key) for key in self._mvcc.keys(start, end)]
+        else:
+            names = dict.fromkeys(self._mvcc.keys(start, end))
+            names.update((key, None) for key in pending if matches(key, start, end))
+            found = [self.get(key) for key in sorted(names)]
+        return (kv for kv in found if kv is not None)
+
+    def keys_on(self, lease: int) -> list[bytes]:
+        """The keys attached to a lease at head."""
+        attached = {key: None for key in self._mvcc.keys_on(lease) if key not in self._pending}
+        attached.update((key, None) for key, (_, kv) in self._pending.items() if kv is not None and kv.lease == lease)
+        return list(attached)
+
+    def past(self, query: Range) -> RangeResult:
+        return self._mvcc.range(query)
+
+
+class _Attempt:
+    """One transaction being decided: its own writes over head."""
+
+    __slots__ = ("_head", "_ops_left", "_ops_max", "_writes")
+
+    def __init__(self, head: Head, ops_max: int) -> None:
+        self._head = head
+        self._ops_max = ops_max
+        self._ops_left = ops_max
+        self._writes: dict[bytes, Change] = {}
+
+    def changes(self) -> tuple[Change, ...]:
+        return tuple(self._writes.values())
+
+    def run(self, txn: Txn, depth: int) -> tuple[bool, tuple[RangeResult | PutResult | DeleteResult | TxnResult, ...]]:
+        if depth > TXN_DEPTH_MAX:
+            raise LimitExceeded(
+                f"transactions nest deeper than {TXN_DEPTH_MAX}", limit="TXN_DEPTH_MAX", allowed=TXN_DEPTH_MAX
+            )
+        self._count(max(len(txn.compare), len(txn.then), len(txn.orelse)))
+        succeeded = all(self._holds(compare) for compare in txn.compare)
+        return succeeded, tuple([self._do(op, depth) for op in (txn.then if succeeded else txn.orelse)])
+
+    def _count(self, ops: int) -> None:
+        self._ops_left -= ops
+        if self._ops_left < 0:
+            raise LimitExceeded(
+                f"a transaction has more than {self._ops_max} operations", limit="TXN_OPS_MAX", allowed=self._ops_max
+            )
+
+    def _holds(self, compare: Compare) -> bool:
+        if compare.end is None:
+            return _compare(compare, self._get(compare.key))
+        return all(_compare(compare, kv) for kv in self._range(compare.key, compare.end))
+
+    def _do(self, op: Op, depth: int) -> RangeResult | PutResult | DeleteResult | TxnResult:
+        match op:
+            case Put():
+                return self._put(op)
+            case Delete():
+                return self._delete([kv.key for kv in self._range(op.key, op.end)], op)
+            case EndLease():
+                record = keys.lease(op.lease)
+                attached = [key for key in self._head.keys_on(op.lease) if key not in self._writes]
+                return self._delete([record, *attached] if self._get(record) else [], None)
+            case Range():
+                if 0 < op.revision <= self._head.revision and not self._is_now(op.revision):
+                    return self._head.past(op)
+                return select(self._range(op.key, op.end), op)
+            case Txn():
+                succeeded, responses = self.run(op, depth + 1)
+                return TxnResult(0, succeeded, responses)
+
+    def _is_now(self, revision: int) -> bool:
+        return revision == self._head.revision and not self._writes
+
+    def _put(self, op: Put) -> PutResult:
+        key = op.key
+        if not key:
+            raise InvalidArgument(f"the key is empty; allowed: 1 to {KEY_BYTES_MAX} bytes", field="key")
+        if len(key) > KEY_BYTES_MAX:
+            raise LimitExceeded(
+                f"the key has {len(key)} bytes; allowed: {KEY_BYTES_MAX}", limit="KEY_BYTES_MAX", allowed=KEY_BYTES_MAX
+            )
+        if len(op.value) > VALUE_BYTES_MAX:
+            raise LimitExceeded(
+                f"the value has {len(op.value)} bytes; allowed: {VALUE_BYTES_MAX}",
+                limit="VALUE_BYTES_MAX",
+                allowed=VALUE_BYTES_MAX,
+            )
+        if key in self._writes:
+            raise InvalidArgument(f"key {key!r} is written twice in one transaction", field="key")
+        if op.lease and self._get(keys.lease(op.lease)) is None:
+            raise LeaseGone(f"lease {op.lease:016x} does not exist", lease=op.lease)
+        prev = self._head.get(key)
+        revision = self._head.revision + 1
+        if prev is None:
+            kv = KeyValue(key, op.value, revision, revision, 1, op.lease)
+        else:
+            kv = KeyValue(key, op.value, prev.create_revision, revision, prev.version + 1, op.lease)
+        self._writes[key] = Change(key, kv, prev)
+        return PutResult(prev)
+
+    def _delete(self, names: list[bytes], op: Delete | None) -> DeleteResult:
+        if op is not None:
+            for key, change in self._writes.items():
+                if change.kv is not None and matches(key, op.key, op.end):
+                    raise InvalidArgument(f"key {key!r} is written twice in one transaction", field="key")
+        prevs = []
+        for key in names:
+            prev = self._head.get(key)
+            assert prev is not None
+            self._writes[key] = Change(key, None, prev)
+            prevs.append(prev)
+        return DeleteResult(tuple(prevs))
+
+    def _get(self, key: bytes) -> KeyValue | None:
+        change = self._writes.get(key)
+        return self._head.get(key) if change is None else change.kv
+
+    def _range(self, start: bytes, end: bytes | None) -> Iterator[KeyValue]:
+        if end is None:
+            kv = self._get(start)
+            return iter(() if kv is None else (kv,))
+        if not self._writes:
+            return self._head.range(start, end)
+        found = {kv.key: kv for kv in self._head.range(start, end)}
+        for key, change in self._writes.items():
+            if matches(key, start, end):
+                if change.kv is None:
+                    found.pop(key, None)
+                else:
+                    found[key] = change.kv
+        return iter([found[key] for key in sorted(found)])
+
+
+def _compare(compare: Compare, kv: KeyValue | None) -> bool:
+    actual: int | bytes
+    match compare.target:
+        case "version":
+            actual = kv.version if kv else 0
+        case "create":
+            actual = kv.create_revision if kv else 0
+        case "mod":
+            actual = kv.mod_revision if kv else 0
+        case "lease":
+            actual = kv.lease if kv else 0
+        case "value":
+            if kv is None:
+                return False
+            actual = kv.value
+    operand = compare.operand
+    if isinstance(actual, bytes) != isinstance(operand, bytes):
+        wanted = "bytes" if compare.target == "value" else "a number"
+        raise InvalidArgument(f"a compare of {compare.target} needs {wanted}, got {operand!r}", field="compare")
+    match compare.op:
+        case "=":
+            return actual == operand
+        case "!=":
+            return actual != operand
+        case "<":
+            return actual < operand  # type: ignore[operator]  # same type, checked above
+        case ">":
+            return actual > operand  # type: ignore[operator]  # same type, checked above

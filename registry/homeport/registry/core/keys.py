@@ -1,0 +1,70 @@
+"""The layout of the store's keys: where each view keeps what.
+
+    s/<service>/<node>/<id>    one instance              i/<node>/<id>          the service that id belongs to
+    h/<node>/<id>/<check>      one check's status        c/<node>               a node and its maintenance
+    k/<key>                    a user's key, raw         m/<key>                what only some fronts know of it
+    n/<session>                a session                 d/<key>                a lock delay
+    l/<lease>                  a lease                   q/ e/                  prepared queries, events
+
+Segments are percent-encoded (`%`, `/`, bytes up to 0x20 and from 0x7F), so that a slash in a name is not a level.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+LEASES: Final = b"l/"
+INSTANCES: Final = b"s/"
+IDS: Final = b"i/"
+CHECKS: Final = b"h/"
+USER: Final = b"k/"
+
+_UNSAFE: Final = re.compile(rb"[%/\x00-\x20\x7f-\xff]")
+_ESCAPED: Final = re.compile(rb"%([0-9A-F]{2})")
+
+
+def escape(text: str) -> bytes:
+    """One name as a key segment."""
+    return _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], text.encode())
+
+
+def unescape(segment: bytes) -> str:
+    """The name that `escape` wrote."""
+    return _ESCAPED.sub(lambda found: bytes((int(found[1], 16),)), segment).decode()
+
+
+def instance(service: str, node: str, id: str) -> bytes:  # noqa: A002 - the field's name everywhere else
+    return b"s/%b/%b/%b" % (escape(service), escape(node), escape(id))
+
+
+def id_of(node: str, id: str) -> bytes:  # noqa: A002
+    return b"i/%b/%b" % (escape(node), escape(id))
+
+
+def check(node: str, id: str, name: str) -> bytes:  # noqa: A002
+    return b"h/%b/%b/%b" % (escape(node), escape(id), escape(name))
+
+
+def checks_of(node: str, id: str) -> bytes:  # noqa: A002
+    """The prefix of all of an instance's statuses."""
+    return b"h/%b/%b/" % (escape(node), escape(id))
+
+
+def lease(number: int) -> bytes:
+    return b"l/%016x" % number
+
+
+def lease_number(key: bytes) -> int:
+    return int(key.removeprefix(LEASES), 16)
+
+
+def split(key: bytes) -> list[str]:
+    """The names in a key of the form `x/<name>/<name>...`, without the leading letter."""
+    return [unescape(segment) for segment in key.split(b"/")[1:]]
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The end of the range of all keys that start with `prefix`; b"" where that is the end of all keys."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else b""

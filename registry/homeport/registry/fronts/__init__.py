@@ -1,0 +1,1 @@
+"""Fronts: adapters that let clients of one protocol or another in. They translate, and hold nothing of their own."""

@@ -1,0 +1,94 @@
+"""From verdicts to keys: what the prober found is gathered for a moment and written in one transaction.
+
+Each status is written only if the very registration it was probed for still stands, so a late probe brings nothing
+back to life; the others in the same transaction are not touched by that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import islice
+from typing import Final
+
+from homeport.client.core import wire
+from homeport.client.core.errors import HomeportError
+from homeport.client.core.model import InstanceKey
+from homeport.registry.core import keys
+from homeport.registry.core.catalogue import Catalogue, CheckRecord
+from homeport.registry.core.health import Verdict
+from homeport.registry.core.limits import STATUS_TICK_S
+from homeport.registry.core.txn import Compare, Put, Txn
+from homeport.registry.store.contract import Store
+
+_log = logging.getLogger("homeport.registry.health")
+
+_BATCH: Final = 100  # statuses in one transaction: some 30 KB with usual outputs
+_RETRY_S: Final = 1.0  # when a store that could not write is tried again
+
+
+class StatusWriter:
+    """Writes verdicts to the store; the newest of a check wins."""
+
+    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._pending: dict[tuple[InstanceKey, str], tuple[int, Verdict]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def report(self, key: InstanceKey, create_revision: int, check: str, verdict: Verdict) -> None:
+        """Write this status soon, at once if the instance refused a connection."""
+        self._pending[key, check] = (create_revision, verdict)
+        self._schedule(0.0 if verdict.refused else STATUS_TICK_S)
+
+    def close(self) -> None:
+        """Forget what is not written."""
+        self._closed = True
+        self._pending.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _schedule(self, delay_s: float) -> None:
+        if self._timer is not None:
+            if delay_s > 0:
+                return
+            self._timer.cancel()
+        if not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._write)
+
+    def _write(self) -> None:
+        self._timer = None
+        while self._pending:
+            batch = dict(islice(self._pending.items(), _BATCH))
+            try:
+                written = self._store.commit(Txn(then=tuple(self._writes(batch))), ops_max=4 * _BATCH)
+            except HomeportError as error:
+                _log.warning("statuses wait: %s", error)
+                self._schedule(_RETRY_S)
+                return
+            written.add_done_callback(lambda done, batch=batch: self._written(done, batch))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            for key in batch:
+                del self._pending[key]
+
+    def _written(self, done: asyncio.Future[object], batch: dict[tuple[InstanceKey, str], tuple[int, Verdict]]) -> None:
+        if done.cancelled() or done.exception() is None:
+            return
+        _log.warning("statuses are written again: %s", done.exception())
+        self._pending = batch | self._pending
+        self._schedule(_RETRY_S)
+
+    def _writes(self, batch: dict[tuple[InstanceKey, str], tuple[int, Verdict]]) -> list[Txn]:
+        writes = []
+        for (key, check), (create_revision, verdict) in batch.items():
+            entry = self._catalogue.find(*key)
+            if entry is None or entry.registered.create_revision != create_revision:
+                continue
+            standing = keys.instance(entry.registered.service, *key)
+            same = (
+                Compare(standing, "create", "=", create_revision),
+                Compare(standing, "lease", "=", entry.lease),
+            )
+            record = CheckRecord(verdict.status, verdict.output)
+            writes.append(Txn(same, (Put(keys.check(*key, check), wire.encode(record), entry.lease),)))
+        return writes

@@ -1,0 +1,131 @@
+"""The store's contract: what every backend promises and every view relies on.
+
+Reads are synchronous, on `mvcc`, which is the state at the *durable* revision. Writes are decided at *head* in the
+order in which they are committed, and answered when durable. A view that must never be behind registers a `Listener`:
+it is called with each revision after `mvcc` has taken it in, before any watcher hears of it and before its writers are
+answered.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from homeport.registry.core.limits import TXN_OPS_MAX
+from homeport.registry.core.mvcc import Mvcc
+from homeport.registry.core.txn import Change, Txn, TxnResult
+from homeport.registry.core.watches import Filter, Watcher
+
+# Called with a revision and its changes; must not raise, block or commit.
+Listener = Callable[[int, tuple[Change, ...]], None]
+
+
+class LeaseRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stands under `l/<lease>`: the lease exists exactly as long as this key does."""
+
+    ttl_s: float
+    owner: str = ""  # the replica that runs its clock; empty in a registry of one
+
+
+class Store(Protocol):
+    """One history of revisions, named by `store_id`."""
+
+    @property
+    def store_id(self) -> str:
+        """Minted at creation, restore and migration: equal ids mean the same history, whatever restarted meanwhile."""
+        ...
+
+    @property
+    def mvcc(self) -> Mvcc:
+        """The state at the durable revision, for reading only."""
+        ...
+
+    @property
+    def read_only(self) -> str | None:
+        """Why nothing can be written now, or None."""
+        ...
+
+    def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> Future[TxnResult]:
+        """Decide a transaction now and answer it when everything it saw is durable.
+
+        A transaction that changes something takes exactly one revision (in a shared etcd, revisions may have gaps);
+        one that changes nothing takes none, and its answer still waits for what it saw. Transactions are decided in
+        the order of these calls. Cancelling the future forgets the answer, not the effect.
+
+        Raises:
+            RequestError: at once; nothing changed. `LeaseGone` if a put names a lease that does not exist.
+            ReadOnly: at once; nothing can be written now.
+            OutcomeUnknown: from the future: the write failed on its way to disk. Read before writing again.
+        """
+        ...
+
+    async def barrier(self) -> None:
+        """Return when `mvcc` shows every write that was acknowledged to anyone before this call.
+
+        Raises:
+            ReadOnly: a shared backend has no quorum to ask.
+        """
+        ...
+
+    def watch(
+        self, key: bytes, end: bytes | None, start_revision: int, wake: Callable[[], None], omit: Filter = ""
+    ) -> Watcher:
+        """Watch a range from `start_revision`, inclusive (0: from the next revision).
+
+        Everything from there on is delivered in order, a revision never split, or named as lost (`Lost`): never
+        silently skipped, never buffered without bound. Previous values come with each change. `wake` is called when
+        there is something to take, once until it is taken; it must not block.
+
+        Raises:
+            FutureRevision: the store has not come so far.
+        """
+        ...
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every revision from now on, in order."""
+        ...
+
+    def lease_grant(self, ttl_s: float, lease: int = 0) -> Future[TxnResult]:
+        """Grant a lease: a transaction that writes `l/<lease>`; 0 draws a free id. See `lease_put` for a larger one."""
+        ...
+
+    def new_lease(self) -> int:
+        """Draw a lease id that is not in use, to be written by the caller's own transaction."""
+        ...
+
+    def lease_renew(self, lease: int) -> float:
+        """Start the lease's TTL anew and return it in seconds, 0.0 if it is gone. Writes nothing, O(1).
+
+        A lease never ends before its TTL after the last renewal received, and no later than its TTL plus one tick
+        (250 ms) of a live process; a stalled process extends all leases by the stall. After a restart every
+        surviving lease has its full TTL again.
+        """
+        ...
+
+    def lease_revoke(self, lease: int) -> Future[TxnResult]:
+        """End a lease and delete its keys, in one revision; a lease that is gone already changes nothing."""
+        ...
+
+    def lease_remaining_s(self, lease: int) -> float | None:
+        """Seconds until the lease ends unless renewed, None if it is gone."""
+        ...
+
+    def leases(self) -> list[int]:
+        """The leases that stand."""
+        ...
+
+    def compact(self, revision: int) -> None:
+        """Forget history that no read at `revision` or later can see.
+
+        Raises:
+            Compacted: that was done already.
+            FutureRevision: the store has not come so far.
+        """
+        ...
+
+    def numbers(self) -> dict[str, int]:
+        """Counts for people and metrics, by name."""
+        ...
