@@ -163,8 +163,9 @@ class Client:
         Raises:
             RequestError: the registry refuses; the message says why and what is allowed.
             Unavailable: no answer within `timeout_s`; `ConnectionLost` if a write may have happened all the same.
-            Closed: this client is closed.
+            Closed: this client is closed, or was not started.
         """
+        self._expect_usable()
         sent = False
         try:
             async with asyncio.timeout(timeout_s):
@@ -186,13 +187,16 @@ class Client:
 
     async def _wait_link(self) -> Link:
         while True:
-            if self._forks != _forks:
-                raise Closed("this client was made before a fork; make one in the child")
-            if self._closed or self._task is None:
-                raise Closed("this client is closed" if self._closed else "this client was not started; use async with")
+            self._expect_usable()
             if self._link is not None:
                 return self._link
             await self._linked.wait()
+
+    def _expect_usable(self) -> None:
+        if self._forks != _forks:
+            raise Closed("this client was made before a fork; make one in the child")
+        if self._closed or self._task is None:
+            raise Closed("this client is closed" if self._closed else "this client was not started; use async with")
 
     async def wait_connected(self, timeout_s: float = CALL_S) -> bool:
         """Return whether there is a link, waiting for it up to `timeout_s`."""
@@ -284,10 +288,9 @@ class Client:
         """Follow a service; all subscriptions of one service share one watch.
 
         Raises:
-            Closed: this client is closed.
+            Closed: this client is closed, or was not started.
         """
-        if self._closed:
-            raise Closed("this client is closed")
+        self._expect_usable()
         feed = self._feeds.get(service)
         if feed is None:
             feed = self._feeds[service] = Feed(service, asyncio.get_running_loop().time, self._feed_idle)

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from homeport.client.core import wire
 from homeport.client.core.errors import (
@@ -33,6 +33,7 @@ _log = logging.getLogger("homeport.registry.rpc")
 
 _HELLO_S: Final = 10.0  # to say hello in; a connection that says nothing costs a file descriptor
 _EVENTS_BYTES: Final = 1024 * 1024  # unsent bytes at which events wait: a sixteenth of what ends answers
+_LINGER_S: Final = 1.0  # how long a refused client may take to read why
 _BUSY_S: Final = 0.5  # when a connection that was told Busy may come back
 
 
@@ -100,19 +101,22 @@ class RpcConnection(asyncio.Protocol):
         self._splitter = wire.Splitter()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
+        self._unflushed_bytes = 0  # of events in _out
         self._flushing = False  # a flush is scheduled, or a read is being worked on and will flush
         self._greeted = False
+        self._refused = False
         self._events_wait = False
         self._wake_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._hello_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
         self.peer = Peer(self)
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # not isinstance: uvloop's transports only behave like one
         self._transport = transport
         transport.set_write_buffer_limits(high=_EVENTS_BYTES)
         if not self._front.opened(self):
@@ -120,11 +124,13 @@ class RpcConnection(asyncio.Protocol):
         self._hello_timer = self._loop.call_later(_HELLO_S, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._flushing = True
         try:
             for frame in self._splitter.feed(data):
                 self._message(wire.decode_message(frame))
-                if self._transport is None:
+                if self._refused:
                     return
         except HomeportError as error:
             self._refuse(error)
@@ -146,8 +152,9 @@ class RpcConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
+        for timer in (self._hello_timer, self._linger_timer):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
         self._front.lost(self)
@@ -222,9 +229,15 @@ class RpcConnection(asyncio.Protocol):
     # --- what goes out ------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
-        return not self._events_wait and self._transport is not None
+        return (
+            not self._events_wait
+            and self._unflushed_bytes < _EVENTS_BYTES
+            and not self._refused
+            and self._transport is not None
+        )
 
     def send(self, watch: int, outgoing: Outgoing) -> None:
+        self._unflushed_bytes += len(outgoing.encoded)
         self._write(wire.tell_encoded(outgoing.method, watch, outgoing.encoded))
 
     def wake(self) -> None:
@@ -238,6 +251,8 @@ class RpcConnection(asyncio.Protocol):
             self.peer.flush(self._operations.catalogue)
 
     def _write(self, frame: bytes) -> None:
+        if self._refused:
+            return
         self._out.append(frame)
         if not self._flushing:
             self._flushing = True
@@ -248,26 +263,37 @@ class RpcConnection(asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
-        if self._out and self._transport is not None:
+        if self._out and self._transport is not None and not self._transport.is_closing():
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
         self._out.clear()
+        if self._unflushed_bytes >= _EVENTS_BYTES:
+            self.wake()  # events that found no room within one turn of the loop may find it now
+        self._unflushed_bytes = 0
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     def go_away(self, reason: str) -> None:
         """Say that this registry is going, and close once that is sent."""
-        if self._transport is not None:
+        if self._transport is not None and self._refused:
+            self._transport.close()
+        elif self._transport is not None:
             self._out.append(b"\x93\x02" + wire.encode("goaway") + wire.encode([reason]))
             self._flush()
             self._transport.close()
 
     def _refuse(self, error: HomeportError) -> None:
-        """Say what was wrong with the connection itself, and close it: the stream cannot be trusted any more."""
-        if self._transport is not None:
+        """Say what was wrong with the connection itself, and end it: the stream cannot be trusted any more.
+
+        What the client is still sending is read and thrown away for a moment, because closing on unread bytes would
+        reset the connection, and the reason would be lost with it.
+        """
+        if self._transport is not None and not self._refused:
+            self._refused = True
             self._out.append(b"\x93\x02" + wire.encode("error") + b"\x91" + wire.encode(to_wire(error)))
             self._flush()
-            self._transport.close()
-            self._transport = None
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            self._linger_timer = self._loop.call_later(_LINGER_S, self._transport.close)
 
     def _no_hello(self) -> None:
         self._refuse(ProtocolError(f"no hello within {_HELLO_S:.0f} s"))

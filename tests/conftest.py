@@ -1,0 +1,54 @@
+"""What every test may use: waiting for something to become true, without sleeping through it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+Eventually = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """`await eventually(condition, within_s=5)`: return when the condition holds, fail when it has not in time."""
+
+    async def wait(condition: Callable[[], object], within_s: float = 5.0) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while not condition():
+            assert loop.time() < deadline, f"not true within {within_s} s"
+            turn = asyncio.Event()
+            loop.call_later(0.005, turn.set)
+            await turn.wait()
+
+    return wait
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything under tests/peers talks to a foreign client or server."""
+    for item in items:
+        if "peers" in item.path.parts:
+            item.add_marker(pytest.mark.peers)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+    """Where peers are required, a test that skips for want of one has failed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("HOMEPORT_REQUIRE") == "peers":
+        report.outcome = "failed"
+        report.longrepr = f"skipped although HOMEPORT_REQUIRE=peers: {call.excinfo.value if call.excinfo else ''}"
+    return report
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
