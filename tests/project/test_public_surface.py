@@ -1,0 +1,48 @@
+"""The public surface is what `__all__` says, complete and importable, and importing it stays light."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "name", ["homeport.client", "homeport.registry", "homeport.sidecar", "homeport.mesh.testing"]
+)
+def test_all_names_everything_public_and_nothing_else(name: str) -> None:
+    module = importlib.import_module(name)
+    public = {key for key, value in vars(module).items() if not key.startswith("_") and not _is_module(value)}
+    assert sorted(module.__all__) == module.__all__
+    assert set(module.__all__) == public
+
+
+def _is_module(value: object) -> bool:
+    return type(value).__name__ == "module"
+
+
+def test_importing_the_client_loads_only_the_standard_library_msgspec_and_msgpack() -> None:
+    code = (
+        "import sys, homeport.client\n"
+        "roots = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(roots - set(sys.stdlib_module_names) - {'homeport', '__main__', '__mp_main__'}))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    loaded = [name for name in ast.literal_eval(done.stdout) if not name.startswith(("_", "sitecustomize"))]
+    beneath = {"cython_runtime", "typing_extensions"}  # what msgpack and msgspec bring along themselves
+    assert set(loaded) <= {"msgpack", "msgspec", *beneath, "a1_coverage", "coverage"}
+
+
+def test_importing_the_library_installs_nothing_global() -> None:
+    code = (
+        "import asyncio, logging, signal, sys\n"
+        "before = (type(asyncio.get_event_loop_policy()), logging.root.handlers[:], signal.getsignal(signal.SIGTERM))\n"
+        "import homeport.client, homeport.registry, homeport.sidecar\n"
+        "after = (type(asyncio.get_event_loop_policy()), logging.root.handlers[:], signal.getsignal(signal.SIGTERM))\n"
+        "assert before == after\n"
+        "assert 'uvloop' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], check=True)
