@@ -115,6 +115,7 @@ class Client:
         self._watches: dict[int, _Watch | Feed] = {}
         self._heard = False
         self.link_epoch = 0  # how many links there have been
+        self.store_id = ""  # of the history that the last link showed: what revisions known here belong to
         self.kv = Kv(self)
 
     async def start(self) -> None:
@@ -355,6 +356,9 @@ class Client:
 
     def closed(self, error: HomeportError) -> None:
         self._error = error
+        # At once, and not when `_run` gets its turn: who waits for a link must not be given this one again.
+        self._link = None
+        self._linked.clear()
         self._lost.set()
 
     # --- the link's life ----------------------------------------------------------------------------------------
@@ -372,6 +376,7 @@ class Client:
                 continue
             backoff.reset()
             self._link = link
+            self.store_id = link.welcome.store_id
             self.link_epoch += 1
             for feed in tuple(self._feeds.values()):
                 self._open_feed(link, feed)

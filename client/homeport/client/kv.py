@@ -85,7 +85,7 @@ class _KeyWatch:
         self._key = key
         self._prefix = prefix
         self._next = start_revision
-        self._store_id = ""
+        self._store_id = client.store_id if start_revision else ""  # a revision means nothing in another history
         self._watch = 0  # its number on the present link, 0 while there is none
         self._events: deque[KvEvents | Lost] = deque()
         self._partial: list[KvEvents] = []

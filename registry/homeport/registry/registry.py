@@ -89,7 +89,7 @@ class Registry:
         self._prober = Prober(self._connector_factory)
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
         self._rpc = RpcFront(self.operations, self._peer_lost)
-        self._http = HttpFront(self.operations)
+        self._http = HttpFront(self.operations, rng=self._rng)
         self.store.listen(self._revision)
         await self.store.start()
         self._started = True
@@ -159,7 +159,7 @@ class Registry:
                 self._scheduler.remove(key)
         for event in events:
             for instance in event.changed:
-                self._scheduler.put(instance)
+                self._scheduler.put(instance, self.catalogue.statuses(instance.key))
         self.peers.publish(events)
 
     def _peer_lost(self, peer: Peer) -> None:

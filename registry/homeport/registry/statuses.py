@@ -18,7 +18,7 @@ from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue, CheckRecord
 from homeport.registry.core.health import Verdict
 from homeport.registry.core.limits import STATUS_TICK_S
-from homeport.registry.core.txn import Compare, Put, Txn
+from homeport.registry.core.txn import Compare, Delete, Put, Txn
 from homeport.registry.store.contract import Store
 
 _log = logging.getLogger("homeport.registry.health")
@@ -89,6 +89,10 @@ class StatusWriter:
                 Compare(standing, "create", "=", create_revision),
                 Compare(standing, "lease", "=", entry.lease),
             )
-            record = CheckRecord(verdict.status, verdict.output)
-            writes.append(Txn(same, (Put(keys.check(*key, check), wire.encode(record), entry.lease),)))
+            written = keys.check(*key, check)
+            if verdict.status == "passing" and all(check != own.name for own in entry.registered.checks):
+                writes.append(Txn(same, (Delete(written),)))  # a verdict of the registry's own, and it is over
+            else:
+                record = CheckRecord(verdict.status, verdict.output)
+                writes.append(Txn(same, (Put(written, wire.encode(record), entry.lease),)))
         return writes

@@ -99,6 +99,10 @@ class Catalogue:
         found = self._checks.get(key, {}).get(name)
         return found[0] if found else None
 
+    def statuses(self, key: InstanceKey) -> dict[str, Status]:
+        """The written status of each check of an instance."""
+        return {name: record.status for name, (record, _) in self._checks.get(key, {}).items()}
+
     def check_names(self, key: InstanceKey) -> list[str]:
         """The checks of an instance that have a written status, defined or not."""
         return list(self._checks.get(key, ()))

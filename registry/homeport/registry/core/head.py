@@ -56,6 +56,7 @@ class Head:
 
         Raises:
             InvalidArgument: an empty key, or a key written twice.
+            Compacted, FutureRevision: a range asks for a past revision that is forgotten, or is not durable yet.
             LimitExceeded: a key, a value or the transaction is too large.
             LeaseGone: a put names a lease that does not exist.
         """
@@ -147,13 +148,14 @@ class _Attempt:
             case Put():
                 return self._put(op)
             case Delete():
-                return self._delete([kv.key for kv in self._range(op.key, op.end)], op)
+                for key, change in self._writes.items():
+                    if change.kv is not None and matches(key, op.key, op.end):
+                        raise _written_twice(key)
+                return self._delete([kv.key for kv in self._range(op.key, op.end)])
             case EndLease():
-                record = keys.lease(op.lease)
-                attached = [key for key in self._head.keys_on(op.lease) if key not in self._writes]
-                return self._delete([record, *attached] if self._get(record) else [], None)
+                return self._end_lease(op.lease)
             case Range():
-                if 0 < op.revision <= self._head.revision and not self._is_now(op.revision):
+                if op.revision > 0 and not self._is_now(op.revision):
                     return self._head.past(op)
                 return select(self._range(op.key, op.end), op)
             case Txn():
@@ -178,7 +180,7 @@ class _Attempt:
                 allowed=VALUE_BYTES_MAX,
             )
         if key in self._writes:
-            raise InvalidArgument(f"key {key!r} is written twice in one transaction", field="key")
+            raise _written_twice(key)
         if op.lease and self._get(keys.lease(op.lease)) is None:
             raise LeaseGone(f"lease {op.lease:016x} does not exist", lease=op.lease)
         prev = self._head.get(key)
@@ -190,11 +192,17 @@ class _Attempt:
         self._writes[key] = Change(key, kv, prev)
         return PutResult(prev)
 
-    def _delete(self, names: list[bytes], op: Delete | None) -> DeleteResult:
-        if op is not None:
-            for key, change in self._writes.items():
-                if change.kv is not None and matches(key, op.key, op.end):
-                    raise InvalidArgument(f"key {key!r} is written twice in one transaction", field="key")
+    def _end_lease(self, lease: int) -> DeleteResult:
+        record = keys.lease(lease)
+        if self._get(record) is None:
+            return DeleteResult(())
+        for key, change in self._writes.items():
+            if change.kv is not None and (key == record or change.kv.lease == lease):
+                raise _written_twice(key)
+        attached = [key for key in self._head.keys_on(lease) if key not in self._writes and key != record]
+        return self._delete([record, *attached])
+
+    def _delete(self, names: list[bytes]) -> DeleteResult:
         prevs = []
         for key in names:
             prev = self._head.get(key)
@@ -221,6 +229,10 @@ class _Attempt:
                 else:
                     found[key] = change.kv
         return iter([found[key] for key in sorted(found)])
+
+
+def _written_twice(key: bytes) -> InvalidArgument:
+    return InvalidArgument(f"key {key!r} is written twice in one transaction", field="key")
 
 
 def _compare(compare: Compare, kv: KeyValue | None) -> bool:

@@ -19,6 +19,7 @@ INSTANCES: Final = b"s/"
 IDS: Final = b"i/"
 CHECKS: Final = b"h/"
 USER: Final = b"k/"
+USER_DETAILS: Final = b"m/"
 
 _UNSAFE: Final = re.compile(rb"[%/\x00-\x20\x7f-\xff]")
 _ESCAPED: Final = re.compile(rb"%([0-9A-F]{2})")

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from homeport.client.core.errors import FutureRevision
+from homeport.client.core.errors import FutureRevision, InvalidArgument
 from homeport.client.core.model import Lost
 from homeport.registry.core.keys import prefix_end
 from homeport.registry.core.limits import WATCH_BUFFER_BATCHES, WATCH_PAGE_REVISIONS
@@ -41,7 +41,7 @@ class Batch:
 class Watcher:
     """One reader of a range. `wake` is called when `take` has something, at most once between two calls of `take`."""
 
-    __slots__ = ("_awake", "_buffer", "_group", "_hub", "_live", "next_revision", "wake")
+    __slots__ = ("_awake", "_buffer", "_closed", "_group", "_hub", "_live", "next_revision", "wake")
 
     def __init__(self, hub: WatchHub, group: _Group, next_revision: int, wake: Callable[[], None]) -> None:
         self._hub = hub
@@ -49,6 +49,7 @@ class Watcher:
         self._buffer: deque[Batch] = deque()
         self._live = False
         self._awake = False
+        self._closed = False
         self.next_revision = next_revision  # the first revision not yet handed over
         self.wake = wake
 
@@ -78,11 +79,16 @@ class Watcher:
         return None if self.pending else self._hub.revision
 
     def close(self) -> None:
-        """Stop; idempotent."""
-        self._hub.remove(self, self._group)
+        """Stop: nothing is pending any more, and `wake` is not called again. Idempotent."""
+        if not self._closed:
+            self._closed = self._live = True
+            self._buffer.clear()
+            self._hub.remove(self, self._group)
 
     def offer(self, batch: Batch) -> None:
         """Take in a live batch, or fall back to reading history if the reader is too far behind."""
+        if self._closed or batch.revision < (self._buffer[-1].revision + 1 if self._buffer else self.next_revision):
+            return  # it was closed, or read this very revision from history, while others were being woken for it
         if len(self._buffer) >= WATCH_BUFFER_BATCHES:
             self._live = False
             self._group.watchers.pop(self, None)
@@ -168,7 +174,10 @@ class WatchHub:
 
         Raises:
             FutureRevision: the store has not come to `start_revision - 1`.
+            InvalidArgument: `start_revision` is negative.
         """
+        if start_revision < 0:
+            raise InvalidArgument(f"start_revision is {start_revision}; allowed: 0 or more", field="start_revision")
         if start_revision > self.revision + 1:
             raise FutureRevision(
                 f"revision {start_revision} is not reached; the store is at {self.revision}", revision=self.revision
@@ -201,17 +210,7 @@ class WatchHub:
                 for watcher in tuple(group.watchers):
                     watcher.offer(batch)
 
-    def wake_all(self) -> None:
-        """Wake every watcher that has something to read (after a compaction, or to close)."""
-        for group in tuple(self._groups.values()):
-            for watcher in tuple(group.watchers):
-                if watcher.pending:
-                    watcher.notify()
-
     def remove(self, watcher: Watcher, group: _Group) -> None:
-        if watcher._group is not group or group.members == 0 or watcher.next_revision < 0:
-            return
-        watcher.next_revision = -1
         group.watchers.pop(watcher, None)
         group.members -= 1
         self.watchers -= 1
