@@ -381,7 +381,9 @@ class Operations:
             raise InvalidArgument("cas goes with one key, not with prefix", field="cas")
         demand = () if request.cas is None else (Compare(key, "mod", "=", request.cas),)
         end = keys.prefix_end(key) if request.prefix else None
-        result = await self.store.commit(Txn(demand, (Delete(key, end),), (Range(key),)))
+        details = keys.USER_DETAILS + request.key
+        also = Delete(details, keys.prefix_end(details) if request.prefix else None)
+        result = await self.store.commit(Txn(demand, (Delete(key, end), also), (Range(key),)))
         _check_cas(result, request.cas)
         deleted = result.responses[0]
         assert isinstance(deleted, DeleteResult)

@@ -8,6 +8,7 @@ async with Registry() as registry:                 # opens no port
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -48,6 +49,7 @@ class Registry:
     """A service registry in this process; an async context manager.
 
     Args:
+        data_dir: where to keep the journal, so that everything survives a restart; None keeps it in memory.
         node: this machine's name in registrations that give none; default: the host name.
         token: what clients must present in their hello; empty: anyone may.
         rng: the only source of randomness; default: seeded by the system.
@@ -57,6 +59,7 @@ class Registry:
 
     def __init__(
         self,
+        data_dir: str | os.PathLike[str] | None = None,
         *,
         node: str = "",
         token: str = "",
@@ -64,6 +67,7 @@ class Registry:
         now: Callable[[], float] | None = None,
         connector_factory: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
+        self._data_dir = None if data_dir is None else os.fspath(data_dir)
         self.node = node or socket.gethostname()
         self._token = token
         self._rng = rng or random.Random()
@@ -74,11 +78,16 @@ class Registry:
         self._links: set[DirectLink] = set()
 
     async def start(self) -> None:
-        """Start; the same as entering the context."""
+        """Start; the same as entering the context.
+
+        Raises:
+            JournalError: the data directory cannot be used; the message says why and what to do.
+        """
         assert self._loop is None, "a registry starts once"
         loop = self._loop = asyncio.get_running_loop()
         now = self._now or loop.time
-        self.store = EmbeddedStore(now=now, rng=self._rng)
+        self.store = EmbeddedStore(now=now, rng=self._rng, data_dir=self._data_dir)
+        await self.store.start()
         self.catalogue = Catalogue()
         self.peers = Peers(self.store, self.catalogue)
         server = f"homeport/{version('homeport')}"
@@ -90,8 +99,10 @@ class Registry:
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
         self._rpc = RpcFront(self.operations, self._peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng)
-        self.store.listen(self._revision)
-        await self.store.start()
+        for event in self.catalogue.load(self.store.mvcc):
+            for instance in event.changed:
+                self._scheduler.put(instance, self.catalogue.statuses(instance.key))
+        self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
         self._started = True
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -22,9 +22,13 @@ from homeport.client.core.model import Check, Instance, InstanceKey, ServiceEven
 from homeport.registry.core import keys
 from homeport.registry.core.health import aggregate
 from homeport.registry.core.limits import DELETIONS_REMEMBERED, PAGE_BYTES
+from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change
 
 T = TypeVar("T")
+
+
+_OWN: Final = (keys.INSTANCES, keys.CHECKS)  # the prefixes it is made of
 
 
 class CheckRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -122,6 +126,13 @@ class Catalogue:
         }
 
     # --- following the store ------------------------------------------------------------------------------------
+
+    def load(self, mvcc: Mvcc) -> list[ServiceEvent]:
+        """Start from a state; what was deleted before it is unknown, so every index starts at its revision."""
+        found = (mvcc.get(key) for prefix in _OWN for key in mvcc.keys(prefix, keys.prefix_end(prefix)))
+        events = self.apply(mvcc.revision, [Change(kv.key, kv, None) for kv in found if kv is not None])
+        self.index = self.floor = mvcc.revision
+        return events
 
     def apply(self, revision: int, changes: Iterable[Change]) -> list[ServiceEvent]:
         """Take in one revision and return what looks different now, one event per service."""

@@ -72,7 +72,8 @@ class Head:
     def settle(self, revision: int, changes: tuple[Change, ...]) -> None:
         """The writes of that revision are durable and applied."""
         for change in changes:
-            if self._pending[change.key][0] == revision:
+            pending = self._pending.get(change.key)
+            if pending is not None and pending[0] == revision:
                 del self._pending[change.key]
 
     def rollback(self) -> None:
@@ -120,7 +121,8 @@ class _Attempt:
         self._writes: dict[bytes, Change] = {}
 
     def changes(self) -> tuple[Change, ...]:
-        return tuple(self._writes.values())
+        """What it changes, in key order: the order in which a journal gives a revision back."""
+        return tuple([self._writes[key] for key in sorted(self._writes)])
 
     def run(self, txn: Txn, depth: int) -> tuple[bool, tuple[RangeResult | PutResult | DeleteResult | TxnResult, ...]]:
         if depth > TXN_DEPTH_MAX:

@@ -4,7 +4,7 @@ The promise: a lease never ends before its TTL after the last renewal *received*
 one tick (`TICK_S`) of a live process. A stall (a blocked loop, a paused process) extends every lease by its length,
 since renewals could not be heard; that is one addition to a clock, not a walk over the leases.
 
-Deadlines live in buckets of `BUCKET_S` (a timing wheel without a rim: a dict of lists). A renewal only writes the new
+Deadlines live in buckets of `BUCKET_S` (a timing wheel without a rim: a dict of dicts, each an ordered set). A renewal only writes the new
 deadline on the lease; its id stays in the bucket it was put in, and moves when that bucket comes up, once per TTL at
 the most. So renewing costs the same with 200 leases as with 200,000, and expiry looks at due buckets only.
 """
@@ -35,7 +35,7 @@ class LeaseTable:
 
     def __init__(self, now: float) -> None:
         self._leases: dict[int, _Lease] = {}
-        self._buckets: dict[int, list[int]] = {}
+        self._buckets: dict[int, dict[int, None]] = {}
         self._advanced_at = now
         self._stalled_s = 0.0
         self._next_bucket = floor(now / BUCKET_S)
@@ -49,6 +49,7 @@ class LeaseTable:
     def grant(self, now: float, lease: int, ttl_s: float) -> None:
         """Start, or start anew, a lease that ends `ttl_s` seconds from now unless renewed."""
         self._notice_stall(now)
+        self.end(lease)
         deadline = now - self._stalled_s + ttl_s
         entry = self._leases[lease] = _Lease(ttl_s, deadline, 0)
         self._place(lease, entry)
@@ -58,16 +59,24 @@ class LeaseTable:
         entry = self._leases.get(lease)
         if entry is None:
             return 0.0
-        # A stall not yet noticed only makes this deadline later than it need be, by the stall, as promised.
+        self._notice_stall(now)  # first, or the stall that this renewal came after would extend it as well
         entry.deadline = now - self._stalled_s + entry.ttl_s
         return entry.ttl_s
 
     def end(self, lease: int) -> bool:
         """Forget a lease; False if it was not there."""
-        return self._leases.pop(lease, None) is not None
+        entry = self._leases.pop(lease, None)
+        if entry is None:
+            return False
+        bucket = self._buckets[entry.bucket]
+        del bucket[lease]  # or leases that come and go would fill the far buckets of long TTLs
+        if not bucket:
+            del self._buckets[entry.bucket]
+        return True
 
     def remaining_s(self, now: float, lease: int) -> float | None:
         """Seconds until a lease ends, None if it is not there."""
+        self._notice_stall(now)
         entry = self._leases.get(lease)
         return None if entry is None else max(0.0, entry.deadline + self._stalled_s - now)
 
@@ -92,28 +101,24 @@ class LeaseTable:
             buckets = sorted(bucket for bucket in self._buckets if bucket <= last)
         else:
             buckets = [bucket for bucket in range(self._next_bucket, last + 1) if bucket in self._buckets]
+        self._next_bucket = last + 1  # before anything is placed: nothing may go where nobody looks again
         for bucket in buckets:
             for lease in self._buckets.pop(bucket):
-                entry = self._leases.get(lease)
-                if entry is None or entry.bucket != bucket:
-                    continue  # ended, or granted anew, since it was put here
+                entry = self._leases[lease]
                 if entry.deadline <= lease_now:
-                    due.append(lease)
-                    entry.bucket = last + 1  # looked at again if nobody ends it
-                    self._buckets.setdefault(last + 1, []).append(lease)
-                else:
-                    self._place(lease, entry)
-        self._next_bucket = last + 1
+                    due.append(lease)  # and looked at again in the next bucket, if nobody ends it
+                self._place(lease, entry)
         return due
 
     def is_due(self, now: float, lease: int) -> bool:
         """Whether a lease has outlived its TTL and may be ended now."""
+        self._notice_stall(now)
         entry = self._leases.get(lease)
         return entry is not None and entry.deadline <= now - self._stalled_s
 
     def _place(self, lease: int, entry: _Lease) -> None:
         entry.bucket = max(ceil(entry.deadline / BUCKET_S), self._next_bucket)
-        self._buckets.setdefault(entry.bucket, []).append(lease)
+        self._buckets.setdefault(entry.bucket, {})[lease] = None
 
     def _notice_stall(self, now: float) -> None:
         """Count time in which `advance` should have been called and was not as time that did not pass."""

@@ -51,11 +51,13 @@ class Mvcc:
         "_old",
         "compact_revision",
         "revision",
+        "value_bytes",
     )
 
     def __init__(self) -> None:
         self.revision = FIRST_REVISION
         self.compact_revision = 0
+        self.value_bytes = 0  # of the live keys' values
         self._live: dict[bytes, KeyValue] = {}
         self._keys: SortedList[bytes] = SortedList()  # of _live
         self._old: dict[bytes, list[tuple[int, KeyValue]]] = {}  # (revision that ended it, version), oldest first
@@ -73,6 +75,7 @@ class Mvcc:
         assert self.revision == FIRST_REVISION
         for kv in entries:
             self._live[kv.key] = kv
+            self.value_bytes += len(kv.value)
             if kv.lease:
                 self._by_lease.setdefault(kv.lease, {})[kv.key] = None
         self._keys.update(self._live)
@@ -86,6 +89,7 @@ class Mvcc:
         for change in changes:
             key, kv, prev = change.key, change.kv, change.prev
             if prev is not None:
+                self.value_bytes -= len(prev.value)
                 old = self._old.get(key)
                 if old is None:
                     self._old[key] = [(revision, prev)]
@@ -99,6 +103,7 @@ class Mvcc:
                 self._ghosts.add(key)
             else:
                 live[key] = kv
+                self.value_bytes += len(kv.value)
                 if kv.lease:
                     self._by_lease.setdefault(kv.lease, {})[key] = None
                 if prev is None:
@@ -133,6 +138,7 @@ class Mvcc:
                 break
             work += len(changes)
             self.compact_revision = self._log_revisions[self._log_start]
+            self._log[self._log_start] = ()  # its values are let go at once, the slot when many can be
             self._log_start += 1
             for change in changes:
                 if change.prev is not None:
@@ -257,6 +263,10 @@ class Mvcc:
             for number in (kv.create_revision, kv.mod_revision, kv.version, kv.lease):
                 digest.update(number.to_bytes(8, "big"))
         return digest.hexdigest()
+
+    def revision_of_age(self, revisions: int) -> int:
+        """The revision that so many others have followed; there must have been more."""
+        return self._log_revisions[-revisions - 1]
 
     def history_length(self) -> int:
         """How many revisions can still be watched from."""

@@ -41,7 +41,7 @@ class Batch:
 class Watcher:
     """One reader of a range. `wake` is called when `take` has something, at most once between two calls of `take`."""
 
-    __slots__ = ("_awake", "_buffer", "_closed", "_group", "_hub", "_live", "next_revision", "wake")
+    __slots__ = ("_awake", "_buffer", "_closed", "_group", "_hub", "_live", "_looked_to", "next_revision", "wake")
 
     def __init__(self, hub: WatchHub, group: _Group, next_revision: int, wake: Callable[[], None]) -> None:
         self._hub = hub
@@ -50,6 +50,7 @@ class Watcher:
         self._live = False
         self._awake = False
         self._closed = False
+        self._looked_to = 0  # before it, history holds nothing but what is in the buffer
         self.next_revision = next_revision  # the first revision not yet handed over
         self.wake = wake
 
@@ -72,6 +73,7 @@ class Watcher:
             return None
         batch = self._buffer.popleft()
         self.next_revision = batch.revision + 1
+        self._skip_to(self._looked_to)
         return batch
 
     def progress(self) -> int | None:
@@ -91,6 +93,7 @@ class Watcher:
             return  # it was closed, or read this very revision from history, while others were being woken for it
         if len(self._buffer) >= WATCH_BUFFER_BATCHES:
             self._live = False
+            self._looked_to = batch.revision
             self._group.watchers.pop(self, None)
             return
         self._buffer.append(batch)
@@ -115,6 +118,7 @@ class Watcher:
             else:
                 self._skip_to(revision + 1)
             if seen >= WATCH_PAGE_REVISIONS or len(self._buffer) >= WATCH_BUFFER_BATCHES:
+                self._looked_to = revision + 1
                 return None
         self._live = True
         self._group.watchers[self] = None
@@ -123,7 +127,7 @@ class Watcher:
 
     def _skip_to(self, revision: int) -> None:
         """Note that nothing of interest stands before `revision`, unless something waits in the buffer."""
-        if not self._buffer:
+        if not self._buffer and revision > self.next_revision:
             self.next_revision = revision
 
 

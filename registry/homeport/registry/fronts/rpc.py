@@ -130,8 +130,6 @@ class RpcConnection(asyncio.Protocol):
         try:
             for frame in self._splitter.feed(data):
                 self._message(wire.decode_message(frame))
-                if self._refused:
-                    return
         except HomeportError as error:
             self._refuse(error)
         finally:

@@ -1,19 +1,30 @@
-"""The embedded store: the state in this process's memory.
+"""The embedded store: the state in this process's memory, durable in a journal if it has one.
 
-`commit` decides at head, makes the revision durable (in memory it is so at once), lets `mvcc`, the listeners and the
-watchers have it, in that order, and answers. Leases are a view over the keys under `l/`: putting one starts its clock,
-deleting one stops it, so a transaction can grant a lease and use it at the same revision. One timer runs their table.
+`commit` decides at head and queues the revision. One writer task takes whatever has gathered (group commit), has the
+worker thread write it, and then lets `mvcc`, the listeners and the watchers have each revision, in that order, before
+its callers are answered. Without a journal a revision is durable the moment it is decided.
+
+When a write fails, nobody knows what reached the disk: its callers are told so (`OutcomeUnknown`), what waited behind
+it is refused, head falls back to what is durable, and the store is read-only until the journal could be opened anew,
+read and written; whatever the failed batch left there is then part of history.
+
+Leases are a view over the keys under `l/`: putting one starts its clock, deleting one stops it, so a transaction can
+grant a lease and use it at the same revision. One timer runs their table.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+from collections import deque
 from collections.abc import Callable
-from typing import Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
-from homeport.client.core.errors import Closed, LimitExceeded
+from homeport.client.core.errors import Closed, HomeportError, LimitExceeded, OutcomeUnknown, ReadOnly
 from homeport.client.core.model import validate_ttl
 from homeport.registry.core import keys
 from homeport.registry.core.head import Head
@@ -23,51 +34,164 @@ from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
 from homeport.registry.store.contract import LeaseRecord, Listener
+from homeport.registry.store.journal import FILE_NAME, Journal, JournalError, Revision
+
+_log = logging.getLogger("homeport.registry.store")
+
+T = TypeVar("T")
 
 _COMPACT_STRIDE: Final = 1000  # revisions that history may overrun its bound by, so that compaction works in strides
 _AGE_STEP_S: Final = HISTORY_AGE_S_MAX / 10  # how finely the age of revisions is noted
+_BATCH_REVISIONS: Final = 2048  # of one write: 40 ms of work for the loop when it is done
+_UPKEEP_BATCHES: Final = 16  # how many batches the journal's upkeep may wait while writers never pause
+_RECOVER_S: Final = 1.0  # between two looks whether a failed disk can be written again
+
+
+class _Waiting:
+    """A caller whose transaction is decided and not yet durable; `changes` is empty if it only waits for others."""
+
+    __slots__ = ("answer", "changes", "result", "revision")
+
+    def __init__(
+        self, revision: int, changes: tuple[Change, ...], result: TxnResult, answer: asyncio.Future[TxnResult]
+    ) -> None:
+        self.revision = revision
+        self.changes = changes
+        self.result = result
+        self.answer = answer
+
+    def succeed(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result(self.result)
+
+    def fail(self, error: HomeportError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # who asked may have gone; then nobody need be warned
 
 
 class EmbeddedStore:
-    """A `Store` that lives and dies with its process. `start` it on the loop that will use it."""
+    """A `Store` of this process. `start` it on the loop that will use it.
 
-    def __init__(self, *, now: Callable[[], float], rng: Rng) -> None:
+    Args:
+        now: seconds of any clock that never goes back.
+        data_dir: a directory for the journal; None keeps everything in memory.
+        vfs: the SQLite VFS to use, for tests on disks that fail.
+    """
+
+    def __init__(
+        self, *, now: Callable[[], float], rng: Rng, data_dir: str | None = None, vfs: str | None = None
+    ) -> None:
         self._now = now
         self._rng = rng
+        self._path = None if data_dir is None else os.path.join(data_dir, FILE_NAME)
+        self._vfs = vfs
         self.store_id = f"{rng.randrange(1 << 64):016x}"
-        self.mvcc = Mvcc()
         self.read_only: str | None = None
-        self._head = Head(self.mvcc)
-        self._hub = WatchHub(self.mvcc)
-        self._leases = LeaseTable(now())
-        self._listeners: list[Listener] = []
-        self._ages: list[tuple[float, int]] = [(now(), self.mvcc.revision)]  # when the store stood at which revision
-        self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._journal: Journal | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._queue: deque[_Waiting] = deque()  # bounded by the callers: each waits for its answer
+        self._compact_to = 0
+        self._listeners: list[Listener] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticked_at = now()
         self._commits = 0
+        self._batches = 0
+        self._late_s_max = 0.0
+        self._adopt(Mvcc())
+
+    def _adopt(self, mvcc: Mvcc) -> None:
+        self.mvcc = mvcc
+        self._head = Head(mvcc)
+        self._hub = WatchHub(mvcc)
+        self._leases = LeaseTable(self._now())
+        self._ages: list[tuple[float, int]] = [(self._now(), mvcc.revision)]  # when the store stood at which revision
+        for key in mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES)):
+            record = mvcc.get(key)
+            assert record is not None
+            self._leases.grant(self._now(), keys.lease_number(key), wire.decode(LeaseRecord, record.value).ttl_s)
 
     async def start(self) -> None:
-        """Start the leases' clock."""
-        self._loop = asyncio.get_running_loop()
+        """Load the journal, if there is one, and start the leases' clock; every surviving lease has its full TTL.
+
+        Raises:
+            JournalError: the journal cannot be used; the message says why and what to do.
+        """
+        loop = asyncio.get_running_loop()
+        if self._path is not None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="homeport-journal")
+            try:
+                journal, mvcc = await self._in_worker(self._open)
+            except BaseException:
+                self._worker.shutdown(wait=False)
+                raise
+            self._journal = journal
+            self.store_id = journal.store_id
+            self._adopt(mvcc)
+            self._writer = loop.create_task(self._write(journal), name="homeport journal writer")
+            self._writer.add_done_callback(self._writer_ended)
+        self._loop = loop
         self._tick()
 
+    def _open(self) -> tuple[Journal, Mvcc]:
+        assert self._path is not None
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        journal = Journal(self._path, self.store_id, vfs=self._vfs)
+        try:
+            return journal, journal.load()
+        except BaseException:
+            journal.close()
+            raise
+
     async def close(self) -> None:
-        """Stop the clock and refuse what comes later. Idempotent."""
+        """Write what is queued, stop the clock and refuse what comes later. Idempotent."""
+        if self._loop is None:
+            return
+        self._loop = None
         if self._timer is not None:
             self._timer.cancel()
-        self._loop = None
+        if self._writer is not None:
+            if self.read_only is None:
+                await self._drained()
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+            for waiting in self._queue:
+                waiting.fail(Closed("the store was closed; nothing was written"))
+        if self._journal is not None and self._worker is not None:
+            await asyncio.get_running_loop().run_in_executor(self._worker, self._journal.close)
+            self._worker.shutdown(wait=False)
+
+    async def _drained(self) -> None:
+        while self._queue or not self._idle.is_set():
+            if self.read_only is not None:
+                return
+            self._wanted.set()
+            await asyncio.wait([asyncio.ensure_future(self._idle.wait())], timeout=_RECOVER_S)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
     def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]:
         if self._loop is None:
             raise Closed("the store is not running")
+        if self.read_only is not None:
+            raise ReadOnly(f"nothing can be written now: {self.read_only}")
         outcome = self._head.decide(txn, ops_max)
         self._commits += 1
-        if outcome.changes:
-            self._advance(self._head.revision, outcome.changes)
         answer: asyncio.Future[TxnResult] = self._loop.create_future()
-        answer.set_result(outcome.result)
+        revision = self._head.revision
+        if self._journal is None:
+            if outcome.changes:
+                self._advance(revision, outcome.changes)
+            answer.set_result(outcome.result)
+        elif revision == self.mvcc.revision:
+            answer.set_result(outcome.result)  # it changed nothing, and saw nothing that is not durable
+        else:
+            self._queue.append(_Waiting(revision, outcome.changes, outcome.result, answer))
+            self._wanted.set()
         return answer
 
     def _advance(self, revision: int, changes: tuple[Change, ...]) -> None:
@@ -81,10 +205,112 @@ class EmbeddedStore:
             listener(revision, changes)
         self._hub.publish(revision, changes)
         if self.mvcc.history_length() >= HISTORY_REVISIONS_MAX + _COMPACT_STRIDE:
-            self.compact(revision - HISTORY_REVISIONS_MAX)
+            self.compact(self.mvcc.revision_of_age(HISTORY_REVISIONS_MAX))
 
     async def barrier(self) -> None:
-        """Nothing to wait for: what was acknowledged is in `mvcc` already."""
+        """Wait until what is decided is durable; without a journal it is so at once."""
+        if self._queue or self._head.revision > self.mvcc.revision:
+            await self.commit(Txn())
+
+    # --- the journal's writer -----------------------------------------------------------------------------------
+
+    async def _in_worker(self, job: Callable[..., T], *args: object) -> T:
+        assert self._worker is not None
+        return await asyncio.get_running_loop().run_in_executor(self._worker, job, *args)
+
+    async def _write(self, journal: Journal) -> None:
+        """Write what gathers, for ever."""
+        since_upkeep = 0
+        while True:
+            if not self._queue:
+                self._idle.set()
+                await self._wanted.wait()
+                self._wanted.clear()
+                self._idle.clear()
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH_REVISIONS))]
+            revisions = [(waiting.revision, waiting.changes) for waiting in batch if waiting.changes]
+            try:
+                if revisions:
+                    await self._in_worker(journal.write, revisions)
+                    self._batches += 1
+                for waiting in batch:
+                    if waiting.changes:
+                        self._advance(waiting.revision, waiting.changes)
+                    waiting.succeed()
+                batch = []
+                since_upkeep += 1
+                if not self._queue or since_upkeep >= _UPKEEP_BATCHES:
+                    since_upkeep = 0
+                    await self._upkeep(journal)
+            except JournalError as error:
+                journal = self._journal = await self._recover(journal, error, batch)
+
+    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
+        if not writer.cancelled() and writer.exception() is not None:
+            self.read_only = "the journal's writer failed by a defect; the log says more"
+            _log.critical("the journal's writer failed", exc_info=writer.exception())
+
+    async def _upkeep(self, journal: Journal) -> None:
+        if self._compact_to > journal.compact_revision:
+            await self._in_worker(journal.compact, self._compact_to)
+        await self._in_worker(journal.checkpoint)
+
+    async def _recover(self, journal: Journal, error: JournalError, batch: list[_Waiting]) -> Journal:
+        """Refuse writes until the journal can be opened anew, then take in what the failed batch left there."""
+        self.read_only = error.message
+        _log.error("nothing can be written: %s", error)
+        self._head.rollback()
+        for waiting in batch:
+            waiting.fail(
+                OutcomeUnknown(f"the write may or may not have happened: {error.message}")
+                if waiting.changes
+                else ReadOnly(f"what this saw could not be written: {error.message}")
+            )
+        while self._queue:
+            self._queue.popleft().fail(ReadOnly(f"nothing was written: {error.message}"))
+        await self._in_worker(journal.close)
+        while True:
+            await asyncio.sleep(_RECOVER_S)
+            try:
+                journal, tail = await self._in_worker(self._reopen)
+            except JournalError as again:
+                self.read_only = again.message
+                continue
+            for revision, changes in tail:
+                self._advance(revision, changes)
+            self._head.rollback()
+            self.read_only = None
+            _log.warning("writing goes on; %d revisions of the failed batch had reached the disk", len(tail))
+            return journal
+
+    def _reopen(self) -> tuple[Journal, list[Revision]]:
+        assert self._path is not None
+        if not os.path.exists(self._path):
+            raise JournalError(f"{self._path} is gone: put it back, or restart to begin anew")
+        journal = Journal(self._path, self.store_id, vfs=self._vfs)
+        try:
+            if journal.store_id != self.store_id:
+                raise JournalError(f"{self._path} holds another registry's history now; restart to use that")
+            return journal, list(journal.revisions_after(self.mvcc))
+        except BaseException:
+            journal.close()
+            raise
+
+    async def backup(self, path: str) -> None:
+        """Copy the whole store to a new file, consistent at one revision, while it goes on.
+
+        Raises:
+            JournalError: the store has no journal, or the file cannot be written.
+        """
+        journal = self._journal
+        if journal is None:
+            raise JournalError("this registry keeps everything in memory, so there is no journal to back up")
+        await self.barrier()
+        backup = await self._in_worker(journal.begin_backup, path)
+        while not await self._in_worker(backup.step):
+            pass  # batches are written in between
+
+    # --- reading and watching -----------------------------------------------------------------------------------
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -96,6 +322,8 @@ class EmbeddedStore:
 
     def compact(self, revision: int) -> None:
         self.mvcc.compact(revision)
+        self._compact_to = revision
+        self._wanted.set()
 
     # --- leases -------------------------------------------------------------------------------------------------
 
@@ -133,9 +361,11 @@ class EmbeddedStore:
     def _tick(self) -> None:
         assert self._loop is not None
         now = self._now()
+        self._late_s_max = max(self._late_s_max, now - self._ticked_at - BUCKET_S)
+        self._ticked_at = now
         for lease in self._leases.advance(now):
             record = self.mvcc.get(keys.lease(lease))
-            if record is not None:
+            if record is not None and self.read_only is None:
                 unchanged = Compare(record.key, "mod", "=", record.mod_revision)
                 self.commit(Txn((unchanged,), (EndLease(lease),)))
         self._note_age(now)
@@ -154,12 +384,19 @@ class EmbeddedStore:
     def numbers(self) -> dict[str, int]:
         return {
             "revision": self.mvcc.revision,
+            "head_revision": self._head.revision,
             "compact_revision": self.mvcc.compact_revision,
             "history_revisions": self.mvcc.history_length(),
             "keys": len(self.mvcc),
+            "value_bytes": self.mvcc.value_bytes,
             "leases": len(self._leases),
             "watchers": self._hub.watchers,
             "commits": self._commits,
+            "read_only": int(self.read_only is not None),
+            "loop_late_max_us": int(self._late_s_max * 1e6),
+            "journal_batches": self._batches,
+            "journal_waiting": len(self._queue),
+            "journal_commit_us": int(self._journal.commit_s * 1e6) if self._journal is not None else 0,
         }
 
 

@@ -1,0 +1,49 @@
+"""Who calls and what they may: the one place that knows tokens.
+
+A registry has one token or none. With one, everything that is not `open` needs it, however it is carried: as
+`X-Consul-Token`, as `Authorization: Bearer`, or as `?token`.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from homeport.registry.fronts.consul.answers import Refusal
+
+Access = Literal["open", "read", "write"]
+
+_BEARER: Final = "bearer "
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who sent a request."""
+
+    token: str = ""
+
+
+def caller_of(headers: Mapping[str, str], query: list[tuple[str, str]]) -> Caller:
+    """Take the token from wherever it is; `headers` ignore case. A token in the query counts first, as in Consul."""
+    for name, value in query:
+        if name == "token" and value:
+            return Caller(value)
+    if token := headers.get("X-Consul-Token", ""):
+        return Caller(token)
+    authorization = headers.get("Authorization", "")
+    if authorization[: len(_BEARER)].lower() == _BEARER:
+        return Caller(authorization[len(_BEARER) :].strip())
+    return Caller()
+
+
+def authorize(token: str, caller: Caller, access: Access) -> None:
+    """Let the caller do what needs `access`, in a registry whose token this is.
+
+    Raises:
+        Refusal: 403.
+    """
+    if not token or access == "open" or hmac.compare_digest(token.encode(), caller.token.encode("utf-8", "replace")):
+        return
+    raise Refusal(403, "Permission denied: the token is missing or not accepted")

@@ -1,0 +1,124 @@
+"""The agent that Consul's clients believe they talk to: this registry under one node name, and what that takes.
+
+Everything here follows the store revision by revision and could be computed anew from it at any moment: which CheckID
+means which check, which deletions an index must remember, who waits for which service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Final
+
+from homeport.client.core.model import InstanceKey
+from homeport.registry.core import keys
+from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.indexes import Deletions
+from homeport.registry.core.txn import Change
+from homeport.registry.fronts.consul.reaping import Reaper
+from homeport.registry.fronts.consul.registrations import check_id
+from homeport.registry.fronts.consul.waiting import ServiceWaits
+from homeport.registry.fronts.metrics import FrontNumbers
+from homeport.registry.operations import Operations
+from homeport.registry.peers import Peer
+
+DATACENTER: Final = "dc1"  # the name Consul gives a datacenter that was given none
+# Clients ask for the version to know what the API can do; after the plus stands who really answers.
+VERSION: Final = f"1.21.4+homeport.{version('homeport')}"
+
+
+def node_id(node: str) -> str:
+    """A node's id, which Consul draws once and keeps; here it follows from the name, so every replica says the same."""
+    return str(uuid.UUID(bytes=hashlib.blake2b(node.encode(), digest_size=16).digest(), version=4))
+
+
+class NoOutlet:
+    """A client without a connection of its own: nothing is sent to it, and its going away means nothing."""
+
+    def ready(self) -> bool:
+        return False
+
+    def send(self, watch: int, outgoing: object) -> None:
+        raise AssertionError("nobody watches through this")
+
+    def wake(self) -> None:
+        raise AssertionError("nobody watches through this")
+
+
+class Agent:
+    """What views read and write. Made when the front opens; from then on it hears of every revision."""
+
+    def __init__(self, operations: Operations, address: str, now: float, numbers: FrontNumbers) -> None:
+        self.numbers = numbers
+        self.operations = operations
+        self.store = operations.store
+        self.catalogue = operations.catalogue
+        self.node = operations.node
+        self.address = address
+        self.deletions = Deletions(keys.USER, self.store.mvcc.revision)
+        self.waits = ServiceWaits(self.catalogue)
+        self.reaper = Reaper(self.catalogue)
+        self._checks: dict[str, dict[tuple[InstanceKey, str], None]] = {}  # CheckID -> the checks that go by it
+        self._check_ids: dict[InstanceKey, list[tuple[str, str]]] = {}  # and back: CheckID and name
+        for service in self.catalogue.services.values():
+            for key in service.entries:
+                self._follow(key, now)
+
+    def peer(self) -> Peer:
+        """Who asks, as far as operations care."""
+        return Peer(NoOutlet())
+
+    def check(self, id_: str) -> tuple[InstanceKey, str] | None:
+        """The instance and the name of the check that goes by a CheckID on this node."""
+        return next(iter(self._checks.get(id_, ())), None)
+
+    def check_is_of_another(self, id_: str, key: InstanceKey) -> bool:
+        """Whether a CheckID is taken by some other instance."""
+        return any(owner != key for owner, _ in self._checks.get(id_, ()))
+
+    def revision(self, revision: int, changes: tuple[Change, ...], now: float) -> None:
+        """Take in one revision, after the catalogue has."""
+        self.deletions.apply(revision, changes)
+        touched = _touched(changes)
+        if touched:
+            for key in touched:
+                self._follow(key, now)
+            self.waits.revision(changes)
+
+    def _follow(self, key: InstanceKey, now: float) -> None:
+        entry = self.catalogue.find(*key)
+        self.reaper.put(key, entry, now)
+        ids = _check_ids(entry) if entry is not None and key[0] == self.node else []
+        old = self._check_ids.get(key, [])
+        if ids == old:
+            return
+        for id_, name in old:
+            owners = self._checks[id_]
+            del owners[key, name]
+            if not owners:
+                del self._checks[id_]
+        for id_, name in ids:
+            self._checks.setdefault(id_, {})[key, name] = None
+        if ids:
+            self._check_ids[key] = ids
+        else:
+            del self._check_ids[key]
+
+
+def _check_ids(entry: Entry) -> list[tuple[str, str]]:
+    return [(check_id(entry.registered, check.name), check.name) for check in entry.registered.checks]
+
+
+def _touched(changes: Iterable[Change]) -> dict[InstanceKey, None]:
+    """The instances that something changed of, in order."""
+    touched: dict[InstanceKey, None] = {}
+    for change in changes:
+        if change.key.startswith(keys.INSTANCES):
+            _, node, id_ = keys.split(change.key)
+            touched[node, id_] = None
+        elif change.key.startswith(keys.CHECKS):
+            node, id_, _ = keys.split(change.key)
+            touched[node, id_] = None
+    return touched

@@ -1,0 +1,77 @@
+"""What an endpoint answers, and how an error becomes an answer: the one place where errors meet status codes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from homeport.client.core.errors import (
+    Busy,
+    CasFailed,
+    Closed,
+    HomeportError,
+    InvalidArgument,
+    LimitExceeded,
+    NotFound,
+    ReadOnly,
+    RequestError,
+    Unauthorized,
+)
+
+JSON: Final = "application/json"
+TEXT: Final = "text/plain; charset=utf-8"
+RETRY_AFTER_S: Final = 1  # told to those who came when there was no room
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A response before it is written. `index` 0: it belongs to nothing that can be waited for."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = JSON
+    index: int = 0
+    headers: dict[str, str] = {}
+
+
+NOTHING: Final = Answer(content_type=TEXT)
+YES: Final = Answer(body=b"true")
+NO: Final = Answer(body=b"false")
+
+
+class Refusal(Exception):
+    """A request that is not carried out, in the words of this API; raised by views, caught by the front alone."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or {}
+
+    def answer(self) -> Answer:
+        return Answer(status=self.status, body=str(self).encode(), content_type=TEXT, headers=self.headers)
+
+
+def crowded(what: str) -> Refusal:
+    """There is no room for more of `what`; come back later."""
+    return Refusal(429, f"Too many {what}; try again later", {"Retry-After": str(RETRY_AFTER_S)})
+
+
+_STATUSES: Final[tuple[tuple[type[HomeportError], int], ...]] = (
+    (Unauthorized, 403),
+    (NotFound, 404),
+    (CasFailed, 409),
+    (LimitExceeded, 413),
+    (InvalidArgument, 400),
+    (RequestError, 400),
+    (Busy, 429),
+    (ReadOnly, 503),
+    (Closed, 503),
+    (HomeportError, 500),
+)
+
+
+def refused(error: HomeportError) -> Answer:
+    """The answer that tells of an error of the registry."""
+    status = next(status for kind, status in _STATUSES if isinstance(error, kind))
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+    return Answer(status=status, body=error.message.encode(), content_type=TEXT, headers=headers)

@@ -1,0 +1,57 @@
+"""DeregisterCriticalServiceAfter: which instances have had a critical check for longer than they asked to be kept.
+
+Pure: told of every change and of the time, it says whom to deregister. A status found critical when this starts counts
+from then, so a restart makes nobody vanish early.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from homeport.client.core.model import InstanceKey
+from homeport.registry.core.catalogue import Catalogue, Entry
+from homeport.registry.fronts.consul.registrations import check_status, details_of
+
+SWEEP_S: Final = 30.0  # how often Consul looks, so a service may stay this much longer
+
+
+class Reaper:
+    """Follows the checks that carry such a deadline."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        # Per instance its create revision, and per critical check with a deadline since when it is so.
+        self._critical: dict[InstanceKey, tuple[int, dict[str, float]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._critical)
+
+    def put(self, key: InstanceKey, entry: Entry | None, now: float) -> None:
+        """An instance may have changed; None: it is gone."""
+        created, since = self._critical.pop(key, (0, {}))
+        if entry is None:
+            return
+        if created != entry.registered.create_revision:
+            since = {}
+        critical = {
+            check.name: since.get(check.name, now)
+            for check in entry.registered.checks
+            if _reap_after_s(entry, check.name) and check_status(self._catalogue, entry, check) == "critical"
+        }
+        if critical:
+            self._critical[key] = (entry.registered.create_revision, critical)
+
+    def due(self, now: float) -> list[InstanceKey]:
+        """Those to deregister now; they stay here until they are gone."""
+        return [
+            key
+            for key, (_, critical) in self._critical.items()
+            if (entry := self._catalogue.find(*key)) is not None
+            and any(now - since > _reap_after_s(entry, name) for name, since in critical.items())
+        ]
+
+
+def _reap_after_s(entry: Entry, name: str) -> float:
+    """How long an instance may have this check critical; 0: for ever."""
+    details = details_of(entry.registered).checks.get(name)
+    return 0.0 if details is None else details.reap_after_s

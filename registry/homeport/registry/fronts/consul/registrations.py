@@ -1,0 +1,222 @@
+"""Consul's service definitions as instances: read once on the way in, and what only Consul's clients know kept beside.
+
+An instance of this registry says everything that its other clients need. The rest (names and notes of checks, tagged
+addresses, tag override) rides in `extra["consul"]`, which the others carry unread. A check's name is its CheckID.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from homeport.client.core import wire
+from homeport.client.core.model import Check, Instance, State, Status
+from homeport.registry.core.catalogue import Catalogue, Entry
+from homeport.registry.fronts.consul.answers import Refusal
+from homeport.registry.fronts.consul.durations import parse_duration
+from homeport.registry.fronts.consul.shapes import CheckDefinition, ServiceDefinition, TaggedAddress
+
+EXTRA: Final = "consul"  # under which name our part rides with an instance
+CHECK_TIMEOUT_S: Final = 10.0  # Consul's default
+CHECK_INTERVAL_S_MIN: Final = 1.0  # shorter ones are raised to this, as in Consul
+REAP_AFTER_S_MIN: Final = 60.0  # and so is DeregisterCriticalServiceAfter: a restart must not cost a registration
+_INITIAL: Final[dict[str, Status]] = {
+    "": "critical",
+    "passing": "passing",
+    "warning": "warning",
+    "critical": "critical",
+}
+
+# What is known and not done: given a value, it is refused with these words.
+_CHECKS_REFUSED: Final[dict[str, str]] = {
+    "args": "script checks are remote code execution, so there are none",
+    "script": "script checks are remote code execution, so there are none",
+    "docker_container_id": "script checks are remote code execution, so there are none",
+    "shell": "script checks are remote code execution, so there are none",
+    "udp": "UDP checks are not supported; use http, tcp or ttl",
+    "grpc": "gRPC checks are not supported yet; use http, tcp or ttl",
+    "grpc_use_tls": "gRPC checks are not supported yet; use http, tcp or ttl",
+    "h2ping": "HTTP/2 ping checks are not supported; use http, tcp or ttl",
+    "alias_node": "alias checks are not supported yet",
+    "alias_service": "alias checks are not supported yet",
+    "os_service": "OS service checks are not supported",
+    "body": "HTTP checks are sent without a body",
+    "disable_redirects": "HTTP checks follow redirects",
+    "tls_server_name": "HTTP checks verify the name in their URL",
+    "tls_skip_verify": "HTTP checks verify certificates",
+    "tcp_use_tls": "TCP checks connect without TLS",
+    "proxy_http": "checks go to the service itself",
+    "proxy_grpc": "checks go to the service itself",
+    "output_max_size": "4 KB of a check's output are kept, no other size",
+}
+_SERVICES_REFUSED: Final[dict[str, str]] = {
+    "kind": "there is no service mesh of Consul's kind, only typical services",
+    "socket_path": "services have an address and a port",
+    "ports": "services have one port; more go in TaggedAddresses",
+    "proxy": "there is no service mesh of Consul's kind",
+    "locality": "use Meta",
+}
+
+
+class CheckDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What Consul's clients know of a check beyond how it is run."""
+
+    name: str = ""
+    notes: str = ""
+    reap_after_s: float = 0.0  # how long it may be critical before its service is deregistered; 0: for ever
+
+
+class Details(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What they know of a service; `checks` by CheckID."""
+
+    checks: dict[str, CheckDetails] = {}
+    address_given: bool = True  # else the node's address stands in for it
+    enable_tag_override: bool = False
+    tagged_addresses: dict[str, tuple[str, int]] = {}
+    weight_warning: int = 1
+
+
+_NO_DETAILS: Final = Details()
+
+
+def details_of(instance: Instance) -> Details:
+    """What Consul's clients said of an instance; nothing, if others registered it."""
+    data = instance.extra.get(EXTRA)
+    return _NO_DETAILS if data is None else wire.decode(Details, data)
+
+
+def check_id(instance: Instance, name: str) -> str:
+    """How Consul's clients call a check: as they named it, else by a name that is unique on the node."""
+    return name if name in details_of(instance).checks else f"service:{instance.id}:{name}"
+
+
+def check_status(catalogue: Catalogue, entry: Entry, check: Check) -> Status:
+    """The status of a check now."""
+    record = catalogue.check_record(entry.registered.key, check.name)
+    if record is not None:
+        return record.status
+    return "critical" if check.kind == "ttl" else check.initial
+
+
+def to_instance(definition: ServiceDefinition, *, node: str, node_address: str, state: State) -> Instance:
+    """The instance that a definition describes.
+
+    Raises:
+        Refusal: 400; something is missing, contradicts itself, or is not supported.
+    """
+    if not definition.name:
+        raise Refusal(400, "Missing service name")
+    _refuse_given(definition, _SERVICES_REFUSED)
+    if any(definition.connect.values()):
+        raise Refusal(400, "Invalid service: Connect is not supported: there is no service mesh of Consul's kind")
+    for name in ("namespace", "partition"):
+        if getattr(definition, name) not in ("", "default"):
+            raise Refusal(400, f"Invalid service: {name.capitalize()} is not supported: there is only the default one")
+    weights = definition.weights
+    if weights is not None and not (1 <= weights.passing <= 65_535 and 0 <= weights.warning <= 65_535):
+        raise Refusal(400, "Invalid service: Weights.Passing must be 1 to 65535 and Weights.Warning 0 to 65535")
+    id_ = definition.id or definition.name
+    defined = [*([definition.check] if definition.check and _is_given(definition.check) else []), *definition.checks]
+    checks: list[Check] = []
+    details: dict[str, CheckDetails] = {}
+    for number, check in enumerate(defined, 1):
+        default = f"service:{id_}" if len(defined) == 1 else f"service:{id_}:{number}"
+        name = check.check_id or check.id or default
+        if name in details:
+            raise Refusal(400, f"Invalid check: CheckID {name!r} is used twice")
+        checks.append(_to_check(check, name))
+        details[name] = CheckDetails(
+            name=check.name or f"Service '{definition.name}' check",
+            notes=check.notes,
+            reap_after_s=_reap_after_s(check),
+        )
+    ours = Details(
+        checks=details,
+        address_given=bool(definition.address),
+        enable_tag_override=definition.enable_tag_override,
+        tagged_addresses={
+            name: (tagged.address, tagged.port) for name, tagged in sorted(definition.tagged_addresses.items())
+        },
+        weight_warning=1 if weights is None else weights.warning,
+    )
+    return Instance(
+        service=definition.name,
+        id=id_,
+        node=node,
+        address=definition.address or node_address,
+        port=definition.port,
+        tags=tuple(definition.tags),
+        meta=definition.meta,
+        weight=1 if weights is None else weights.passing,
+        checks=tuple(checks),
+        state=state,
+        extra={EXTRA: wire.encode(ours)},
+    )
+
+
+def tagged_addresses(details: Details) -> dict[str, TaggedAddress]:
+    return {name: TaggedAddress(address, port) for name, (address, port) in details.tagged_addresses.items()}
+
+
+def _is_given(check: CheckDefinition) -> bool:
+    return check != CheckDefinition()
+
+
+def _to_check(check: CheckDefinition, name: str) -> Check:
+    _refuse_given(check, _CHECKS_REFUSED)
+    targets = [kind for kind in ("ttl", "http", "tcp") if getattr(check, kind)]
+    if len(targets) != 1:
+        given = " and ".join(target.upper() for target in targets) or "none"
+        raise Refusal(400, f"Invalid check: one of TTL, HTTP and TCP must be provided, got {given}")
+    initial = _INITIAL.get(check.status)
+    if initial is None:
+        raise Refusal(400, f"Invalid check: Status {check.status!r} must be 'passing', 'warning' or 'critical'")
+    if check.ttl:
+        if check.interval:
+            raise Refusal(400, "Invalid check: Interval and TTL cannot both be specified")
+        return Check(name=name, kind="ttl", ttl_s=_seconds("TTL", check.ttl), initial=initial)
+    interval_s = _seconds("Interval", check.interval)
+    if interval_s <= 0:
+        raise Refusal(400, "Invalid check: Interval must be > 0 for HTTP and TCP checks")
+    critical_after = max(check.failures_before_critical, 1)
+    if check.failures_before_warning and max(check.failures_before_warning, 1) != critical_after:
+        raise Refusal(
+            400, "Invalid check: FailuresBeforeWarning is supported only when it equals FailuresBeforeCritical"
+        )
+    return Check(
+        name=name,
+        kind="http" if check.http else "tcp",
+        url=check.http,
+        method=check.method or "GET",
+        headers={header: ", ".join(values) for header, values in sorted(check.header.items())},
+        address=check.tcp,
+        interval_s=max(interval_s, CHECK_INTERVAL_S_MIN),
+        timeout_s=_seconds("Timeout", check.timeout) or CHECK_TIMEOUT_S,
+        passing_after=max(check.success_before_passing, 1),
+        critical_after=critical_after,
+        initial=initial,
+    )
+
+
+def _reap_after_s(check: CheckDefinition) -> float:
+    seconds = _seconds("DeregisterCriticalServiceAfter", check.deregister_critical_service_after)
+    return max(seconds, REAP_AFTER_S_MIN) if seconds > 0 else 0.0
+
+
+def _seconds(field: str, value: str | int) -> float:
+    """A duration as text, or nanoseconds, as Go has it; 0 where not given."""
+    if isinstance(value, int):
+        return value / 1e9
+    try:
+        return parse_duration(value) if value else 0.0
+    except ValueError as error:
+        raise Refusal(400, f"Invalid check: {field}: {error}") from None
+
+
+def _refuse_given(definition: CheckDefinition | ServiceDefinition, refused: dict[str, str]) -> None:
+    for field, why in refused.items():
+        if getattr(definition, field):
+            names = {info.name: info.encode_name for info in msgspec.structs.fields(definition)}
+            what = "check" if isinstance(definition, CheckDefinition) else "service"
+            raise Refusal(400, f"Invalid {what}: {names[field]} is not supported: {why}")

@@ -1,0 +1,293 @@
+"""The table: every endpoint of the HTTP API, and what each parameter means. Adding an endpoint is adding a row.
+
+From a row come its route, the decoding of its parameters and body, whether it can block, who may call it, its numbers
+in the metrics and its line in docs/consul.md (`documentation`, which a test holds the page to).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from homeport.registry.core.limits import HTTP_BODY_BYTES_MAX
+from homeport.registry.fronts.consul import about, catalog, kv, services, shapes
+from homeport.registry.fronts.consul.answers import Answer
+from homeport.registry.fronts.consul.calls import Call, Endpoint, Parameter
+from homeport.registry.fronts.consul.waiting import AllServices, OneService
+from homeport.registry.fronts.metrics import exposition
+
+# --- parameters that many rows share ----------------------------------------------------------------------------
+
+_EVERY: Final = (
+    Parameter("pretty", "flag"),
+    Parameter("token", "text"),
+    Parameter("dc", "text", "differs", "there is one datacenter, dc1; another is a 500, as in Consul"),
+    Parameter("ns", "text", "refused", "there are no namespaces"),
+    Parameter("partition", "text", "refused", "there are no partitions"),
+)
+_READ: Final = (
+    Parameter("stale", "flag", "supported", "answers are never stale"),
+    Parameter("consistent", "flag"),
+    Parameter("cached", "flag", "supported", "answers are never older than without it"),
+    Parameter("peer", "text", "refused", "there are no cluster peerings"),
+)
+_BLOCKING: Final = (
+    Parameter("index", "number"),
+    Parameter("wait", "duration", "supported", "5m by default, at most 10m, and up to a sixteenth more"),
+)
+_LIST: Final = (
+    Parameter("filter", "text", "refused", "filter expressions are not supported yet"),
+    Parameter("near", "text", "differs", "no distances are known, so the order stays"),
+    Parameter("node-meta", "texts", "refused", "nodes have no metadata yet"),
+)
+_NOTE: Final = (Parameter("note", "text", "supported", "4 KB are kept"),)
+
+
+def _get(path: str, summary: str, view: Callable[[Call], Answer], *parameters: Parameter, **more: object) -> Endpoint:
+    """A read that can block when it has a resource."""
+    shared = _EVERY + _READ + (_BLOCKING if "resource" in more else ())
+    row = Endpoint(method="GET", path=path, summary=summary, view=view, parameters=(*parameters, *shared), read=True)
+    return msgspec.structs.replace(row, **more)
+
+
+def _put(path: str, summary: str, **more: object) -> Endpoint:
+    given = more.pop("parameters", ())
+    assert isinstance(given, tuple)
+    row = Endpoint(method="PUT", path=path, summary=summary, parameters=(*given, *_EVERY), access="write")
+    return msgspec.structs.replace(row, **more)
+
+
+def _later(path: str, note: str) -> Endpoint:
+    """Consul has it; here it is answered 501 and the reason."""
+    return Endpoint(method="*", path=path, summary="", support="refused", note=note)
+
+
+_NOT_YET: Final = "not yet"
+
+TABLE: Final[tuple[Endpoint, ...]] = (
+    # --- the agent ------------------------------------------------------------------------------------------------
+    Endpoint(
+        method="GET",
+        path="/v1/agent/self",
+        summary="what the agent says of itself",
+        view=about.agent_self,
+        parameters=_EVERY,
+        answers=shapes.AgentSelf,
+        support="differs",
+        note="Config and Member, without DebugConfig; Version is that of the API, and names Homeport after a plus",
+    ),
+    _put(
+        "/v1/agent/service/register",
+        "register a service with its checks",
+        view=services.register,
+        takes=shapes.ServiceDefinition,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+        parameters=(
+            Parameter("replace-existing-checks", "flag", "differs", "always so: a registration is the whole of it"),
+        ),
+        support="differs",
+        note="checks: TTL, HTTP, TCP; other kinds, sidecar proxies and Connect are a 400 with the reason",
+    ),
+    _put("/v1/agent/service/deregister/{service ID}", "remove a service", view=services.deregister),
+    _put(
+        "/v1/agent/service/deregister/{service ID}",
+        "the same, for clients of old",
+        view=services.deregister,
+        method="GET",
+    ),
+    _put(
+        "/v1/agent/check/pass/{check ID}",
+        "report a TTL check passing",
+        view=services.report("passing"),
+        parameters=_NOTE,
+    ),
+    _put(
+        "/v1/agent/check/warn/{check ID}",
+        "report a TTL check warning",
+        view=services.report("warning"),
+        parameters=_NOTE,
+    ),
+    _put(
+        "/v1/agent/check/fail/{check ID}",
+        "report a TTL check critical",
+        view=services.report("critical"),
+        parameters=_NOTE,
+    ),
+    _put(
+        "/v1/agent/check/update/{check ID}",
+        "report a TTL check's status and output",
+        view=services.update,
+        takes=shapes.CheckReport,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+    ),
+    _later("/v1/agent/{}", _NOT_YET),
+    # --- the catalogue --------------------------------------------------------------------------------------------
+    _get(
+        "/v1/catalog/services",
+        "every service with its tags",
+        catalog.services,
+        *_LIST,
+        resource=lambda call: AllServices(call.agent),
+        answers=dict[str, list[str]],
+        support="differs",
+        note="there is no service named consul",
+    ),
+    _later("/v1/catalog/{}", _NOT_YET),
+    _get(
+        "/v1/health/service/{service name}",
+        "the instances of a service with their checks",
+        catalog.health,
+        Parameter("passing", "flag"),
+        Parameter("tag", "texts", "supported", "given several times, all must be there"),
+        Parameter("merge-central-config", "flag", "supported", "there is no central configuration to merge"),
+        Parameter("sg", "text", "refused", "there are no sameness groups"),
+        *_LIST,
+        resource=lambda call: OneService(call.agent, call.name),
+        answers=list[shapes.HealthEntry],
+        support="differs",
+        note="no serfHealth check; a service being drained shows a critical _service_draining check",
+    ),
+    _later("/v1/health/{}", _NOT_YET),
+    # --- keys -----------------------------------------------------------------------------------------------------
+    _get(
+        "/v1/kv/{key}",
+        "a key, or with recurse or keys those under it",
+        kv.read,
+        Parameter("recurse", "flag"),
+        Parameter("keys", "flag"),
+        Parameter("separator", "text"),
+        Parameter("seperator", "text", "supported", "the misspelling that Consul takes too"),
+        Parameter("raw", "flag"),
+        resource=kv.resource,
+        answers=list[shapes.KvEntry],
+    ),
+    _put(
+        "/v1/kv/{key}",
+        "write a key",
+        view=kv.write,
+        takes=bytes,
+        answers=bool,
+        body_bytes_max=kv.KV_BYTES_MAX,
+        parameters=(
+            Parameter("cas", "number"),
+            Parameter("flags", "number"),
+            Parameter("acquire", "text", "refused", "there are no sessions yet"),
+            Parameter("release", "text", "refused", "there are no sessions yet"),
+        ),
+    ),
+    _put(
+        "/v1/kv/{key}",
+        "delete a key, or with recurse all under it",
+        view=kv.delete,
+        method="DELETE",
+        answers=bool,
+        parameters=(Parameter("recurse", "flag"), Parameter("cas", "number")),
+    ),
+    # --- status ---------------------------------------------------------------------------------------------------
+    Endpoint(
+        method="GET",
+        path="/v1/status/leader",
+        summary="the leader's address",
+        view=about.leader,
+        parameters=_EVERY,
+        answers=str,
+        access="open",
+        support="differs",
+        note="this registry's own address: it leads itself",
+    ),
+    _later("/v1/status/{}", _NOT_YET),
+    # --- what Consul has and this registry has not ----------------------------------------------------------------
+    _later("/v1/session/{}", _NOT_YET),
+    _later("/v1/txn", _NOT_YET),
+    _later("/v1/event/{}", _NOT_YET),
+    _later("/v1/query", _NOT_YET),
+    _later("/v1/query/{}", _NOT_YET),
+    _later("/v1/coordinate/{}", _NOT_YET),
+    _later("/v1/snapshot", _NOT_YET),
+    _later("/v1/operator/{}", _NOT_YET),
+    _later("/v1/acl/{}", "there are no ACLs; a registry has one token or none"),
+    _later("/v1/connect/{}", "there is no service mesh of Consul's kind"),
+    _later("/v1/config", "there are no config entries"),
+    _later("/v1/config/{}", "there are no config entries"),
+    _later("/v1/peering/{}", "there are no cluster peerings"),
+    _later("/v1/internal/{}", "internal to Consul"),
+    # --- Homeport's own -------------------------------------------------------------------------------------------
+    Endpoint(method="GET", path="/healthz", summary="does the process answer", view=about.healthz, access="open"),
+    Endpoint(method="GET", path="/readyz", summary="may requests be sent here", view=about.readyz, access="open"),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        summary="numbers for Prometheus",
+        view=exposition,
+        parameters=(Parameter("token", "text"),),
+    ),
+)
+
+
+# --- routing ----------------------------------------------------------------------------------------------------
+
+
+class Match(msgspec.Struct, frozen=True):
+    """The rows of a path by method, and what stood in place of its variable, still encoded."""
+
+    rows: dict[str, Endpoint]
+    variable: str
+
+
+class Routes:
+    """Finds the rows of a path: an exact one first, else the one with the longest beginning."""
+
+    def __init__(self, table: tuple[Endpoint, ...]) -> None:
+        self._exact: dict[str, dict[str, Endpoint]] = {}
+        self._beginnings: dict[str, dict[str, Endpoint]] = {}
+        for row in table:
+            beginning, brace, _ = row.path.partition("{")
+            rows = (self._beginnings if brace else self._exact).setdefault(beginning, {})
+            assert row.method not in rows, f"{row.name} stands twice in the table"
+            rows[row.method] = row
+        self._levels_max = max((beginning.count("/") for beginning in self._beginnings), default=0)
+
+    def match(self, path: str) -> Match | None:
+        """Find the rows of a path as it came, nothing decoded or cleaned up in it: a key may hold what it likes."""
+        rows = self._exact.get(path)
+        if rows is not None:
+            return Match(rows, "")
+        found: Match | None = None
+        end = 0
+        for _ in range(self._levels_max):
+            end = path.find("/", end) + 1
+            if end == 0:
+                break
+            rows = self._beginnings.get(path[:end])
+            if rows is not None:
+                found = Match(rows, path[end:])
+        return found
+
+
+# --- documentation ----------------------------------------------------------------------------------------------
+
+
+def documentation() -> str:
+    """The table as Markdown: what docs/consul.md holds."""
+    lines = ["| endpoint | what | |", "|---|---|---|"]
+    for row in TABLE:
+        method = "" if row.method == "*" else row.method + " "
+        what = f"**{row.support}**" if row.support != "refused" else "501"
+        lines.append(f"| `{method}{row.path.replace('{}', '…')}` | {row.summary} | {_noted(what, row.note)} |")
+    lines += ["", "| endpoint | parameter | |", "|---|---|---|"]
+    for row in TABLE:
+        for parameter in row.parameters:
+            if parameter not in _EVERY:
+                lines.append(f"| `{row.name}` | `{parameter.name}` | {_parameter(parameter)} |")
+    lines += [f"| every one under `/v1` | `{parameter.name}` | {_parameter(parameter)} |" for parameter in _EVERY]
+    return "\n".join(lines) + "\n"
+
+
+def _parameter(parameter: Parameter) -> str:
+    return _noted("400" if parameter.support == "refused" else f"**{parameter.support}**", parameter.note)
+
+
+def _noted(what: str, note: str) -> str:
+    return f"{what}: {note}" if note else what

@@ -1,0 +1,423 @@
+"""The HTTP front: connections, limits and the life of a request; what is answered stands in `fronts/consul`.
+
+A request is routed by the table, decoded by its row, and answered by the row's view. A read with an index waits here,
+without polling, until its resource wakes it, its time is over, the front closes, or its client hangs up, which frees
+it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from aiohttp import web
+
+from homeport.client.core.backoff import Rng
+from homeport.client.core.errors import HomeportError
+from homeport.client.core.messages import Deregister
+from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX, KEY_BYTES_MAX
+from homeport.registry.core.txn import Change
+from homeport.registry.fronts.consul import bodies
+from homeport.registry.fronts.consul.access import authorize, caller_of
+from homeport.registry.fronts.consul.agent import Agent
+from homeport.registry.fronts.consul.answers import JSON, TEXT, Answer, Refusal, crowded, refused
+from homeport.registry.fronts.consul.calls import (
+    Call,
+    Endpoint,
+    decode_body,
+    decode_parameters,
+    decode_query,
+    decode_variable,
+)
+from homeport.registry.fronts.consul.reaping import SWEEP_S
+from homeport.registry.fronts.consul.table import TABLE, Match, Routes
+from homeport.registry.fronts.metrics import FrontNumbers
+from homeport.registry.operations import Operations
+
+log = logging.getLogger("homeport.registry.http")
+log.addHandler(logging.NullHandler())
+
+BLOCKED_QUERIES_MAX: Final = 16_384  # leaves room for other requests among CONNECTIONS_MAX connections; some 10 KB each
+WAIT_S_DEFAULT: Final = 300.0  # Consul's
+WAIT_JITTER: Final = 1 / 16  # of the wait, on top: a crowd that came together does not come back together
+HEAD_LINE_BYTES_MAX: Final = 3 * KEY_BYTES_MAX + 4096  # the longest key, every byte percent-encoded, and its parameters
+HEAD_FIELD_BYTES_MAX: Final = 8190  # what servers usually take of one header
+BODY_S_MAX: Final = 30.0  # for a body to arrive: one that trickles holds a connection, no longer
+_CROWDED_S: Final = 2.0  # for a connection that is too many to say something, so that it can be answered
+_CLOSE_S: Final = 5.0  # for answers under way when the front closes
+_CHUNK_BYTES: Final = 64 * 1024
+_NO_ROUTE: Final = "none"  # the endpoint that unknown paths are counted under
+
+_REFUSED_CONNECTION: Final = (
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: 20\r\nConnection: close\r\n\r\nToo many connections"
+)
+
+
+class HttpFront:
+    """Serves the HTTP API on any number of listeners.
+
+    Args:
+        operations: what the requests are carried out by.
+        rng: where the jitter of blocking queries is drawn from; default: seeded by the system.
+        connections_max: connections beyond this are answered 429 and closed.
+        blocked_max: blocking queries beyond this are answered 429.
+
+    `numbers` counts what happens, for the metrics.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        *,
+        rng: Rng | None = None,
+        connections_max: int = CONNECTIONS_MAX,
+        blocked_max: int = BLOCKED_QUERIES_MAX,
+    ) -> None:
+        self._operations = operations
+        self._rng = rng or random.Random()
+        self._connections_max = connections_max
+        self._blocked_max = blocked_max
+        self._routes = Routes(TABLE)
+        self.numbers = FrontNumbers()
+        self._server: _Server | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._agent: Agent | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._blocked: dict[asyncio.Future[bool], None] = {}  # True: something changed; False: answer as it is
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._reaping: asyncio.Task[None] | None = None
+        self._under_way = 0
+        self._quiet = asyncio.Event()  # set when the front is closing and nothing is under way
+        self._closing = False
+
+    async def listen(self, address: str) -> str:
+        """Listen on "host:port" (port 0: a free one) and return the actual address.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        host, _, port = address.rpartition(":")
+        bare = host.strip("[]")
+        loop = asyncio.get_running_loop()
+        if self._server is None or self._agent is None:
+            self._loop = loop
+            self._server = _Server(self._handle, self._connections_max, self.numbers)
+            self._agent = Agent(self._operations, _advertised(bare), loop.time(), self.numbers)
+            self._operations.store.listen(self._revision)
+            self._arm_sweep()
+        listener = await loop.create_server(self._server.accept, bare or None, int(port))
+        self._listeners.append(listener)
+        return f"{host}:{listener.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        """Become not ready, answer what is blocked, finish what is under way, then close. Idempotent."""
+        self._closing = True
+        for woken in self._blocked:
+            _wake(woken, False)
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        if self._reaping is not None:
+            self._reaping.cancel()
+            await asyncio.wait([self._reaping])
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+        if self._under_way:
+            # Before the server is told to stop: from then on it reads nothing, not even the rest of a body.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._quiet.wait()
+        if self._server is not None:
+            await self._server.finish(_CLOSE_S)
+        for listener in listeners:
+            await listener.wait_closed()
+
+    # --- one request --------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._under_way += 1
+        try:
+            return await self._respond(request)
+        finally:
+            self._under_way -= 1
+            if self._closing and not self._under_way:
+                self._quiet.set()
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, _, query = _target(request.raw_path).partition("?")
+        match = self._routes.match(path)
+        endpoint = match.rows.get(request.method, match.rows.get("*")) if match else None
+        if endpoint is None and match is not None and request.method == "HEAD":
+            endpoint = match.rows.get("GET")
+        pretty = False
+        parameters: list[tuple[str, str]] = []
+        try:
+            parameters = decode_query(query)
+            pretty = any(name == "pretty" for name, _ in parameters)
+            if match is None or endpoint is None or endpoint.view is None:
+                answer = _no_view(request.method, path, match, endpoint)
+            else:
+                call = self._call(request, endpoint, match, parameters)
+                answer = await self._answer(request, call)
+        except Refusal as refusal:
+            answer = refusal.answer()
+        except HomeportError as error:
+            answer = refused(error)
+        except Exception:
+            log.exception("%s %s failed by a defect of the registry", request.method, path)
+            answer = Answer(status=500, body=b"The registry failed; its log says more", content_type=TEXT)
+        self.numbers.requests[endpoint.name if endpoint else _NO_ROUTE, answer.status] += 1
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s %s %s %d", request.remote, request.method, path, answer.status)
+        headers = {"Content-Type": answer.content_type, **answer.headers}
+        if answer.index:
+            headers["X-Consul-Index"] = str(answer.index)
+        if endpoint is not None and endpoint.read:
+            headers |= _read_headers(parameters)
+        body = bodies.pretty(answer.body) if pretty and answer.content_type == JSON else answer.body
+        response = web.Response(status=answer.status, body=body, headers=headers)
+        if self._closing or (answer.status >= 400 and not request.content.is_eof()):
+            response.force_close()  # a refused body is not read to its end
+        return response
+
+    def _call(
+        self, request: web.BaseRequest, endpoint: Endpoint, match: Match, parameters: list[tuple[str, str]]
+    ) -> Call:
+        """Whoever may not call learns nothing else."""
+        assert self._agent is not None
+        caller = caller_of(request.headers, parameters)
+        authorize(self._operations.token, caller, endpoint.access)
+        values = decode_parameters(endpoint, parameters)
+        return Call(endpoint, self._agent, caller, decode_variable(match.variable), values)
+
+    async def _answer(self, request: web.BaseRequest, call: Call) -> Answer:
+        endpoint = call.endpoint
+        if endpoint.takes is not None:
+            call.body = await _read_body(request, endpoint.body_bytes_max)
+            decode_body(call)
+        if endpoint.path == "/readyz" and self._closing:
+            raise Refusal(503, "closing\n")
+        if call.flag("consistent"):
+            await self._operations.store.barrier()
+        if endpoint.resource is not None and call.number("index"):
+            return await self._blocking(call)
+        return await self._view(call)
+
+    async def _view(self, call: Call) -> Answer:
+        assert call.endpoint.view is not None
+        answer = call.endpoint.view(call)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    # --- blocking queries ---------------------------------------------------------------------------------------
+
+    async def _blocking(self, call: Call) -> Answer:
+        """Answer when the resource's index is past the one given, or the wait is over.
+
+        An index from another history, beyond anything this store has reached, is answered at once.
+        """
+        assert self._loop is not None
+        assert call.endpoint.resource is not None
+        resource = call.endpoint.resource(call)
+        index = call.number("index") or 0
+        deadline = self._loop.time() + self._wait_s(call)
+        numbers = self.numbers
+        while resource.index() <= index <= self._operations.store.mvcc.revision and not self._closing:
+            if numbers.blocked >= self._blocked_max:
+                raise crowded("blocking queries")
+            woken: asyncio.Future[bool] = self._loop.create_future()
+            unsubscribe = resource.subscribe(partial(_wake, woken, True))
+            timer = self._loop.call_at(deadline, _wake, woken, False)
+            self._blocked[woken] = None
+            numbers.blocked += 1
+            try:
+                if not await woken:
+                    break
+                numbers.wakes += 1
+            finally:
+                numbers.blocked -= 1
+                del self._blocked[woken]
+                timer.cancel()
+                unsubscribe()
+        return await self._view(call)
+
+    def _wait_s(self, call: Call) -> float:
+        wait_s = call.seconds("wait") or 0.0
+        wait_s = min(wait_s, BLOCKING_WAIT_S_MAX) if wait_s > 0 else WAIT_S_DEFAULT
+        return wait_s + self._rng.random() * wait_s * WAIT_JITTER
+
+    # --- what happens -------------------------------------------------------------------------------------------
+
+    def _revision(self, revision: int, changes: tuple[Change, ...]) -> None:
+        assert self._agent is not None
+        assert self._loop is not None
+        if not self._closing:
+            self._agent.revision(revision, changes, self._loop.time())
+
+    def _arm_sweep(self) -> None:
+        assert self._loop is not None
+        self._sweep_timer = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Look for services that were critical for longer than they asked to be kept."""
+        assert self._agent is not None
+        assert self._loop is not None
+        if self._agent.reaper and (self._reaping is None or self._reaping.done()):
+            due = self._agent.reaper.due(self._loop.time())
+            if due:
+                self._reaping = self._loop.create_task(self._reap(due), name="reap critical services")
+        self._arm_sweep()
+
+    async def _reap(self, due: list[tuple[str, str]]) -> None:
+        assert self._agent is not None
+        for node, id_ in due:
+            if (node, id_) not in self._agent.reaper.due(asyncio.get_running_loop().time()):
+                continue  # it recovered, or went, while others were seen to
+            try:
+                await self._operations.deregister(Deregister(id_, node), self._agent.peer())
+                log.info("deregistered %s on %s: critical for longer than it asked to be kept", id_, node)
+            except HomeportError as error:
+                log.warning("could not deregister %s on %s, which is critical: %s", id_, node, error)
+
+
+class _Server(web.Server):
+    """aiohttp's server, with its connections counted and limited."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        connections_max: int,
+        numbers: FrontNumbers,
+    ) -> None:
+        super().__init__(
+            handler,
+            handler_cancellation=True,
+            access_log=None,
+            logger=log,
+            auto_decompress=False,  # a value is the bytes that were sent
+            max_line_size=HEAD_LINE_BYTES_MAX,
+            max_field_size=HEAD_FIELD_BYTES_MAX,
+        )
+        self._connections_max = connections_max
+        self._numbers = numbers
+        self._crowd: set[_Crowded] = set()
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol of a new connection."""
+        if self._numbers.connections >= self._connections_max:
+            self._numbers.connections_refused += 1
+            return _Crowded(self._crowd)
+        return self()
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        self._numbers.connections += 1
+        super().connection_made(handler, transport)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        self._numbers.connections -= 1
+        super().connection_lost(handler, exc)
+
+    async def finish(self, timeout_s: float) -> None:
+        """Close what is idle, wait for what is under way, and close that too."""
+        for crowded_out in tuple(self._crowd):
+            crowded_out.close()
+        self.pre_shutdown()
+        await self.shutdown(timeout_s)
+
+
+class _Crowded(asyncio.Protocol):
+    """A connection there is no room for: it is told so when it asks, and closed."""
+
+    def __init__(self, crowd: set[_Crowded]) -> None:
+        self._crowd = crowd
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._timer = asyncio.get_running_loop().call_later(_CROWDED_S, self.close)
+        self._crowd.add(self)
+
+    def data_received(self, _data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(_REFUSED_CONNECTION)
+            self._transport.close()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._crowd.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _target(raw: str) -> str:
+    """The path and query as they came; of a target in absolute form, which proxies send, the part after the host."""
+    return raw if raw.startswith("/") else "/" + raw.partition("://")[2].partition("/")[2]
+
+
+async def _read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        Refusal: 413, it is longer than `bytes_max`; 408, it took too long to come.
+    """
+    too_long = Refusal(413, f"Request body too large, max size: {bytes_max} bytes")
+    if request.content_length is not None and request.content_length > bytes_max:
+        raise too_long
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S_MAX):
+            while chunk := await request.content.read(_CHUNK_BYTES):
+                body += chunk
+                if len(body) > bytes_max:
+                    raise too_long
+    except TimeoutError:
+        raise Refusal(408, f"The request's body did not come within {BODY_S_MAX:.0f} s") from None
+    return bytes(body)
+
+
+def _no_view(method: str, path: str, match: Match | None, endpoint: Endpoint | None) -> Answer:
+    """The answer where there is nothing to call: which of the reasons it is matters to whoever wrote the client."""
+    if match is None:
+        text = f"There is no endpoint {path!r}"
+        return Answer(status=404, body=text.encode(), content_type=TEXT)
+    if endpoint is not None:
+        text = f"{path} is not supported by this registry: {endpoint.note}"
+        return Answer(status=501, body=text.encode(), content_type=TEXT)
+    allowed = ", ".join(sorted(name for name in match.rows if name != "*"))
+    if method == "OPTIONS":
+        return Answer(content_type=TEXT, headers={"Allow": allowed})
+    text = f"method {method} not allowed; allowed: {allowed}"
+    return Answer(status=405, body=text.encode(), content_type=TEXT, headers={"Allow": allowed})
+
+
+def _read_headers(query: list[tuple[str, str]]) -> dict[str, str]:
+    """What Consul says of every read; this registry is its own leader, and its reads are of the newest state."""
+    asked = [name for name, _ in query if name in ("stale", "consistent")]
+    return {
+        "X-Consul-KnownLeader": "true",
+        "X-Consul-LastContact": "0",
+        "X-Consul-Effective-Consistency": asked[0] if asked else "leader",
+    }
+
+
+def _wake(woken: asyncio.Future[bool], changed: bool) -> None:
+    if not woken.done():
+        woken.set_result(changed)
+
+
+def _advertised(host: str) -> str:
+    """The node's address as clients are told it: where the front listens, if that is one address."""
+    return "127.0.0.1" if host in ("", "0.0.0.0", "::", "localhost") else host

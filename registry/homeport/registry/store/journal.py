@@ -1,0 +1,369 @@
+"""The journal: the store's whole history since the last compaction, in one SQLite file.
+
+    history(revision, key) -> value (NULL: deleted), create_revision, version, lease, prev_revision
+    meta(name)             -> store_id, compact_revision
+
+The file *is* the state: recovery is reading it in order, and any SQLite tool can look into it. A batch of revisions is
+one INSERT of many rows, so that one commit, and one fsync, and hardly any holding of the interpreter's lock, serves
+them all. `prev_revision` names the row that a row supersedes, which lets compaction be two statements.
+
+WAL mode with `synchronous=FULL`: a commit returns when its frames are on disk. The file is locked exclusively while it
+is open, so a second process is refused, and no shared memory is needed. Everything here blocks; the store calls it
+from one worker, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from time import perf_counter
+from typing import Any, Final, Literal
+
+import apsw
+
+from homeport.client.core.errors import HomeportError
+from homeport.client.core.model import KeyValue
+from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
+from homeport.registry.core.txn import Change
+
+FILE_NAME: Final = "registry.db"
+APPLICATION_ID: Final = 0x484F4D45  # "HOME", in the file's header: whose file it is
+SCHEMA_VERSION: Final = 1
+
+# Rows of one INSERT: powers of two, so that any batch is a handful of prepared statements. The largest stays below
+# SQLite's 32,766 parameters, at seven a row.
+_STRIDES: Final = tuple(2**power for power in range(12, -1, -1))
+_CHECKPOINT_PAGES: Final = 4096  # 16 MiB of log: a second of fsync at worst when it is copied back
+_BACKUP_PAGES: Final = 512  # 2 MiB of a backup between two batches: a few milliseconds
+_CACHE_STATEMENTS: Final = 64
+
+_SCHEMA: Final = f"""
+    CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    CREATE TABLE history(
+        revision INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        value BLOB,
+        create_revision INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        lease INTEGER NOT NULL,
+        prev_revision INTEGER NOT NULL,
+        PRIMARY KEY(revision, key)
+    ) WITHOUT ROWID;
+    PRAGMA application_id={APPLICATION_ID};
+    PRAGMA user_version={SCHEMA_VERSION};
+"""
+
+Synchronous = Literal["FULL", "NORMAL", "OFF"]
+Revision = tuple[int, tuple[Change, ...]]
+
+
+class JournalError(HomeportError):
+    """The journal cannot be opened or used; the message says why and what to do."""
+
+    code = "journal"
+
+
+class Journal:
+    """An open journal file.
+
+    Args:
+        path: the file, made if it is not there (its folder must be).
+        store_id: the name of the history, if the file is made.
+        vfs: the name of a registered SQLite VFS; default: the system's.
+        synchronous: anything but FULL gives up the promise that a commit is on disk.
+
+    Raises:
+        JournalError: the file is another program's, of a newer release, corrupt, locked, or cannot be written.
+    """
+
+    def __init__(self, path: str, store_id: str, *, vfs: str | None = None, synchronous: Synchronous = "FULL") -> None:
+        self.path = path
+        self.commit_s = 0.0  # how long the last commit took, fsync included
+        self._synchronous = synchronous
+        try:
+            self._db = apsw.Connection(path, vfs=vfs, statementcachesize=_CACHE_STATEMENTS)
+        except apsw.Error as error:
+            raise JournalError(f"cannot open {path}: {error}") from error
+        try:
+            self._prepare(store_id)
+        except BaseException as error:
+            self._db.close(True)
+            if isinstance(error, apsw.Error):
+                raise _explained(path, error) from error
+            raise
+
+    def _prepare(self, store_id: str) -> None:
+        db = self._db
+        db.pragma("locking_mode", "EXCLUSIVE")
+        tables = db.execute("SELECT count(*) FROM sqlite_schema").get
+        application = db.pragma("application_id")
+        if tables and application != APPLICATION_ID:
+            raise JournalError(f"{self.path} is a database of another program: choose another data directory")
+        version = db.pragma("user_version")
+        if tables and version > SCHEMA_VERSION:
+            raise JournalError(
+                f"{self.path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}): "
+                "run that release, or restore a backup made by this one"
+            )
+        if db.pragma("journal_mode", "WAL") != "wal":
+            raise JournalError(f"{self.path} cannot be journaled on this file system")
+        db.pragma("synchronous", self._synchronous)
+        db.pragma("wal_autocheckpoint", 0)
+        if not tables:
+            with db:
+                db.execute(_SCHEMA)
+                db.execute("INSERT INTO meta VALUES('store_id', ?), ('compact_revision', 0)", (store_id,))
+            sync_directory(os.path.dirname(self.path) or ".")
+        # Versions before SCHEMA_VERSION would be migrated here, one step at a time; there are none yet.
+        db.execute("UPDATE meta SET value = value WHERE name = 'store_id'")  # fails here if nothing can be written
+        self.store_id: str = db.execute("SELECT value FROM meta WHERE name = 'store_id'").get
+        self.compact_revision: int = db.execute("SELECT value FROM meta WHERE name = 'compact_revision'").get
+
+    def close(self) -> None:
+        """Close, copying the log back into the file. Idempotent; never raises for a disk that fails."""
+        try:
+            self._db.close()
+        except apsw.Error:
+            self._db.close(True)
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def load(self) -> Mvcc:
+        """The state and its history.
+
+        Raises:
+            JournalError: the file is corrupt.
+        """
+        mvcc = Mvcc()
+        try:
+            rows = iter(
+                self._db.execute(
+                    "SELECT key, value, create_revision, revision, version, lease FROM history"
+                    " WHERE revision <= ? AND value IS NOT NULL ORDER BY revision, key",
+                    (self.compact_revision,),
+                )
+            )
+            base = (KeyValue(*row) for row in rows)
+            mvcc.load(base, max(self.compact_revision, FIRST_REVISION), self.compact_revision)
+            for revision, changes in self.revisions_after(mvcc):
+                mvcc.apply(revision, changes)
+        except apsw.Error as error:
+            raise _explained(self.path, error) from error
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise _corrupt(self.path, error) from error
+        return mvcc
+
+    def revisions_after(self, mvcc: Mvcc) -> Iterator[Revision]:
+        """What the file holds beyond a state, revision by revision; apply each before taking the next."""
+        rows = self._db.execute(
+            "SELECT revision, key, value, create_revision, version, lease FROM history"
+            " WHERE revision > ? ORDER BY revision, key",
+            (mvcc.revision,),
+        )
+        changes: list[Change] = []
+        current = 0
+        for revision, key, value, create_revision, version, lease in rows:
+            if revision != current and changes:
+                yield current, tuple(changes)
+                changes = []
+            current = revision
+            kv = None if value is None else KeyValue(key, value, create_revision, revision, version, lease)
+            changes.append(Change(key, kv, mvcc.get(key)))
+        if changes:
+            yield current, tuple(changes)
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, batch: Sequence[Revision]) -> None:
+        """Make revisions durable, all of them or none.
+
+        Raises:
+            JournalError: nobody knows whether they are; close this journal, open it again and look.
+        """
+        values: list[Any] = []
+        rows = 0
+        for revision, changes in batch:
+            for key, kv, prev in ((change.key, change.kv, change.prev) for change in changes):
+                before = prev.mod_revision if prev is not None else 0
+                if kv is None:
+                    values += (revision, key, None, 0, 0, 0, before)
+                else:
+                    values += (revision, key, kv.value, kv.create_revision, kv.version, kv.lease, before)
+                rows += 1
+        started = perf_counter()
+        try:
+            if rows in _STRIDES:
+                self._db.execute(_insert(rows), values)  # a transaction of its own
+            else:
+                with self._db:
+                    self._insert(values, rows)
+        except apsw.Error as error:
+            raise _explained(self.path, error) from error
+        self.commit_s = perf_counter() - started
+
+    def _insert(self, values: list[Any], rows: int) -> None:
+        remaining = iter(values)
+        for stride in _STRIDES:
+            while rows >= stride:
+                self._db.execute(_insert(stride), tuple(islice(remaining, 7 * stride)))
+                rows -= stride
+
+    def compact(self, revision: int) -> None:
+        """Forget what no read at `revision` or later can see.
+
+        Raises:
+            JournalError: nothing was forgotten; close this journal and open it again.
+        """
+        try:
+            with self._db:
+                self._db.execute(
+                    "DELETE FROM history WHERE (revision, key) IN (SELECT prev_revision, key FROM history"
+                    " WHERE revision > ? AND revision <= ? AND prev_revision > 0)",
+                    (self.compact_revision, revision),
+                )
+                self._db.execute(
+                    "DELETE FROM history WHERE revision > ? AND revision <= ? AND value IS NULL",
+                    (self.compact_revision, revision),
+                )
+                self._db.execute("UPDATE meta SET value = ? WHERE name = 'compact_revision'", (revision,))
+        except apsw.Error as error:
+            raise _explained(self.path, error) from error
+        self.compact_revision = revision
+
+    def checkpoint(self, pages: int = _CHECKPOINT_PAGES) -> None:
+        """Copy the log back into the file if it has grown to so many pages; a good moment is when nobody waits.
+
+        Raises:
+            JournalError: what was durable still is; close this journal and open it again.
+        """
+        try:
+            logged, _ = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            if logged >= pages:
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:
+            raise _explained(self.path, error) from error
+
+    # --- copies -------------------------------------------------------------------------------------------------
+
+    def begin_backup(self, path: str) -> Backup:
+        """Start copying to a new file; see `Backup`.
+
+        Raises:
+            JournalError: the copy cannot be made there.
+        """
+        return Backup(self._db, path)
+
+
+class Backup:
+    """A copy of a journal being made, a step at a time, while the journal goes on; it holds what the last step saw."""
+
+    def __init__(self, source: apsw.Connection, path: str) -> None:
+        self._path = path
+        if os.path.exists(path):
+            raise JournalError(f"{path} exists already: choose another file")
+        try:
+            self._copy = apsw.Connection(path)
+            self._backup = self._copy.backup("main", source, "main")
+        except apsw.Error as error:
+            raise _explained(path, error) from error
+
+    def step(self) -> bool:
+        """Copy some more; return whether that was all, and the copy complete, sealed and on disk.
+
+        Raises:
+            JournalError: the copy failed, and is useless.
+        """
+        try:
+            if not self._backup.step(_BACKUP_PAGES):
+                return False
+            self._backup.finish()
+            # A file of its own: no log beside it, and a checksum of what it holds, by which a restore knows it.
+            self._copy.pragma("journal_mode", "DELETE")
+            checksum = _checksum(self._copy)
+            self._copy.execute("INSERT OR REPLACE INTO meta VALUES('checksum', ?)", (checksum,))
+            self._copy.close()
+        except apsw.Error as error:
+            raise _explained(self._path, error) from error
+        sync_directory(os.path.dirname(self._path) or ".")
+        return True
+
+
+def verify_backup(path: str) -> None:
+    """Raise unless a file is a whole backup.
+
+    Raises:
+        JournalError: it is not, and why.
+    """
+    try:
+        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            if db.pragma("application_id") != APPLICATION_ID:
+                raise JournalError(f"{path} is not a backup of a registry")
+            if db.pragma("user_version") > SCHEMA_VERSION:
+                raise JournalError(f"{path} was made by a newer release; restore it with that one")
+            expected = db.execute("SELECT value FROM meta WHERE name = 'checksum'").get
+            if expected is None:
+                raise JournalError(f"{path} is a live journal, not a backup: make one with `homeport backup`")
+            if _checksum(db) != expected:
+                raise JournalError(f"{path} is damaged: its checksum does not match; use another backup")
+        finally:
+            db.close(True)
+    except apsw.Error as error:
+        raise _explained(path, error) from error
+
+
+def _checksum(db: apsw.Connection) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for row in db.execute(
+        "SELECT revision, key, value, create_revision, version, lease, prev_revision FROM history"
+        " ORDER BY revision, key"
+    ):
+        for field in row:
+            data = field if isinstance(field, bytes) else repr(field).encode()
+            digest.update(len(data).to_bytes(8, "big") + data)
+    for (value,) in db.execute("SELECT value FROM meta WHERE name IN ('store_id', 'compact_revision') ORDER BY name"):
+        digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def _insert(rows: int) -> str:
+    found = _INSERTS.get(rows)
+    if found is None:
+        found = _INSERTS[rows] = "INSERT INTO history VALUES " + ",".join(["(?,?,?,?,?,?,?)"] * rows)
+    return found
+
+
+_INSERTS: Final[dict[int, str]] = {}
+
+
+def sync_directory(path: str) -> None:
+    """Make new names in a directory durable, where the system can."""
+    if os.name == "posix":
+        directory = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _corrupt(path: str, error: Exception) -> JournalError:
+    return JournalError(
+        f"{path} is corrupt ({str(error) or type(error).__name__}): restore a backup, or move it away to start empty"
+    )
+
+
+def _explained(path: str, error: apsw.Error) -> JournalError:
+    """An SQLite error in words that say what to do."""
+    match error:
+        case apsw.BusyError() | apsw.LockedError():
+            return JournalError(f"{path} is in use by another process: stop that one, or choose another data directory")
+        case apsw.CorruptError() | apsw.NotADBError():
+            return _corrupt(path, error)
+        case apsw.FullError():
+            return JournalError(f"no space left for {path}: free some, and writing goes on by itself")
+        case apsw.ReadOnlyError() | apsw.CantOpenError() | apsw.PermissionsError():
+            return JournalError(f"{path} cannot be written: check the permissions of file and folder ({error})")
+        case _:
+            return JournalError(f"{path} failed: {error}")
