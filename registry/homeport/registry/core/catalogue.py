@@ -74,11 +74,15 @@ class Service:
 
 
 class Catalogue:
-    """The instances of all services at the store's durable revision."""
+    """The instances of all services at the store's durable revision.
 
-    __slots__ = ("_checks", "_gone", "_service_of", "floor", "index", "revision", "services")
+    Args:
+        deletions_max: how many vanished services keep an index of their own.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_checks", "_deletions_max", "_gone", "_service_of", "floor", "index", "revision", "services")
+
+    def __init__(self, deletions_max: int = DELETIONS_REMEMBERED) -> None:
         self.revision = 1
         self.index = 1  # of the list of services
         self.floor = 1
@@ -86,6 +90,7 @@ class Catalogue:
         self._service_of: dict[InstanceKey, str] = {}
         self._checks: dict[InstanceKey, dict[str, tuple[CheckRecord, int]]] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
+        self._deletions_max = deletions_max
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -116,7 +121,9 @@ class Catalogue:
         service = self.services.get(name)
         if service is None:
             return wire.encode(Resolved(self.index_of(name), ()))
-        return service.answer((passing, offset), lambda it: _resolved_page(it, passing, offset))
+        if offset:  # as many as a caller likes to ask for, so they are not kept
+            return _resolved_page(service, passing, offset)
+        return service.answer(("resolved", passing), lambda it: _resolved_page(it, passing, 0))
 
     def tags(self) -> dict[str, tuple[str, ...]]:
         """Every service with the tags of its instances, sorted."""
@@ -201,7 +208,7 @@ class Catalogue:
         if not service.entries:
             del self.services[name]
             self._gone[name] = revision
-            if len(self._gone) > DELETIONS_REMEMBERED:
+            if len(self._gone) > self._deletions_max:
                 _, self.floor = self._gone.popitem(last=False)
 
     def _recompute(
@@ -223,9 +230,9 @@ class Catalogue:
         status: Status = "maintenance" if entry.registered.state == "maintenance" else aggregate(statuses)
         service.index = revision
         service.answers.clear()
-        mod_revision = max([entry.registered.mod_revision, *(written for _, written in records.values())])
-        seen = msgspec.structs.replace(entry.registered, status=status, mod_revision=mod_revision)
-        same = msgspec.structs.replace(entry.seen, mod_revision=mod_revision) == seen and entry.seen.mod_revision >= 0
+        # Something that it is made of was written or deleted just now; the newest of what is left may be older.
+        seen = msgspec.structs.replace(entry.registered, status=status, mod_revision=revision)
+        same = msgspec.structs.replace(entry.seen, mod_revision=revision) == seen and entry.seen.mod_revision >= 0
         entry.seen = seen
         if not same:
             events.setdefault(name, ([], []))[0].append(seen)

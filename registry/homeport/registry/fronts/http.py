@@ -276,8 +276,9 @@ class HttpFront:
     async def _reap(self, due: list[tuple[str, str]]) -> None:
         assert self._agent is not None
         for node, id_ in due:
-            if (node, id_) not in self._agent.reaper.due(asyncio.get_running_loop().time()):
-                continue  # it recovered, or went, while others were seen to
+            await asyncio.sleep(0)  # others have their turn, however many there are to see to
+            if not self._agent.reaper.is_due((node, id_), asyncio.get_running_loop().time()):
+                continue  # it recovered, or went, meanwhile
             try:
                 await self._operations.deregister(Deregister(id_, node), self._agent.peer())
                 log.info("deregistered %s on %s: critical for longer than it asked to be kept", id_, node)

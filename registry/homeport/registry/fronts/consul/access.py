@@ -44,6 +44,10 @@ def authorize(token: str, caller: Caller, access: Access) -> None:
     Raises:
         Refusal: 403.
     """
-    if not token or access == "open" or hmac.compare_digest(token.encode(), caller.token.encode("utf-8", "replace")):
+    if (
+        not token
+        or access == "open"
+        or hmac.compare_digest(token.encode(), caller.token.encode(errors="surrogateescape"))
+    ):
         return
     raise Refusal(403, "Permission denied: the token is missing or not accepted")

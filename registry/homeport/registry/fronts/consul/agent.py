@@ -60,6 +60,7 @@ class Agent:
         self.deletions = Deletions(keys.USER, self.store.mvcc.revision)
         self.waits = ServiceWaits(self.catalogue)
         self.reaper = Reaper(self.catalogue)
+        self.services_shown = (0, b"")  # the list of services as last encoded, and the index it is of
         self._checks: dict[str, dict[tuple[InstanceKey, str], None]] = {}  # CheckID -> the checks that go by it
         self._check_ids: dict[InstanceKey, list[tuple[str, str]]] = {}  # and back: CheckID and name
         for service in self.catalogue.services.values():

@@ -27,8 +27,11 @@ _TTL_EXPIRED: Final = "TTL expired"
 
 def services(call: Call) -> Answer:
     """Every service with the tags of its instances."""
-    catalogue = call.agent.catalogue
-    return Answer(body=bodies.encode(catalogue.tags()), index=max(catalogue.index, 1))
+    agent = call.agent
+    index, body = agent.services_shown
+    if index != agent.catalogue.index:
+        index, body = agent.services_shown = agent.catalogue.index, bodies.encode(agent.catalogue.tags())
+    return Answer(body=body, index=index)
 
 
 def health(call: Call) -> Answer:

@@ -43,12 +43,13 @@ class Reaper:
 
     def due(self, now: float) -> list[InstanceKey]:
         """Those to deregister now; they stay here until they are gone."""
-        return [
-            key
-            for key, (_, critical) in self._critical.items()
-            if (entry := self._catalogue.find(*key)) is not None
-            and any(now - since > _reap_after_s(entry, name) for name, since in critical.items())
-        ]
+        return [key for key in self._critical if self.is_due(key, now)]
+
+    def is_due(self, key: InstanceKey, now: float) -> bool:
+        """Whether one of them is still to be deregistered."""
+        _, critical = self._critical.get(key, (0, {}))
+        entry = self._catalogue.find(*key)
+        return entry is not None and any(now - since > _reap_after_s(entry, name) for name, since in critical.items())
 
 
 def _reap_after_s(entry: Entry, name: str) -> float:

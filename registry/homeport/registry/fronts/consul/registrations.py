@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from homeport.client.core import wire
+from homeport.client.core.errors import ProtocolError
 from homeport.client.core.model import Check, Instance, State, Status
 from homeport.registry.core.catalogue import Catalogue, Entry
 from homeport.registry.fronts.consul.answers import Refusal
@@ -81,9 +82,14 @@ _NO_DETAILS: Final = Details()
 
 
 def details_of(instance: Instance) -> Details:
-    """What Consul's clients said of an instance; nothing, if others registered it."""
+    """What Consul's clients said of an instance; nothing, if others registered it, whatever they wrote there."""
     data = instance.extra.get(EXTRA)
-    return _NO_DETAILS if data is None else wire.decode(Details, data)
+    if data is None:
+        return _NO_DETAILS
+    try:
+        return wire.decode(Details, data)
+    except ProtocolError:
+        return _NO_DETAILS
 
 
 def check_id(instance: Instance, name: str) -> str:

@@ -1,0 +1,67 @@
+"""Options and value types that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OFF: Final = "off"
+REGISTRY_DEFAULT: Final = "127.0.0.1:8300"
+
+
+def address(text: str) -> str:
+    """An option's type: HOST:PORT, with port 0 to 65535."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise click.BadParameter(f"{text!r} is not HOST:PORT.")
+    return text
+
+
+def listener(text: str) -> str:
+    """An option's type: HOST:PORT, or `off`."""
+    return text if text == OFF else address(text)
+
+
+def rpc_listeners(text: str) -> str:
+    """An option's type: HOST:PORT or unix:/PATH, several with commas between them, or `off`."""
+    for each in text.split(","):
+        if not each.startswith("unix:/"):
+            listener(each)
+    return text
+
+
+def static_service(text: str) -> str:
+    """An option's type: NAME=HOST:PORT[,HOST:PORT...], a service that registers nowhere."""
+    name, equals, endpoints = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not NAME=HOST:PORT,...")
+    for each in endpoints.split(","):
+        address(each)
+    return text
+
+
+def static_services(texts: Iterable[str]) -> dict[str, list[str]]:
+    """What those options say: addresses by name."""
+    parts = (text.partition("=") for text in texts)
+    return {name: endpoints.split(",") for name, _, endpoints in parts}
+
+
+def registry_option(command: F) -> F:
+    """`--registry HOST:PORT[,HOST:PORT]`, also HOMEPORT_REGISTRY."""
+    return click.option(
+        "--registry",
+        metavar="HOST:PORT[,...]",
+        envvar="HOMEPORT_REGISTRY",
+        default=REGISTRY_DEFAULT,
+        show_default=True,
+        help="Where the registry listens; also unix:/path.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)

@@ -1,0 +1,8 @@
+"""The proxy that stands beside a service: outbound, it brings every call to a healthy instance; inbound, it lets the
+service leave without failing anybody.
+"""
+
+from homeport.sidecar.outbound import Discovery, Following
+from homeport.sidecar.sidecar import Registered, Sidecar
+
+__all__ = ["Discovery", "Following", "Registered", "Sidecar"]

@@ -1,0 +1,227 @@
+"""The sidecar's own HTTP port, for operators and scrapers: /ready, /clusters, /stats, /metrics and POST /drain.
+
+Counters are plain integers that the data path adds to; they become metrics only here, when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Protocol
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from homeport.sidecar.http1.listener import Listener
+from homeport.sidecar.http1.upstream import Cluster
+from homeport.sidecar.inbound import Inbound
+from homeport.sidecar.outbound import Outbound
+
+_CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+class Watched(Protocol):
+    """What the admin port shows: a sidecar."""
+
+    outbound: Outbound | None
+    inbound: Inbound | None
+
+    @property
+    def draining(self) -> bool: ...
+    async def drain(self) -> bool: ...
+
+
+def _listeners(sidecar: Watched) -> list[Listener]:
+    return [listener for listener in (sidecar.outbound, sidecar.inbound) if listener is not None]
+
+
+def _clusters(sidecar: Watched) -> Iterator[tuple[str, Cluster]]:
+    if sidecar.outbound is not None:
+        for cluster in sidecar.outbound.clusters.values():
+            yield "outbound", cluster
+    if sidecar.inbound is not None:
+        yield "inbound", sidecar.inbound.app
+
+
+def clusters(sidecar: Watched) -> list[dict[str, object]]:
+    """Every service in use, with its endpoints, as plain values."""
+    listing: list[dict[str, object]] = []
+    for direction, cluster in _clusters(sidecar):
+        subscription = sidecar.outbound.subscriptions.get(cluster.service) if sidecar.outbound is not None else None
+        listing.append(
+            {
+                "service": cluster.service,
+                "direction": direction,
+                "known": cluster.known,
+                "live": subscription.live if subscription is not None else None,
+                "revision": subscription.revision if subscription is not None else None,
+                "age_s": round(subscription.age_s(), 3) if subscription is not None else None,
+                "endpoints": [
+                    {
+                        "id": endpoint.instance.id,
+                        "node": endpoint.instance.node,
+                        "address": f"{endpoint.address}:{endpoint.port}",
+                        "state": endpoint.instance.state,
+                        "status": endpoint.instance.status,
+                        "available": endpoint.available,
+                        "weight": endpoint.weight,
+                        "active": endpoint.active,
+                        "idle": len(endpoint.idle),
+                        "failures": endpoint.failures,
+                        "suspect": endpoint.suspect,
+                    }
+                    for endpoint in cluster.endpoints.values()
+                ],
+            }
+        )
+    return listing
+
+
+def stats(sidecar: Watched) -> dict[str, object]:
+    """The counters, as plain values."""
+    listeners = {
+        listener.name: {
+            "connections": len(listener.connections),
+            "connections_total": listener.connections_total,
+            "requests_active": listener.active,
+            "requests_total": listener.requests_total,
+            "own_answers": dict(listener.refusals),
+            "draining": listener.draining,
+        }
+        for listener in _listeners(sidecar)
+    }
+    services = [
+        {
+            "service": cluster.service,
+            "direction": direction,
+            "requests": dict(zip(_CLASSES, cluster.requests, strict=True)),
+            "retries": cluster.retries,
+            "replays": cluster.replays,
+            "connects": cluster.connects,
+            "connect_failures": cluster.connect_failures,
+            "timeouts": cluster.timeouts,
+        }
+        for direction, cluster in _clusters(sidecar)
+    ]
+    return {"listeners": listeners, "services": services}
+
+
+class _Metrics(Collector):
+    """Turns the integers into metric families at the moment of a scrape."""
+
+    def __init__(self, sidecar: Watched) -> None:
+        self._sidecar = sidecar
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._downstream()
+        yield from self._upstream()
+        yield from self._endpoints()
+
+    def _downstream(self) -> Iterator[Metric]:
+        labels = ["listener"]
+        requests = CounterMetricFamily("homeport_downstream_rq", "Requests answered.", labels=labels)
+        active = GaugeMetricFamily("homeport_downstream_rq_active", "Requests under way.", labels=labels)
+        total = CounterMetricFamily("homeport_downstream_cx", "Connections accepted.", labels=labels)
+        open_now = GaugeMetricFamily("homeport_downstream_cx_active", "Connections open.", labels=labels)
+        own = CounterMetricFamily(
+            "homeport_downstream_own_answers",
+            "Answers by the sidecar itself, by response flag.",
+            labels=[*labels, "flag"],
+        )
+        for listener in _listeners(self._sidecar):
+            at = [listener.name]
+            requests.add_metric(at, listener.requests_total)
+            active.add_metric(at, listener.active)
+            total.add_metric(at, listener.connections_total)
+            open_now.add_metric(at, len(listener.connections))
+            for flag, count in listener.refusals.items():
+                own.add_metric([*at, flag], count)
+        yield from (requests, active, total, open_now, own)
+
+    def _upstream(self) -> Iterator[Metric]:
+        labels = ["direction", "service"]
+        requests = CounterMetricFamily(
+            "homeport_upstream_rq", "Answers of upstreams, by class of status.", labels=[*labels, "code_class"]
+        )
+        counters = {
+            "retries": CounterMetricFamily("homeport_upstream_rq_retry", "Tries after the first.", labels=labels),
+            "replays": CounterMetricFamily(
+                "homeport_upstream_rq_replay", "Of which: the same host, over a fresh connection.", labels=labels
+            ),
+            "timeouts": CounterMetricFamily("homeport_upstream_rq_timeout", "No first byte in time.", labels=labels),
+            "connects": CounterMetricFamily("homeport_upstream_cx", "Connections opened.", labels=labels),
+            "connect_failures": CounterMetricFamily(
+                "homeport_upstream_cx_connect_fail", "Connections that could not be opened.", labels=labels
+            ),
+        }
+        for direction, cluster in _clusters(self._sidecar):
+            at = [direction, cluster.service]
+            for code_class, count in zip(_CLASSES, cluster.requests, strict=True):
+                if count:
+                    requests.add_metric([*at, code_class], count)
+            for field, family in counters.items():
+                family.add_metric(at, getattr(cluster, field))
+        yield requests
+        yield from counters.values()
+
+    def _endpoints(self) -> Iterator[Metric]:
+        labels = ["direction", "service"]
+        everyone = GaugeMetricFamily("homeport_upstream_endpoints", "Known endpoints.", labels=labels)
+        able = GaugeMetricFamily("homeport_upstream_endpoints_available", "Endpoints that take traffic.", labels=labels)
+        active = GaugeMetricFamily("homeport_upstream_rq_active", "Requests under way.", labels=labels)
+        idle = GaugeMetricFamily("homeport_upstream_cx_idle", "Idle connections kept.", labels=labels)
+        age = GaugeMetricFamily(
+            "homeport_subscription_age_seconds", "Time since the registry confirmed the endpoints.", labels=["service"]
+        )
+        for direction, cluster in _clusters(self._sidecar):
+            at = [direction, cluster.service]
+            endpoints = cluster.endpoints.values()
+            everyone.add_metric(at, len(endpoints))
+            able.add_metric(at, sum(endpoint.available for endpoint in endpoints))
+            active.add_metric(at, cluster.active)
+            idle.add_metric(at, sum(len(endpoint.idle) for endpoint in endpoints))
+        if self._sidecar.outbound is not None:
+            for service, subscription in self._sidecar.outbound.subscriptions.items():
+                age.add_metric([service], subscription.age_s())
+        yield from (everyone, able, active, idle, age)
+
+
+def metrics(sidecar: Watched) -> bytes:
+    """The counters in the Prometheus text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Metrics(sidecar))
+    return generate_latest(registry)
+
+
+def application(sidecar: Watched) -> web.Application:
+    """The aiohttp application that serves all of this."""
+
+    async def ready(_request: web.Request) -> web.Response:
+        if sidecar.draining:
+            return web.Response(status=503, text="draining\n")
+        return web.Response(text="ready\n")
+
+    async def show_clusters(_request: web.Request) -> web.Response:
+        return web.json_response(clusters(sidecar))
+
+    async def show_stats(_request: web.Request) -> web.Response:
+        return web.json_response(stats(sidecar))
+
+    async def show_metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=metrics(sidecar), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def drain(_request: web.Request) -> web.Response:
+        return web.json_response({"drained": await sidecar.drain()})
+
+    app = web.Application()
+    routes: list[tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = [
+        ("GET", "/ready", ready),
+        ("GET", "/clusters", show_clusters),
+        ("GET", "/stats", show_stats),
+        ("GET", "/metrics", show_metrics),
+        ("POST", "/drain", drain),
+    ]
+    for method, path, handler in routes:
+        app.router.add_route(method, path, handler)
+    return app

@@ -1,0 +1,506 @@
+"""One request and its answer, over as many tries as the rules allow.
+
+Strategy: protocol callback to protocol callback. The downstream connection brings the request's pieces, the upstream
+connection the answer's; both call straight in here, and what arrived together leaves in one write. Only opening a new
+upstream connection needs a task. Until the answer's head is written (`begun`) a failed try can be repeated, from the
+pieces still held in `_held`; after it, all that is left is to cut the client off visibly.
+
+    routed -> waiting for the service to be known -> trying (connecting, then waiting for an answer)
+           -> begun (streaming) -> over                        trying -> trying: a retry
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from homeport.sidecar.core import limits
+from homeport.sidecar.core.retries import Failure, may_retry
+from homeport.sidecar.core.routes import Refusal
+from homeport.sidecar.http1 import bodies, framing
+from homeport.sidecar.http1.framing import Headers, Malformed, RequestHead, ResponseHead
+from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
+
+if TYPE_CHECKING:
+    from homeport.sidecar.http1.downstream import Downstream
+
+_HELD = 4  # why a client is not read: its request cannot be passed on yet (see `downstream`)
+_UPSTREAM = 2
+
+_LOCAL_STATUS = {Failure.REFUSED: 503, Failure.TIMEOUT: 504}  # anything else is a 502
+
+
+class _Kept:
+    """A failed answer, held back while another try may bring a better one."""
+
+    __slots__ = ("head", "pieces", "size", "trailers")
+
+    def __init__(self, head: ResponseHead) -> None:
+        self.head = head
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.trailers: Headers = []
+
+
+class Exchange:
+    """See the module. Created by the downstream connection for each request it has parsed."""
+
+    # Defaults stand in the class: most exchanges change few of them, and one is made for every request.
+    request_done = False
+    cluster: Cluster | None = None
+    endpoint: Endpoint | None = None  # counted as active there while set
+    upstream: Upstream | None = None
+    begun = False  # the answer's head has been written to the client
+    reusable = False  # the upstream's connection, after this answer
+    tunnel = False
+    _connecting: asyncio.Task[None] | None = None
+    _held_bytes = 0
+    _wire = b""  # the request's head as it goes on the wire
+    _retries = 0
+    _kept: _Kept | None = None  # the last failed answer
+    _kept_whole = False
+    _keep = True  # the client's connection, after this answer
+    _out = 0  # how the answer's body is delimited towards the client: a length, CHUNKED or UNTIL_CLOSE
+
+    def __init__(self, downstream: Downstream, request: RequestHead) -> None:
+        self.downstream = downstream
+        self.listener = downstream.listener
+        self.request = request
+        self._held: list[bytes] | None = []  # the body so far, as it goes on the wire; None: too much to repeat
+        self._tried: list[Endpoint] = []
+
+    # The request, from the client.
+
+    def begin(self, piece: bytes, done: bool, trailers: Headers) -> None:
+        """Route and send the request, with as much of its body as came along."""
+        self._hold(piece, done, trailers)
+        self.request_done = done
+        listener = self.listener
+        try:
+            cluster = listener.route(self.request)
+            self._wire = listener.encode_request(self.request, self.downstream)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        self.cluster = cluster
+        if cluster.known:
+            self.try_first()
+        else:
+            self.downstream.deadline_s = listener.now() + limits.KNOWN_TIMEOUT_S
+            listener.wait_known(cluster, self)
+
+    def try_first(self) -> None:
+        """The service is known: send the request to one of its endpoints."""
+        assert self.cluster is not None
+        endpoint = self.cluster.pick(self.listener.rng)
+        if endpoint is None:
+            self._refuse(self.listener.nobody(self.cluster))
+        else:
+            self._try(endpoint, fresh=False)
+
+    def request_piece(self, piece: bytes, done: bool, trailers: Headers) -> None:
+        """More of the request's body."""
+        upstream = self.upstream
+        sent = self._hold(piece, done, trailers)
+        self.request_done = done
+        now = self.listener.now()
+        if upstream is None:
+            if self._held_bytes > limits.REPLAY_BYTES_MAX:
+                self.downstream.pause_reading(_HELD)
+            return
+        if not self.begun:
+            wait_s = limits.FIRST_BYTE_TIMEOUT_S if done else limits.BODY_TIMEOUT_S
+            self.downstream.deadline_s = now + wait_s
+        self._let_go()
+        if not upstream.lost:
+            upstream.transport.write(sent)
+
+    def _hold(self, piece: bytes, done: bool, trailers: Headers) -> bytes:
+        """Encode a piece for the wire, and keep it in case it has to be sent again."""
+        if self.request.length == framing.CHUNKED:
+            piece = bodies.encode_chunk(piece)
+            if done:
+                piece += bodies.encode_last_chunk(trailers)
+        if piece and self._held is not None:
+            self._held.append(piece)
+            self._held_bytes += len(piece)
+        return piece
+
+    def _let_go(self) -> None:
+        if self._held_bytes > limits.REPLAY_BYTES_MAX:
+            self._held = None
+
+    # Tries.
+
+    def _try(self, endpoint: Endpoint, *, fresh: bool) -> None:
+        listener = self.listener
+        if endpoint.active >= limits.ACTIVE_MAX:
+            text = f"more than {limits.ACTIVE_MAX} requests are under way at every endpoint that was considered"
+            self._refuse(Refusal(503, "UO", text), undelivered=True)
+            return
+        endpoint.active += 1
+        self.endpoint = endpoint
+        self._tried.append(endpoint)
+        now = listener.now()
+        upstream = None if fresh else endpoint.take(now)
+        if upstream is not None:
+            self._send(upstream, now)
+            return
+        self.downstream.deadline_s = now + limits.CONNECT_TIMEOUT_S
+        self._connecting = listener.loop.create_task(self._connect(endpoint))
+
+    async def _connect(self, endpoint: Endpoint) -> None:
+        assert self.cluster is not None
+        self.cluster.connects += 1
+        try:
+            _, upstream = await self.listener.loop.create_connection(
+                lambda: Upstream(endpoint), endpoint.address, endpoint.port
+            )
+        except (OSError, ValueError) as error:  # a name that cannot be encoded is a ValueError
+            self._connecting = None
+            self._connect_failed(f"connecting failed: {error.__class__.__name__}")
+            return
+        self._connecting = None
+        if upstream.lost:
+            self._connect_failed("the connection was closed at once")
+        else:
+            self._send(upstream, self.listener.now())
+
+    def _connect_failed(self, text: str) -> None:
+        assert self.cluster is not None
+        self.cluster.connect_failures += 1
+        self._failed(Failure.REFUSED, text)
+
+    def _send(self, upstream: Upstream, now: float) -> None:
+        self.upstream = upstream
+        self.downstream.deadline_s = now + (limits.FIRST_BYTE_TIMEOUT_S if self.request_done else limits.BODY_TIMEOUT_S)
+        held = self._held
+        assert held is not None
+        upstream.lend(self, b"".join([self._wire, *held]) if held else self._wire)
+        self._let_go()
+        if not self.request_done:
+            self.downstream.resume_reading(_HELD)
+
+    def move(self) -> None:
+        """The endpoint turned critical or left: take a request that still waits there to another one, if allowed."""
+        assert self.cluster is not None
+        if self.begun or (self._kept is not None and not self._kept_whole) or not self._may_retry(Failure.GONE):
+            return
+        if self.cluster.pick(self.listener.rng, self._tried) is not None:
+            self._failed(Failure.GONE, "the endpoint turned critical")
+
+    def _may_retry(self, failure: Failure) -> bool:
+        # A stale connection is the pool's affair, and repeated by whoever owns the pool.
+        most = limits.RETRIES_MAX if failure is Failure.STALE else self.listener.retries_max
+        return may_retry(
+            failure, self.request.method, retries=self._retries, retries_max=most, body_held=self._held is not None
+        )
+
+    def _next(self, failure: Failure) -> Endpoint | None:
+        assert self.cluster is not None
+        if not self._may_retry(failure):
+            return None
+        endpoint = self.cluster.pick(self.listener.rng, self._tried)
+        if endpoint is None and failure is Failure.STALE:
+            last = self._tried[-1]
+            endpoint = last if last.available and not last.gone else None
+        return endpoint
+
+    def _failed(self, failure: Failure, text: str) -> None:
+        """The try under way has no answer to give."""
+        endpoint = self.endpoint
+        self._drop_try()
+        if endpoint is not None:
+            endpoint.failed(self.listener.now())
+        if self.begun:
+            self._cut_off()
+            return
+        following = self._next(failure)
+        if following is not None:
+            self._try_again(following, failure)
+        elif self._kept is not None and self._kept_whole:
+            self._deliver_kept()
+        else:
+            self._refuse(
+                Refusal(_LOCAL_STATUS.get(failure, 502), failure.flag, f"upstream: {text}"),
+                undelivered=not failure.delivered,
+            )
+
+    def _try_again(self, endpoint: Endpoint, failure: Failure) -> None:
+        assert self.cluster is not None
+        self._retries += 1
+        self.cluster.retries += 1
+        if failure is Failure.STALE and endpoint is self._tried[-1]:
+            self.cluster.replays += 1
+        self._try(endpoint, fresh=failure is Failure.STALE)
+
+    def _drop_try(self) -> None:
+        """Leave the endpoint; a connection that is still lent cannot be used again."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if self.upstream is not None:
+            self.upstream.close()
+            self.upstream = None
+            self.downstream.resume_reading(_UPSTREAM)
+        if self.endpoint is not None:
+            self.endpoint.active -= 1
+            self.endpoint = None
+
+    # The answer, from the upstream.
+
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx: passed on to clients that know of such a thing."""
+        if self.request.minor == 1:
+            lines = [framing.STATUS_LINES[head.status], framing.encode_fields(head.headers), b"\r\n"]
+            self.downstream.transport.write(b"".join(lines))
+
+    def response(self, head: ResponseHead, piece: bytes, done: bool, trailers: Headers) -> None:
+        """The head of the final answer, with as much of its body as came along."""
+        cluster, endpoint = self.cluster, self.endpoint
+        assert cluster is not None
+        assert endpoint is not None
+        status = head.status
+        cluster.requests[status // 100 if status < 600 else 0] += 1
+        self.reusable = head.keep_alive
+        if status >= 500:
+            failure = self.listener.failure_of(head)
+            endpoint.failed(self.listener.now())
+            if failure is not None and self._next(failure) is not None:
+                self._kept, self._kept_whole = _Kept(head), False
+                self._keep_piece(self._kept, piece, done, trailers, failure)
+                return
+        elif endpoint.failures:
+            endpoint.succeeded()
+        self._deliver(head, piece, done, trailers)
+
+    def response_piece(self, piece: bytes, done: bool, trailers: Headers) -> None:
+        """More of the answer's body."""
+        kept = self._kept
+        if not self.begun and kept is not None:
+            failure = self.listener.failure_of(kept.head) or Failure.STATUS
+            self._keep_piece(kept, piece, done, trailers, failure)
+            return
+        if self._out == framing.CHUNKED:
+            piece = bodies.encode_chunk(piece)
+            if done:
+                piece += bodies.encode_last_chunk(trailers)
+        now = self.listener.now()
+        if piece:
+            self.downstream.transport.write(piece)
+        if done:
+            self._over(now)
+        else:
+            self.downstream.deadline_s = now + limits.STREAM_TIMEOUT_S
+
+    def _keep_piece(self, kept: _Kept, piece: bytes, done: bool, trailers: Headers, failure: Failure) -> None:
+        kept.pieces.append(piece)
+        kept.size += len(piece)
+        if kept.size > limits.REPLAY_BYTES_MAX:  # too long to hold back: this is the answer
+            self._kept = None
+            self._deliver(kept.head, b"".join(kept.pieces), done, trailers)
+        elif done:
+            kept.trailers = trailers
+            self._kept_whole = True
+            self._give_back(self.listener.now())
+            following = self._next(failure)
+            if following is None:
+                self._deliver_kept()
+            else:
+                self._try_again(following, failure)
+
+    def _deliver_kept(self) -> None:
+        kept = self._kept
+        assert kept is not None
+        self._deliver(kept.head, b"".join(kept.pieces), True, kept.trailers)
+
+    def _deliver(self, head: ResponseHead, piece: bytes, done: bool, trailers: Headers) -> None:
+        """Write the answer's head, joined with what there is of its body."""
+        request, listener = self.request, self.listener
+        self.begun = True
+        keep = request.keep_alive and self.request_done and not listener.draining
+        parts = [framing.STATUS_LINES[head.status], *[b"%b: %b\r\n" % field for field in head.headers]]
+        self._out = 0
+        if head.bodiless:
+            if head.has_length and head.status != 204:
+                parts.append(b"Content-Length: %d\r\n" % head.length)
+            if head.length == framing.CHUNKED and request.minor == 1:
+                parts.append(b"Transfer-Encoding: chunked\r\n")
+        elif head.length >= 0:
+            self._out = head.length
+            parts.append(b"Content-Length: %d\r\n" % head.length)
+        elif request.minor == 1:
+            self._out = framing.CHUNKED
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+            piece = bodies.encode_chunk(piece)
+            if done:
+                piece += bodies.encode_last_chunk(trailers)
+        else:
+            self._out = framing.UNTIL_CLOSE
+            keep = False
+        if head.mesh or head.via:
+            parts.append(listener.encode_response_fields(head))
+        else:
+            parts.append(listener.via_line)
+        if not keep:
+            parts.append(b"Connection: close\r\n\r\n")
+        elif request.minor == 0:
+            parts.append(b"Connection: keep-alive\r\n\r\n")
+        else:
+            parts.append(b"\r\n")
+        parts.append(piece)
+        self._keep = keep
+        downstream = self.downstream
+        downstream.transport.write(b"".join(parts))
+        now = listener.now()
+        if done:
+            self._over(now)
+        else:
+            downstream.deadline_s = now + limits.STREAM_TIMEOUT_S
+
+    def _over(self, now: float) -> None:
+        """Everything is written."""
+        if self.upstream is not None:
+            self._give_back(now)
+        self.downstream.finished(self._keep, now)
+
+    def _give_back(self, now: float) -> None:
+        upstream, endpoint = self.upstream, self.endpoint
+        assert upstream is not None
+        assert endpoint is not None
+        if not (self.reusable and self.request_done):
+            self._drop_try()
+            return
+        endpoint.active -= 1
+        self.endpoint = self.upstream = None
+        upstream.release(now)
+
+    def _refuse(self, refusal: Refusal, *, undelivered: bool = False) -> None:
+        """Answer the client ourselves."""
+        self._drop_try()
+        listener = self.listener
+        self.begun = True
+        keep = self.request.keep_alive and self.request_done and not listener.draining and refusal.status != 508
+        to_head = self.request.method == b"HEAD"
+        if self.cluster is not None and refusal.flag:
+            self.cluster.requests[0] += 1
+        self.downstream.transport.write(listener.answer(refusal, keep=keep, to_head=to_head, undelivered=undelivered))
+        self.downstream.finished(keep, listener.now())
+
+    def _cut_off(self) -> None:
+        """The answer cannot be completed: the client must see that."""
+        self.downstream.truncate(delimited=self._out != framing.UNTIL_CLOSE)
+        self.downstream.finished(False, self.listener.now())
+
+    # Ends and obstacles.
+
+    def upstream_lost(self) -> None:
+        """The upstream's connection ended before its answer did."""
+        upstream = self.upstream
+        assert upstream is not None
+        if self.tunnel:
+            self._drop_try()
+            self.downstream.close(self.listener.now())
+            self.downstream.finished(False, self.listener.now())
+            return
+        if self._kept is not None and not self.begun and not self._kept_whole:
+            self._kept = None
+        stale = upstream.reused
+        self._failed(Failure.STALE if stale else Failure.RESET, "the connection was closed without a complete answer")
+
+    def upstream_malformed(self, error: Malformed) -> None:
+        """The upstream does not speak HTTP. Another try would meet the same program."""
+        if self.endpoint is not None:
+            self.endpoint.failed(self.listener.now())
+        self._drop_try()
+        if self.begun:
+            self._cut_off()
+        else:
+            self._refuse(Refusal(502, "UC", f"upstream: {error.text}"))
+
+    def client_lost(self) -> None:
+        """The client is gone, or will not send the rest of its request."""
+        self.listener.give_up(self)
+        self._drop_try()
+        self.downstream.finished(False, self.listener.now())
+
+    def client_malformed(self, refusal: Refusal) -> None:
+        """The request's body is not what its head promised."""
+        self._drop_try()
+        if self.begun:
+            self._cut_off()
+        else:
+            self._refuse(refusal)
+
+    def upstream_full(self) -> None:
+        """The upstream takes no more for now: stop reading the client."""
+        self.downstream.pause_reading(_UPSTREAM)
+
+    def upstream_drained(self) -> None:
+        self.downstream.resume_reading(_UPSTREAM)
+
+    def client_full(self) -> None:
+        """The client takes no more for now: stop reading the upstream."""
+        if self.upstream is not None:
+            self.upstream.pause_reading()
+
+    def client_drained(self) -> None:
+        if self.upstream is not None:
+            self.upstream.resume_reading()
+
+    def expired(self, now: float) -> None:
+        """The downstream's deadline has passed; what was waited for says what that means."""
+        if self.tunnel:
+            self._drop_try()
+            self.downstream.close(now)
+            self.downstream.finished(False, now)
+        elif self.begun:
+            self._drop_try()
+            self._cut_off()
+        elif self.cluster is not None and self.endpoint is None:
+            self.listener.give_up(self)
+            self._refuse(self.listener.nobody(self.cluster))
+        elif self._connecting is not None:
+            self._connect_failed(f"no connection within {limits.CONNECT_TIMEOUT_S:.0f} s")
+        elif not self.request_done and not self.downstream.waits_for_upstream:
+            self._refuse(Refusal(408, "", f"no more of the request's body came for {limits.BODY_TIMEOUT_S:.0f} s"))
+        else:
+            if self.cluster is not None:
+                self.cluster.timeouts += 1
+            self._kept = None if not self._kept_whole else self._kept
+            self._failed(Failure.TIMEOUT, f"no answer within {limits.FIRST_BYTE_TIMEOUT_S:.0f} s")
+
+    # Tunnels.
+
+    def switched(self, head: ResponseHead, rest: bytes) -> None:
+        """A 101: both connections become a tunnel, if the client asked for it."""
+        upstream, cluster = self.upstream, self.cluster
+        assert upstream is not None
+        assert cluster is not None
+        if not self.request.upgrade or head.upgrade != self.request.upgrade:
+            self.upstream_malformed(Malformed(502, "it switched to a protocol that nobody asked for"))
+            return
+        cluster.requests[1] += 1
+        self.tunnel = upstream.tunnel = self.begun = True
+        lines = [
+            framing.STATUS_LINES[101],
+            framing.encode_fields(head.headers),
+            self.listener.encode_response_fields(head),
+            b"Connection: Upgrade\r\nUpgrade: " + head.upgrade + b"\r\n\r\n",
+            rest,
+        ]
+        self.tunnel_data(self.downstream.transport, b"".join(lines))
+        ahead = self.downstream.take_buffer()
+        if ahead:
+            self.tunnel_data(upstream.transport, ahead)
+
+    def tunnel_data(self, onward: asyncio.Transport, data: bytes) -> None:
+        """Bytes of the other protocol, in either direction."""
+        self.downstream.deadline_s = self.listener.now() + limits.TUNNEL_TIMEOUT_S
+        if not onward.is_closing():
+            onward.write(data)
+
+    def client_ended_tunnel(self) -> None:
+        """The client will send no more; the other direction goes on."""
+        if self.upstream is not None and not self.upstream.lost and not self.upstream.transport.is_closing():
+            self.upstream.transport.write_eof()

@@ -1,0 +1,200 @@
+"""One listening address: what its connections share, and what inbound and outbound decide differently.
+
+The shared part is the set of connections, the counters, the header lines that stay the same, and drain. The methods
+that raise `NotImplementedError` are the whole difference between the two directions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+from homeport.client.core.backoff import Rng
+from homeport.sidecar.core.retries import Failure
+from homeport.sidecar.core.routes import Refusal
+from homeport.sidecar.http1 import framing
+from homeport.sidecar.http1.downstream import Downstream
+from homeport.sidecar.http1.exchange import Exchange
+from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.upstream import Cluster, Endpoint
+
+FLAGS: Final = b"x-homeport-response-flags"
+SERVICE: Final = b"x-homeport-service"
+UNDELIVERED: Final = b"x-homeport-undelivered"  # between an inbound and an outbound only
+
+
+class Listener:
+    """Accepts connections at one address and proxies what they ask for."""
+
+    name = ""
+    retries_max = 0
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, rng: Rng, pseudonym: str) -> None:
+        self.loop = loop
+        self.now = loop.time
+        self.rng = rng
+        self.draining = False
+        self.connections: set[Downstream] = set()
+        self.active = 0  # exchanges under way
+        self.connections_total = 0
+        self.requests_total = 0
+        self.refusals: dict[str, int] = {}  # answers of our own, by flag
+        self.pseudonym = pseudonym.encode()
+        self.via_line = b"Via: 1.1 %b\r\n" % self.pseudonym
+        self._server: asyncio.Server | None = None
+        self._drained: asyncio.Event | None = None
+
+    # The two directions differ in these.
+
+    def route(self, request: RequestHead) -> Cluster:
+        """Where the request goes. May rewrite `request.host` and `request.target`.
+
+        Raises:
+            Refusal: nowhere.
+        """
+        raise NotImplementedError
+
+    def wait_known(self, cluster: Cluster, exchange: Exchange) -> None:
+        """Call `exchange.try_first()` when the registry has answered for `cluster`."""
+        raise NotImplementedError
+
+    def nobody(self, cluster: Cluster) -> Refusal:
+        """Why no endpoint of `cluster` can take a request."""
+        raise NotImplementedError
+
+    def failure_of(self, head: ResponseHead) -> Failure | None:
+        """What an answer of 500 or more means for the try; None: it is the answer."""
+        raise NotImplementedError
+
+    def forwarded(self, request: RequestHead, downstream: Downstream) -> bytes:
+        """The X-Forwarded-* lines of a request that came with some of its own."""
+        raise NotImplementedError
+
+    def mesh_fields(self, head: ResponseHead) -> framing.Headers:
+        """Which of an answer's x-homeport-* headers are passed on."""
+        raise NotImplementedError
+
+    def give_up(self, exchange: Exchange) -> None:
+        """The exchange does not wait for its service any more."""
+
+    # Connections.
+
+    async def listen(self, host: str, port: int) -> str:
+        """Bind and accept; return the actual `host:port`.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self._server = await self.loop.create_server(lambda: Downstream(self), host, port, backlog=1024)
+        bound = self._server.sockets[0].getsockname()
+        return f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+
+    def sweep(self, now: float) -> None:
+        """Act on every deadline that has passed."""
+        for downstream in [each for each in self.connections if each.deadline_s <= now]:
+            downstream.expired(now)
+
+    def move(self, hopeless: Iterable[Endpoint]) -> None:
+        """Take requests that wait for a first byte off these endpoints."""
+        leaving = set(hopeless)
+        for downstream in list(self.connections):
+            exchange = downstream.exchange
+            if exchange is not None and exchange.endpoint in leaving:
+                exchange.move()
+
+    def exchange_ended(self) -> None:
+        self.active -= 1
+        self.requests_total += 1
+        if self._drained is not None and self.active == 0:
+            self._drained.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """End keep-alive and wait until nothing is in flight; False: something still is. Still accepts and serves."""
+        self.draining = True
+        if self.active == 0:
+            return True
+        self._drained = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._drained.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._drained = None
+        return True
+
+    def close(self) -> None:
+        """Stop accepting and close every connection, whatever it is doing."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for downstream in list(self.connections):
+            if downstream.exchange is not None:
+                downstream.exchange.client_lost()
+            downstream.transport.abort()
+
+    # Bytes.
+
+    def forwarding(self, peer: bytes) -> bytes:
+        """The lines that every plain request of one client gets, but for X-Forwarded-Host."""
+        return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n%b" % (peer, self.via_line)
+
+    def encode_request(self, request: RequestHead, downstream: Downstream) -> bytes:
+        """The request's head as the upstream gets it.
+
+        Raises:
+            Refusal: it has been here before.
+        """
+        parts = [
+            b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, request.target, request.host),
+            *[b"%b: %b\r\n" % field for field in request.headers],
+        ]
+        if not request.forwarded and not request.via:
+            parts.append(b"%bX-Forwarded-Host: %b\r\n" % (downstream.forwarding, request.host))
+        else:
+            parts.append(self.forwarded(request, downstream))
+            parts.append(self._via(request.via, looping=True))
+        if request.length > 0:
+            parts.append(b"Content-Length: %d\r\n" % request.length)
+        elif request.length == framing.CHUNKED:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        elif request.method in (b"POST", b"PUT", b"PATCH"):
+            parts.append(b"Content-Length: 0\r\n")  # RFC 9110 8.6: their absence would be read as an unknown length
+        if request.expect and request.length:
+            parts.append(b"Expect: 100-continue\r\n")
+        if request.upgrade:
+            parts.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    def _via(self, earlier: tuple[bytes, ...], *, looping: bool = False) -> bytes:
+        if not earlier:
+            return self.via_line
+        line = b", ".join(earlier)
+        if looping and self.pseudonym in line:
+            raise Refusal(508, "NR", "this request has passed through this sidecar before")
+        return b"Via: %b, 1.1 %b\r\n" % (line, self.pseudonym)
+
+    def encode_response_fields(self, head: ResponseHead) -> bytes:
+        """Via and whatever x-homeport-* headers may pass."""
+        return framing.encode_fields(self.mesh_fields(head)) + self._via(head.via)
+
+    def answer(self, refusal: Refusal, *, keep: bool, to_head: bool, undelivered: bool = False) -> bytes:
+        """An answer of our own; `undelivered`: no upstream has seen the request."""
+        flag = refusal.flag or "-"
+        self.refusals[flag] = self.refusals.get(flag, 0) + 1
+        body = f"homeport sidecar: {refusal.text}\n".encode()
+        lines = [
+            framing.STATUS_LINES[refusal.status],
+            b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n" % len(body),
+        ]
+        if refusal.flag:
+            lines.append(b"%b: %b\r\n" % (FLAGS, refusal.flag.encode()))
+        if undelivered and self.retries_max == 0:  # whoever does not retry tells the one who does
+            lines.append(b"%b: 1\r\n" % UNDELIVERED)
+        lines.append(self.via_line)
+        lines.append(b"\r\n" if keep else b"Connection: close\r\n\r\n")
+        if not to_head:
+            lines.append(body)
+        return b"".join(lines)

@@ -1,0 +1,170 @@
+"""The client side of the proxy: one connection to an endpoint, lent to one exchange at a time.
+
+Strategy: a connection is idle (in its endpoint's pool), lent (an exchange has it), or a tunnel. Bytes become response
+heads and decoded body pieces here and go straight to the exchange by method calls. An idle connection that says
+anything is closed, since it could only be an answer that nobody asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from homeport.sidecar.core import cluster, limits
+from homeport.sidecar.http1 import bodies, framing
+from homeport.sidecar.http1.framing import Malformed
+
+if TYPE_CHECKING:
+    from homeport.sidecar.http1.exchange import Exchange
+
+Endpoint: TypeAlias = "cluster.Endpoint[Upstream]"
+Cluster: TypeAlias = "cluster.Cluster[Upstream]"
+
+_SWITCHING: Final = 101
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to an endpoint. `exchange` is whom it works for, None while idle or closed."""
+
+    __slots__ = (
+        "_body", "_buffer", "_interims", "_paused", "endpoint", "exchange", "idle_since_s", "lost",
+        "reused", "transport", "tunnel", "write_paused",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.exchange: Exchange | None = None
+        self.idle_since_s = 0.0
+        self.reused = False
+        self.lost = False
+        self.tunnel = False
+        self.write_paused = False
+        self._paused = False
+        self._buffer = b""  # an incomplete head
+        self._body: bodies.Body | None = None
+        self._interims = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        exchange = self.exchange
+        if exchange is None:
+            self.endpoint.forget(self)
+            return
+        if exc is None and isinstance(self._body, bodies.CloseBody):
+            self._body = None
+            exchange.response_piece(b"", True, [])
+            return
+        exchange.upstream_lost()
+
+    def eof_received(self) -> bool:
+        """Pass a half-close on in a tunnel; otherwise the connection is of no more use."""
+        if self.tunnel and self.exchange is not None:
+            self.exchange.downstream.end_writing()
+            return True
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.close()
+            return
+        if self.tunnel:
+            exchange.tunnel_data(exchange.downstream.transport, data)
+            return
+        try:
+            if self._body is None:
+                self._receive_head(exchange, data)
+            else:
+                self._receive_body(exchange, self._body, data)
+        except Malformed as error:
+            exchange.upstream_malformed(error)
+
+    def _receive_head(self, exchange: Exchange, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+        while True:
+            end = framing.head_end(data, request=False)
+            if not end:
+                self._buffer = data
+                return
+            head = framing.parse_response(data[:end], to_head=exchange.request.method == b"HEAD")
+            data = data[end:]
+            if head.status >= 200:
+                break
+            if head.status == _SWITCHING:
+                self._buffer = b""
+                exchange.switched(head, data)
+                return
+            self._interims += 1
+            if self._interims > limits.INTERIM_MAX:
+                raise Malformed(502, f"more than {limits.INTERIM_MAX} interim answers")
+            exchange.interim(head)
+        self._buffer = b""
+        length = 0 if head.bodiless else head.length
+        if 0 <= length <= len(data):  # the common case: all of it at once
+            if len(data) > length:
+                head.keep_alive = False  # somebody talks out of turn
+                data = data[:length]
+            exchange.response(head, data, True, [])
+            return
+        body = self._body = bodies.body_of(length, 502)
+        piece = body.feed(data)
+        if body.done:
+            self._body = None
+            head.keep_alive = head.keep_alive and not body.rest
+        exchange.response(head, piece, body.done, body.trailers)
+
+    def _receive_body(self, exchange: Exchange, body: bodies.Body, data: bytes) -> None:
+        piece = body.feed(data)
+        if body.done:
+            self._body = None
+            if body.rest:
+                exchange.reusable = False
+        exchange.response_piece(piece, body.done, body.trailers)
+
+    def lend(self, exchange: Exchange, request: bytes) -> None:
+        """Give the connection to an exchange and send its request, or as much of it as there is."""
+        self.exchange = exchange
+        self._interims = 0
+        self.transport.write(request)
+
+    def release(self, now: float) -> None:
+        """The exchange is over and the connection clean: keep it for the next one, if the endpoint still wants any."""
+        self.exchange = None
+        self.reused = True
+        if self._paused:
+            self.resume_reading()
+        if self.lost or self.write_paused or not self.endpoint.give_back(self, now):
+            self.close()
+
+    def close(self) -> None:
+        """Close without flushing: what is unsent belongs to nobody any more."""
+        self.exchange = None
+        if not self.lost:
+            self.transport.abort()
+
+    def pause_reading(self) -> None:
+        if not self._paused and not self.lost:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused and not self.lost:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self.exchange is not None:
+            self.exchange.upstream_full()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.exchange is not None:
+            self.exchange.upstream_drained()

@@ -1,0 +1,77 @@
+"""The way into a service: everything goes to the local application.
+
+Nothing that comes from outside is believed: X-Forwarded-* say what this listener has seen itself, and x-homeport-*
+end here. It never retries on its own account, since it has nobody else to ask; when the application could not be
+given a request at all, it says so in a header that only an outbound reads, which may then try another instance
+whatever the method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from homeport.client.core.backoff import Rng
+from homeport.client.core.model import Instance
+from homeport.sidecar.core import cluster, routes
+from homeport.sidecar.core.retries import Failure
+from homeport.sidecar.core.routes import Refusal
+from homeport.sidecar.http1 import framing
+from homeport.sidecar.http1.downstream import Downstream
+from homeport.sidecar.http1.exchange import Exchange
+from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.listener import Listener
+from homeport.sidecar.http1.upstream import Cluster
+
+
+class Inbound(Listener):
+    """Hands every request to one application."""
+
+    name = "inbound"
+    retries_max = 0
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, rng: Rng, pseudonym: str, app: Instance) -> None:
+        super().__init__(loop, rng, pseudonym)
+        self.app: Cluster = cluster.Cluster(app.service, fixed=True)
+        self.app.update({app.key: app})
+        self._host = f"{app.address}:{app.port}".encode()
+
+    def route(self, request: RequestHead) -> Cluster:
+        if request.target[:1] not in (b"/", b"*"):
+            if request.method == b"CONNECT":
+                raise Refusal(404, "NR", "CONNECT is not served here")
+            request.host, request.target = routes.split_absolute(request.target)
+        if not request.host:  # HTTP/1.0 may leave it out, an application need not
+            request.host = self._host
+        return self.app
+
+    def wait_known(self, cluster: Cluster, exchange: Exchange) -> None:
+        raise AssertionError("the application's address is always known")
+
+    def nobody(self, cluster: Cluster) -> Refusal:
+        return Refusal(503, "UH", "the application is not there")
+
+    def failure_of(self, head: ResponseHead) -> Failure | None:
+        return None
+
+    def forwarded(self, request: RequestHead, downstream: Downstream) -> bytes:
+        return framing.encode_fields(
+            [
+                (b"X-Forwarded-For", downstream.peer),
+                (b"X-Forwarded-Proto", b"http"),
+                (b"X-Forwarded-Host", request.host),
+            ]
+        )
+
+    def mesh_fields(self, head: ResponseHead) -> framing.Headers:
+        return []  # an application must not be able to claim that it never got a request
+
+    def sweep(self, now: float) -> None:
+        super().sweep(now)
+        for upstream in self.app.sweep(now):
+            upstream.close()
+
+    def close(self) -> None:
+        super().close()
+        for endpoint in self.app.endpoints.values():
+            for upstream in list(endpoint.idle):
+                upstream.close()

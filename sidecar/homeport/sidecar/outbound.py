@@ -1,0 +1,232 @@
+"""The way out of a service: every request goes to a healthy instance of the service it names.
+
+Strategy: a name is followed in the registry from its first request on, and the first requests wait a moment for the
+registry's answer. What was known stays in use when the registry is gone. Names that have no instances and that
+nobody asks for are forgotten, so that made-up names do not add up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from homeport.client.core.backoff import Rng
+from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
+from homeport.sidecar.core import cluster, limits, routes
+from homeport.sidecar.core.retries import RETRIABLE_STATUS, Failure
+from homeport.sidecar.core.routes import Hosts, Passed, Refusal
+from homeport.sidecar.http1 import framing
+from homeport.sidecar.http1.downstream import Downstream
+from homeport.sidecar.http1.exchange import Exchange
+from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.listener import FLAGS, SERVICE, UNDELIVERED, Listener
+from homeport.sidecar.http1.upstream import Cluster
+
+
+class Following(Protocol):
+    """The last known instances of one service, as `homeport.client.Subscription` has them."""
+
+    @property
+    def known(self) -> bool: ...
+    @property
+    def live(self) -> bool: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def instances(self) -> Mapping[InstanceKey, Instance]: ...
+    def age_s(self) -> float: ...
+    def listen(self, changed: Callable[[ServiceEvent], None]) -> Callable[[], None]: ...
+    def close(self) -> None: ...
+
+
+class Discovery(Protocol):
+    """What the sidecar needs of a registry's client."""
+
+    def subscribe(self, service: str) -> Following: ...
+
+
+def instance_at(service: str, address: str) -> Instance:
+    """An instance that stands in the configuration, `host:port`.
+
+    Raises:
+        ValueError: it is not `host:port`.
+    """
+    host, port = parse_address(address)
+    if not port:
+        raise ValueError(f"{address!r} needs a port from 1 to 65535")
+    return Instance(service=service, id=address, address=host, port=port)
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Split `host:port` or `[v6]:port`; port 0 means any free one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"{address!r} is not an address; allowed: host:port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class Outbound(Listener):
+    """Routes by name, balances, retries."""
+
+    name = "outbound"
+    retries_max = limits.RETRIES_MAX
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        rng: Rng,
+        pseudonym: str,
+        discovery: Discovery | None,
+        static: Mapping[str, Sequence[str]],
+        passthrough: Sequence[str],
+    ) -> None:
+        super().__init__(loop, rng, pseudonym)
+        self.clusters: dict[str, Cluster] = {}
+        self.subscriptions: dict[str, Following] = {}
+        self._discovery = discovery
+        self._hosts = Hosts(static, passthrough)
+        self._by_host: dict[bytes, Cluster] = {}  # spellings of Host that were resolved before
+        self._waiting: dict[str, list[Exchange]] = {}  # service -> requests until the registry has answered
+        self._stop_listening: dict[str, Callable[[], None]] = {}
+        for service, addresses in static.items():
+            self._fix(service.lower(), [instance_at(service, address) for address in addresses])
+
+    def _fix(self, service: str, instances: list[Instance]) -> Cluster:
+        fixed: Cluster = cluster.Cluster(service, fixed=True)
+        fixed.update({instance.key: instance for instance in instances})
+        self.clusters[service] = fixed
+        return fixed
+
+    def route(self, request: RequestHead) -> Cluster:
+        if request.target[:1] not in (b"/", b"*"):
+            if request.method == b"CONNECT":
+                raise routes.unknown(request.target)
+            request.host, request.target = routes.split_absolute(request.target)
+        elif request.mesh:
+            for name, value in request.mesh:
+                if name == SERVICE:
+                    service = routes.service_of(value)
+                    request.host = request.host or value
+                    return self._cluster(service)
+        host = request.host
+        found = self._by_host.get(host)
+        if found is None:
+            destination = self._hosts.destination(host)
+            found = self._cluster(destination)
+            if found.met and len(self._by_host) < limits.HOSTS_CACHED_MAX:
+                self._by_host[host] = found
+        return found
+
+    def _cluster(self, destination: str | Passed) -> Cluster:
+        found = self.clusters.get(destination)
+        if found is None:
+            if len(self.clusters) >= limits.SERVICES_MAX:
+                raise Refusal(503, "UO", f"more than {limits.SERVICES_MAX} services are in use through this sidecar")
+            if isinstance(destination, Passed):
+                found = self._fix(destination, [instance_at(destination, destination)])
+            elif self._discovery is None:
+                raise routes.unknown(destination)
+            else:
+                found = self._follow(destination, self._discovery)
+        found.used_at_s = self.now()
+        return found
+
+    def _follow(self, service: str, discovery: Discovery) -> Cluster:
+        followed: Cluster = cluster.Cluster(service)
+        subscription = discovery.subscribe(service)
+        self.clusters[service] = followed
+        self.subscriptions[service] = subscription
+
+        def changed(_event: ServiceEvent) -> None:
+            self._update(followed, subscription.instances)
+
+        self._stop_listening[service] = subscription.listen(changed)
+        if subscription.known:
+            self._update(followed, subscription.instances)
+        return followed
+
+    def _update(self, followed: Cluster, instances: Mapping[InstanceKey, Instance]) -> None:
+        change = followed.update(instances)
+        for upstream in change.closing:
+            upstream.close()
+        if change.hopeless:
+            self.move(change.hopeless)
+        for exchange in self._waiting.pop(followed.service, ()):
+            exchange.try_first()
+
+    def wait_known(self, cluster: Cluster, exchange: Exchange) -> None:
+        self._waiting.setdefault(cluster.service, []).append(exchange)
+
+    def give_up(self, exchange: Exchange) -> None:
+        waiting = self._waiting.get(exchange.cluster.service) if exchange.cluster is not None else None
+        if waiting and exchange in waiting:
+            waiting.remove(exchange)
+
+    def nobody(self, cluster: Cluster) -> Refusal:
+        if not cluster.known:
+            text = f"the registry has not said yet where {cluster.service!r} is"
+        elif not cluster.met:
+            return routes.unknown(cluster.service)
+        else:
+            text = f"none of the {len(cluster.endpoints)} instances of {cluster.service!r} is available"
+        return Refusal(503, "UH", text)
+
+    def failure_of(self, head: ResponseHead) -> Failure | None:
+        for name, _value in head.mesh:
+            if name == UNDELIVERED:
+                return Failure.UNDELIVERED
+        return Failure.STATUS if head.status in RETRIABLE_STATUS else None
+
+    def forwarded(self, request: RequestHead, downstream: Downstream) -> bytes:
+        # The client is this machine's own service: what it says of its own clients is kept, and it is added.
+        said: dict[bytes, bytes] = {}
+        kept: framing.Headers = []
+        for name, value in request.forwarded:
+            if name == b"forwarded":
+                kept.append((b"Forwarded", value))
+            else:
+                said[name] = b"%b, %b" % (said[name], value) if name in said else value
+        chain = said.get(b"x-forwarded-for")
+        kept += [
+            (b"X-Forwarded-For", b"%b, %b" % (chain, downstream.peer) if chain else downstream.peer),
+            (b"X-Forwarded-Proto", said.get(b"x-forwarded-proto", b"http")),
+            (b"X-Forwarded-Host", said.get(b"x-forwarded-host", request.host)),
+        ]
+        return framing.encode_fields(kept)
+
+    def mesh_fields(self, head: ResponseHead) -> framing.Headers:
+        return [field for field in head.mesh if field[0] == FLAGS]
+
+    def sweep(self, now: float) -> None:
+        super().sweep(now)
+        unused: list[str] = []
+        for service, each in self.clusters.items():
+            for upstream in each.sweep(now):
+                upstream.close()
+            if not each.endpoints and not each.fixed and now - each.used_at_s > limits.UNUSED_S:
+                unused.append(service)
+        for service in unused:
+            if not self._waiting.get(service):
+                self._forget(service)
+
+    def _forget(self, service: str) -> None:
+        self.clusters.pop(service)
+        self._waiting.pop(service, None)
+        self._by_host.clear()  # rare, and refilled by the next request of each
+        stop_listening = self._stop_listening.pop(service, None)
+        if stop_listening is not None:
+            stop_listening()
+            self.subscriptions.pop(service).close()
+
+    def close(self) -> None:
+        super().close()
+        for service in list(self.clusters):
+            for endpoint in self.clusters[service].endpoints.values():
+                for upstream in list(endpoint.idle):
+                    upstream.close()
+            self._forget(service)

@@ -1,0 +1,216 @@
+"""The sidecar: its listeners composed, its one timer, and the order in which a service leaves.
+
+    async with Sidecar(client, outbound="127.0.0.1:15001") as sidecar:
+        print(sidecar.at["outbound"])
+
+Strategy: everything runs on the event loop that entered it, whichever loop that is. One timer sweeps all deadlines.
+Nothing global is touched: no signal handlers, no logging configuration, no loop policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from aiohttp import web
+
+from homeport.client.core.backoff import Rng
+from homeport.client.core.errors import HomeportError
+from homeport.sidecar import admin
+from homeport.sidecar.core import limits
+from homeport.sidecar.inbound import Inbound
+from homeport.sidecar.outbound import Discovery, Outbound, instance_at, parse_address
+
+_log = logging.getLogger("homeport.sidecar")
+_log.addHandler(logging.NullHandler())
+
+
+class Registered(Protocol):
+    """The registration of the service behind an inbound, as `homeport.client.Registration` is one."""
+
+    async def start(self) -> None: ...
+    async def drain(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class Sidecar:
+    """A proxy beside one service.
+
+    Args:
+        client: Where instances are looked up; None when only `static` and `passthrough` names are used.
+        outbound: `host:port` to take the service's own requests at; None or "off" for no such listener. Port 0 is any.
+        inbound: `host:port` to take requests for the service at; needs `app`.
+        app: `host:port` of the service itself.
+        admin: `host:port` for operators and scrapers.
+        static: Services that register nowhere: name to `host:port` addresses. Never looked up in the registry.
+        passthrough: Hosts outside the registry, `host` or `host:port`, that requests may go to.
+        rng: The source of all random choices.
+    """
+
+    def __init__(
+        self,
+        client: Discovery | None = None,
+        *,
+        outbound: str | None = "127.0.0.1:15001",
+        inbound: str | None = None,
+        app: str | None = None,
+        admin: str | None = None,
+        static: Mapping[str, Sequence[str]] | None = None,
+        passthrough: Sequence[str] = (),
+        rng: Rng | None = None,
+    ) -> None:
+        self.at: dict[str, str] = {}  # listener -> the address it is bound to
+        self.outbound: Outbound | None = None
+        self.inbound: Inbound | None = None
+        self._addresses = {
+            name: address
+            for name, address in (("outbound", outbound), ("inbound", inbound), ("admin", admin))
+            if address is not None and address != "off"
+        }
+        for address in self._addresses.values():
+            parse_address(address)
+        if "inbound" in self._addresses and app is None:
+            raise ValueError("an inbound listener needs the application's address: app='host:port'")
+        self._app = instance_at("app", app) if app is not None else None
+        self._client = client
+        self._static = {} if static is None else dict(static)
+        for service, addresses in self._static.items():
+            for address in addresses:
+                instance_at(service, address)
+        self._passthrough = tuple(passthrough)
+        self._rng: Rng = random.Random() if rng is None else rng
+        self._admin: web.AppRunner | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._draining = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    async def start(self) -> None:
+        """Bind every listener; `at` has the addresses. On failure nothing stays open.
+
+        Raises:
+            OSError: an address cannot be bound.
+        """
+        loop = asyncio.get_running_loop()
+        name = f"homeport-{self._rng.randrange(1 << 48):012x}"  # unique in the mesh: loops are found by it
+        try:
+            if "outbound" in self._addresses:
+                self.outbound = Outbound(loop, self._rng, f"{name}-out", self._client, self._static, self._passthrough)
+                self.at["outbound"] = await self.outbound.listen(*parse_address(self._addresses["outbound"]))
+            if "inbound" in self._addresses and self._app is not None:
+                self.inbound = Inbound(loop, self._rng, f"{name}-in", self._app)
+                self.at["inbound"] = await self.inbound.listen(*parse_address(self._addresses["inbound"]))
+            if "admin" in self._addresses:
+                self.at["admin"] = await self._serve_admin(*parse_address(self._addresses["admin"]))
+        except BaseException:
+            await self.close()
+            raise
+        self._timer = loop.call_later(limits.SWEEP_S, self._sweep, loop)
+        _log.info("sidecar listens: %s", self.at)
+
+    async def _serve_admin(self, host: str, port: int) -> str:
+        self._admin = web.AppRunner(admin.application(self), access_log=None)
+        await self._admin.setup()
+        await web.TCPSite(self._admin, host, port).start()
+        bound = self._admin.addresses[0]
+        return f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(limits.SWEEP_S, self._sweep, loop)
+        now = loop.time()
+        for listener in (self.outbound, self.inbound):
+            if listener is not None:
+                listener.sweep(now)
+
+    async def drain(self, timeout_s: float = limits.DRAIN_TIMEOUT_S) -> bool:
+        """Let what comes in come to its end: answer with `Connection: close`, wait until nothing is in flight.
+
+        Goes on accepting and serving, inbound and outbound: whoever has not heard yet is not turned away, and the
+        service may need others to finish. Returns False if requests were still in flight after `timeout_s`.
+        """
+        self._draining = True
+        if self.inbound is not None:
+            return await self.inbound.drain(timeout_s)
+        if self.outbound is not None:
+            return await self.outbound.drain(timeout_s)
+        return True
+
+    async def close(self) -> None:
+        """Close everything, inbound first and outbound last. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._admin is not None:
+            await self._admin.cleanup()
+            self._admin = None
+        if self.inbound is not None:
+            self.inbound.close()
+        if self.outbound is not None:
+            self.outbound.close()
+        await asyncio.sleep(0)  # the connections hear of their end before the loop does of its own
+
+    async def serve_app(
+        self,
+        registration: Registered,
+        *,
+        stopping: Awaitable[object],
+        exited: Awaitable[object],
+        stop_app: Callable[[], Awaitable[object]],
+        drain_timeout_s: float = limits.DRAIN_TIMEOUT_S,
+    ) -> None:
+        """Register the application, serve until it is told to stop or exits by itself, and leave in the right order.
+
+        Told to stop (`stopping` is done): announce `draining` and wait until that has been heard, wait for requests in
+        flight, deregister, stop the application (`stop_app`, which returns when it has ended). Exited by itself
+        (`exited` is done): deregister at once. Closing the sidecar is left to the caller: outbound closes last.
+
+        Cancelling deregisters and stops the application without waiting for anything in flight.
+
+        Args:
+            registration: Of the inbound address, not started yet.
+        """
+        stop, end = asyncio.ensure_future(stopping), asyncio.ensure_future(exited)
+        ours = [future for future, given in ((stop, stopping), (end, exited)) if future is not given]
+        starting = asyncio.ensure_future(registration.start())
+        ours.append(starting)
+        try:
+            await asyncio.wait((starting, stop, end), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await asyncio.wait((stop, end), return_when=asyncio.FIRST_COMPLETED)
+                if not end.done():
+                    leaving = asyncio.ensure_future(self._leave(registration, drain_timeout_s))
+                    ours.append(leaving)
+                    await asyncio.wait((leaving, end), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in ours:
+                future.cancel()
+            await asyncio.wait(ours)
+            try:
+                await registration.stop()
+            finally:
+                if not end.done() or end.cancelled():
+                    await stop_app()
+
+    async def _leave(self, registration: Registered, timeout_s: float) -> None:
+        try:
+            await registration.drain()
+        except HomeportError as error:  # a registry that is away must not keep requests in flight from their end
+            _log.warning("draining could not be announced: %s", error)
+        if not await self.drain(timeout_s):
+            _log.warning("requests were still in flight %.0f s after the drain began", timeout_s)

@@ -1,0 +1,278 @@
+"""`serve`, `kv`, `services`, `instances` and `run` as real processes against a real registry."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
+    from tests.mesh_cli.conftest import Processes, Serving
+
+DEADLINE_S = 30
+HURRY_S = 20  # well below the 30 s that a drain waits for requests in flight
+
+# An app that says what it was given, answers every GET with its own name but /never, and ends with code 7 when told to.
+APP = """
+import http.server, os, signal, sys, threading
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/never":
+            print("asked", flush=True)
+            threading.Event().wait()
+        body = b"app here"
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
+print("ready", os.getpid(), os.environ["HTTP_PROXY"], os.environ["HOMEPORT_INBOUND"], flush=True)
+server.serve_forever()
+"""
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Ask until it is so."""
+    give_up = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < give_up, f"never: {what}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+def test_serve_says_where_it_listens_and_sigterm_ends_it_in_good_order(homeport: Processes, serving: Serving) -> None:
+    with urllib.request.urlopen(f"http://{serving.http}/healthz", timeout=DEADLINE_S) as answer:
+        assert answer.status == 200
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.process.wait(DEADLINE_S) == 0
+
+
+def test_an_address_that_is_taken_is_exit_code_1_and_named(homeport: Processes, serving: Serving) -> None:
+    second = homeport.start("serve", "--http", serving.http, "--rpc", "off")
+    output, _ = second.communicate(timeout=DEADLINE_S)
+    assert second.returncode == 1
+    assert "address already in use" in output.lower()
+
+
+def test_a_front_that_is_off_is_not_there(homeport: Processes) -> None:
+    assert homeport.serve(http="off").http == "off"
+
+
+def test_a_value_comes_back_byte_for_byte(homeport: Processes, serving: Serving) -> None:
+    revision = int(homeport.run("kv", "put", "a/b", "-", stdin="two\nlines").stdout)
+    assert homeport.run("kv", "get", "a/b").stdout == "two\nlines"
+    entry = json.loads(homeport.run("kv", "get", "a/b", "--json").stdout)
+    assert (entry["key"], entry["value"], entry["mod_revision"]) == ("a/b", "two\nlines", revision)
+
+
+def test_a_key_that_is_not_there_is_exit_code_1(homeport: Processes, serving: Serving) -> None:
+    got = homeport.run("kv", "get", "nothing")
+    assert (got.returncode, got.stdout) == (1, "")
+    assert homeport.run("kv", "delete", "nothing").returncode == 1
+
+
+def test_a_write_that_expects_another_revision_is_exit_code_1_and_changes_nothing(
+    homeport: Processes, serving: Serving
+) -> None:
+    assert homeport.run("kv", "put", "k", "first", "--cas", "0").returncode == 0
+    refused = homeport.run("kv", "put", "k", "second", "--cas", "0")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("homeport: ")
+    assert homeport.run("kv", "get", "k").stdout == "first"
+
+
+def test_a_prefix_lists_and_deletes_what_starts_with_it(homeport: Processes, serving: Serving) -> None:
+    for key in ("a/1", "a/2", "b/1"):
+        homeport.run("kv", "put", key, key.upper())
+    listed = json.loads(homeport.run("kv", "list", "a/", "--json").stdout)
+    assert [(entry["key"], entry["value"]) for entry in listed] == [("a/1", "A/1"), ("a/2", "A/2")]
+    table = homeport.run("kv", "list").stdout.splitlines()
+    assert table[0].split() == ["key", "value", "revision"]
+    assert [line.split()[0] for line in table[1:]] == ["a/1", "a/2", "b/1"]
+    assert homeport.run("kv", "delete", "a/", "--prefix").stdout == "2\n"
+    assert [entry["key"] for entry in json.loads(homeport.run("kv", "list", "--json").stdout)] == ["b/1"]
+
+
+def test_a_service_without_instances_is_exit_code_1(homeport: Processes, serving: Serving) -> None:
+    assert homeport.run("instances", "nobody").returncode == 1
+    assert homeport.run("services").returncode == 0
+
+
+class Run:
+    """One `homeport run` of the app above."""
+
+    def __init__(self, homeport: Processes, *options: str, command: list[str] | None = None) -> None:
+        self.homeport = homeport
+        self.process = homeport.start(
+            *("run", "--name", "orders", "--id", "orders-1", "--port", str(free_port())),
+            *("--outbound", "127.0.0.1:0", "--inbound", "127.0.0.1:0", "--admin", "off", "--check-interval", "0.2"),
+            *options,
+            "--",
+            *(command or [sys.executable, "-c", APP]),
+        )
+
+    def ready(self) -> tuple[int, str, str]:
+        """The app's process id, its proxy and its inbound address, once it runs."""
+        word, pid, proxy, inbound = self.homeport.line(self.process).split()
+        assert word == "ready"
+        return int(pid), proxy, inbound
+
+
+def registered(homeport: Processes) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(homeport.run("instances", "orders", "--json").stdout)
+    return found
+
+
+def test_an_app_is_registered_at_its_inbound_while_it_is_well(homeport: Processes, serving: Serving) -> None:
+    run = Run(homeport, "--check-path", "/", "--version", "v9", "--tag", "blue")
+    _pid, proxy, inbound = run.ready()
+    eventually(lambda: bool(registered(homeport)), "registered")
+    (instance,) = registered(homeport)
+    assert f"{instance['address']}:{instance['port']}" == inbound
+    assert (instance["version"], instance["tags"], instance["status"]) == ("v9", ["blue"], "passing")
+    assert json.loads(homeport.run("services", "--json").stdout)["orders"] == ["blue"]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": proxy}))
+    with opener.open("http://orders/", timeout=DEADLINE_S) as answer:
+        assert answer.read() == b"app here"
+
+
+def test_sigterm_drains_then_stops_the_app_and_its_exit_code_is_ours(homeport: Processes, serving: Serving) -> None:
+    run = Run(homeport)
+    pid, _proxy, _inbound = run.ready()
+    eventually(lambda: bool(registered(homeport)), "registered")
+    run.process.send_signal(signal.SIGTERM)
+    eventually(lambda: [each["state"] for each in registered(homeport)] == ["draining"], "draining")
+    assert alive(pid), "the app was stopped before it was drained"
+    assert run.process.wait(DEADLINE_S) == 7
+    assert registered(homeport) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, 128 + signal.SIGKILL), (signal.SIGTERM, 7)])
+def test_an_app_that_exits_is_deregistered_at_once_and_its_exit_code_is_ours(
+    homeport: Processes, serving: Serving, number: signal.Signals, code: int
+) -> None:
+    run = Run(homeport, "--ttl", "600")
+    pid, _proxy, _inbound = run.ready()
+    eventually(lambda: bool(registered(homeport)), "registered")
+    subprocess.run(["kill", f"-{int(number)}", str(pid)], check=True)
+    assert run.process.wait(DEADLINE_S) == code
+    assert registered(homeport) == []
+
+
+def test_a_second_signal_does_not_wait_for_requests_in_flight(homeport: Processes, serving: Serving) -> None:
+    run = Run(homeport)
+    _pid, _proxy, inbound = run.ready()
+    eventually(lambda: bool(registered(homeport)), "registered")
+    host, _, port = inbound.rpartition(":")
+    with socket.create_connection((host, int(port))) as caller:
+        caller.sendall(b"GET /never HTTP/1.1\r\nHost: orders\r\n\r\n")
+        assert homeport.line(run.process) == "asked\n"
+        run.process.send_signal(signal.SIGTERM)
+        eventually(lambda: [each["state"] for each in registered(homeport)] == ["draining"], "draining")
+        run.process.send_signal(signal.SIGTERM)
+        assert run.process.wait(HURRY_S) == 7
+
+
+def test_an_app_that_never_gets_well_is_never_registered(homeport: Processes, serving: Serving) -> None:
+    command = [sys.executable, "-c", "import time; print('ready 0 - -', flush=True); time.sleep(600)"]
+    run = Run(homeport, command=command)
+    run.ready()
+    assert registered(homeport) == []
+    run.process.send_signal(signal.SIGTERM)
+    assert run.process.wait(DEADLINE_S) == 128 + signal.SIGTERM
+
+
+def test_an_app_runs_without_a_registry_and_registers_when_there_is_one(homeport: Processes) -> None:
+    homeport.registry = f"127.0.0.1:{free_port()}"
+    run = Run(homeport)
+    run.ready()
+    homeport.serve(rpc=homeport.registry)
+    eventually(lambda: bool(registered(homeport)), "registered")
+
+
+def test_a_program_that_is_not_there_is_exit_code_1(homeport: Processes, serving: Serving) -> None:
+    run = Run(homeport, command=["./no-such-program"])
+    output, _ = run.process.communicate(timeout=DEADLINE_S)
+    assert run.process.returncode == 1
+    assert "no-such-program" in output
+
+
+def test_an_app_that_does_not_stop_is_killed_with_its_children(homeport: Processes, serving: Serving) -> None:
+    stubborn = "trap '' TERM; sleep 600 & echo ready $! - -; wait; wait"
+    run = Run(homeport, "--stop-timeout", "0.1", command=["sh", "-c", stubborn])
+    child, _proxy, _inbound = run.ready()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.process.wait(DEADLINE_S) == 128 + signal.SIGKILL
+    eventually(lambda: not alive(child), "the child ended")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child to its parent")
+def test_an_app_does_not_outlive_a_run_that_is_killed(homeport: Processes, serving: Serving) -> None:
+    run = Run(homeport)
+    pid, _proxy, _inbound = run.ready()
+    run.process.kill()
+    eventually(lambda: not alive(pid), "the app ended")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended but was not yet reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_sidecar_brings_calls_to_services_that_the_file_names(homeport: Processes, tmp_path: Path) -> None:
+    database = http.server.HTTPServer(("127.0.0.1", 0), Greeting)
+    threading.Thread(target=database.serve_forever, daemon=True).start()
+    config = tmp_path / "homeport.toml"
+    config.write_text(
+        f'registry = "unix:{tmp_path}/none"\n'
+        f'[[service]]\nname = "database"\nendpoints = ["127.0.0.1:{database.server_port}"]\n'
+        '[sidecar]\noutbound = "127.0.0.1:0"\nadmin = "off"\n'
+    )
+    process = homeport.start("--config", str(config), "sidecar")
+    words = homeport.line(process).split()
+    assert words[:3] == ["homeport:", "sidecar", "outbound"]
+    assert words[4:] == ["inbound", "off", "admin", "off"]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://{words[3]}"}))
+    with opener.open("http://database/", timeout=DEADLINE_S) as answer:
+        assert answer.read() == b"hello"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 0
+    database.shutdown()
+    database.server_close()
+
+
+class Greeting(http.server.BaseHTTPRequestHandler):
+    """Greets."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class says so
+        """Say nothing."""

@@ -1,0 +1,142 @@
+"""py-consul, unmodified: registers, finds, reports, keeps keys and waits, as against Consul."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from homeport.registry import Registry
+from homeport.registry.fronts.http import HttpFront
+
+if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
+    from tests.conftest import Eventually
+
+consul = pytest.importorskip("consul", reason="py-consul is not installed (make peers)")
+
+DEADLINE_S = 20.0
+
+
+async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call the client, which blocks, from a thread of its own."""
+    async with asyncio.timeout(DEADLINE_S):
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Registry]:
+    async with Registry(node="home", rng=random.Random(1)) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def front(registry: Registry) -> AsyncIterator[HttpFront]:
+    front = HttpFront(registry.operations, rng=random.Random(1))
+    yield front
+    await front.close()
+
+
+@pytest.fixture
+async def client(front: HttpFront) -> AsyncIterator[Any]:
+    host, port = (await front.listen("127.0.0.1:0")).split(":")
+    with consul.Consul(host=host, port=int(port)) as client:
+        yield client
+
+
+async def test_it_finds_its_agent(client: Any) -> None:
+    assert (await call(client.agent.self))["Config"]["NodeName"] == "home"
+    assert await call(client.status.leader)
+
+
+async def test_it_registers_finds_and_deregisters_a_service(client: Any) -> None:
+    assert await call(
+        client.agent.service.register,
+        "web",
+        service_id="web1",
+        address="10.0.0.7",
+        port=8080,
+        tags=["v1"],
+        meta={"rack": "7"},
+        check=consul.Check.ttl("30s"),
+    )
+    _, services = await call(client.catalog.services)
+    assert services == {"web": ["v1"]}
+    _, found = await call(client.health.service, "web")
+    (one,) = found
+    assert one["Service"]["Address"] == "10.0.0.7"
+    assert one["Service"]["Port"] == 8080
+    assert one["Service"]["Meta"] == {"rack": "7"}
+    assert [check["Status"] for check in one["Checks"]] == ["critical"]
+    assert (await call(client.health.service, "web", passing=True))[1] == []
+    assert await call(client.agent.service.deregister, "web1")
+    assert (await call(client.health.service, "web"))[1] == []
+
+
+async def test_its_http_and_tcp_checks_are_run(client: Any, eventually: Eventually, registry: Registry) -> None:
+    host, _, port = client.http.base_uri.removeprefix("http://").partition(":")
+    url = f"{client.http.base_uri}/healthz"
+    for name, check in (
+        ("by-http", consul.Check.http(url, "1s", timeout="1s", header={"X-A": ["b", "c"]})),
+        ("by-tcp", consul.Check.tcp(host, int(port), "1s", timeout="1s", deregister="1m")),
+    ):
+        assert await call(client.agent.service.register, name, check=check)
+    for name in ("by-http", "by-tcp"):
+        service = registry.catalogue.services[name]
+        await eventually(lambda service=service: len(service.instances(passing=True)) == 1)
+        assert len((await call(client.health.service, name, passing=True))[1]) == 1
+
+
+async def test_it_reports_a_ttl_check(client: Any) -> None:
+    await call(client.agent.service.register, "web", service_id="web1", check=consul.Check.ttl("30s"))
+    for report, status in (("ttl_pass", "passing"), ("ttl_warn", "warning"), ("ttl_fail", "critical")):
+        assert await call(getattr(client.agent.check, report), "service:web1", notes=f"said {status}")
+        _, (one,) = await call(client.health.service, "web")
+        assert (one["Checks"][0]["Status"], one["Checks"][0]["Output"]) == (status, f"said {status}")
+
+
+async def test_what_this_registry_does_not_do_is_an_error_it_shows(client: Any) -> None:
+    with pytest.raises(consul.exceptions.BadRequest, match="remote code execution"):
+        await call(client.agent.service.register, "web", check=consul.Check.script(["true"], "10s"))
+    with pytest.raises(consul.ConsulException, match="501"):
+        await call(client.agent.members)
+
+
+async def test_it_keeps_keys(client: Any) -> None:
+    index, missing = await call(client.kv.get, "a")
+    assert missing is None
+    assert int(index) >= 1
+    assert await call(client.kv.put, "a", b"\x00value", flags=7) is True
+    _, found = await call(client.kv.get, "a")
+    assert (found["Value"], found["Flags"]) == (b"\x00value", 7)
+    assert await call(client.kv.put, "a", "other", cas=0) is False
+    assert await call(client.kv.put, "a", "other", cas=found["ModifyIndex"]) is True
+    for key in ("d/1", "d/2", "d/e/3"):
+        await call(client.kv.put, key, "")
+    assert (await call(client.kv.get, "d/", keys=True, separator="/"))[1] == ["d/1", "d/2", "d/e/"]
+    assert [one["Key"] for one in (await call(client.kv.get, "d/", recurse=True))[1]] == ["d/1", "d/2", "d/e/3"]
+    assert (await call(client.kv.get, "d/1"))[1]["Value"] is None
+    assert await call(client.kv.delete, "d/", recurse=True) is True
+    assert (await call(client.kv.get, "d/", recurse=True))[1] is None
+
+
+async def test_it_waits_for_a_key_and_for_a_service(client: Any, front: HttpFront, eventually: Eventually) -> None:
+    async def blocked(function: Callable[..., Any], name: str) -> asyncio.Task[Any]:
+        index, _ = await call(function, name)
+        before = front.numbers.blocked
+        task = asyncio.create_task(call(function, name, index=index, wait="15s"))
+        await eventually(lambda: front.numbers.blocked > before)
+        return task
+
+    waiting = await blocked(client.kv.get, "a")
+    await call(client.kv.put, "a", "1")
+    index, found = await waiting
+    assert found["Value"] == b"1"
+    assert int(index) == found["ModifyIndex"]
+    waiting = await blocked(client.health.service, "web")
+    await call(client.agent.service.register, "web")
+    assert len((await waiting)[1]) == 1
+    index, _ = await call(client.kv.get, "a")
+    assert (await call(client.kv.get, "a", index=index, wait="100ms"))[0] == index

@@ -1,0 +1,320 @@
+"""The catalogue, which follows changes, against one that is computed anew from all keys after every revision."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homeport.client.core import wire
+from homeport.client.core.messages import Resolved
+from homeport.client.core.model import SEVERITY, Check, Instance, InstanceKey, ServiceEvent, Status
+from homeport.registry.core import keys
+from homeport.registry.core.catalogue import Catalogue, CheckRecord, snapshot
+from homeport.registry.core.head import Head
+from homeport.registry.core.limits import PAGE_BYTES
+from homeport.registry.core.mvcc import Mvcc
+from homeport.registry.core.txn import Delete, Op, Put, Range, Txn
+
+DELETIONS_MAX: Final = 2  # so that forgetting them is part of every run
+SERVICES: Final = ("orders", "users", "a/b %", "search", "feed")
+IDS: Final = ("1", "2", "3/x")
+CHECKS: Final = (
+    Check(name="probe", kind="tcp", address="127.0.0.1:1", initial="warning"),
+    Check(name="beat", kind="ttl", ttl_s=5.0, initial="passing"),
+)
+NODE: Final = "node 1"
+
+ids = st.sampled_from(IDS)
+registrations = st.tuples(
+    st.just("register"),
+    ids,
+    st.sampled_from(SERVICES),
+    st.builds(
+        Instance,
+        service=st.just(""),
+        id=st.just(""),
+        node=st.just(NODE),
+        tags=st.sampled_from(((), ("blue",), ("blue", "green"))),
+        port=st.sampled_from((80, 81)),
+        checks=st.sampled_from(((), CHECKS[:1], CHECKS[1:], CHECKS)),
+        state=st.sampled_from(("up", "up", "up", "draining", "maintenance")),
+    ),
+)
+statuses = st.tuples(
+    st.just("check"),
+    ids,
+    st.sampled_from(("probe", "beat", "refused")),
+    st.builds(CheckRecord, st.sampled_from(("passing", "warning", "critical")), st.sampled_from(("", "why"))),
+)
+steps = st.lists(
+    st.lists(
+        st.one_of(
+            registrations,
+            registrations,
+            st.tuples(st.just("deregister"), ids),
+            st.tuples(st.just("deregister whole"), ids),
+            statuses,
+            statuses,
+            st.tuples(st.just("silence"), ids, st.sampled_from(("probe", "beat", "refused"))),
+            st.tuples(st.just("unrelated")),
+        ),
+        min_size=1,
+        max_size=2,
+        unique_by=lambda step: step[1] if len(step) > 1 else "",
+    ),
+    max_size=25,
+)
+
+
+class Naive:
+    """Everything recomputed from all keys; beside the keys it remembers only when anything of a name was touched."""
+
+    def __init__(self, mvcc: Mvcc) -> None:
+        self.mvcc = mvcc
+        self.seen: dict[tuple[str, InstanceKey], Instance] = {}
+        self.touched: dict[InstanceKey, int] = {}
+        self.indexes: dict[str, int] = {}  # of services that are there
+        self.deleted: dict[str, int] = {}  # of services that are not, oldest deletion first
+        self.floor = 1
+
+    def records(self, key: InstanceKey) -> dict[str, CheckRecord]:
+        prefix = keys.checks_of(*key)
+        found = self.mvcc.range(Range(prefix, keys.prefix_end(prefix))).entries
+        return {keys.split(kv.key)[2]: wire.decode(CheckRecord, kv.value) for kv in found}
+
+    def status(self, instance: Instance) -> Status:
+        if instance.state == "maintenance":
+            return "maintenance"
+        records = self.records(instance.key)
+        found: list[Status] = [record.status for record in records.values()]
+        for check in instance.checks:
+            if check.name not in records:
+                found.append("critical" if check.kind == "ttl" else check.initial)
+        return max(found, key=SEVERITY.__getitem__, default="passing")
+
+    def compute(self) -> dict[tuple[str, InstanceKey], Instance]:
+        computed = {}
+        for kv in self.mvcc.range(Range(keys.INSTANCES, keys.prefix_end(keys.INSTANCES))).entries:
+            service, node, id_ = keys.split(kv.key)
+            instance = wire.decode(Instance, kv.value)
+            computed[service, (node, id_)] = msgspec.structs.replace(
+                instance,
+                status=self.status(instance),
+                create_revision=kv.create_revision,
+                mod_revision=self.touched[node, id_],
+            )
+        return computed
+
+    def apply(self, revision: int, written: list[bytes]) -> dict[str, tuple[dict[InstanceKey, Instance], set[InstanceKey]]]:
+        """The differences that this revision made, by service."""
+        for key in written:
+            parts = keys.split(key)
+            if key.startswith(keys.INSTANCES):
+                self.touched[parts[1], parts[2]] = revision
+            elif key.startswith(keys.CHECKS):
+                self.touched[parts[0], parts[1]] = revision
+        before, self.seen = self.seen, self.compute()
+        differences: dict[str, tuple[dict[InstanceKey, Instance], set[InstanceKey]]] = {}
+        for at in before.keys() - self.seen.keys():
+            differences.setdefault(at[0], ({}, set()))[1].add(at[1])
+        for at, instance in self.seen.items():
+            old = before.get(at)
+            if old is None or msgspec.structs.replace(old, mod_revision=instance.mod_revision) != instance:
+                differences.setdefault(at[0], ({}, set()))[0][at[1]] = instance
+        for service, key in before.keys() | self.seen.keys():
+            if self.touched[key] == revision:
+                self.indexes[service] = revision
+        names = {service for service, _ in self.seen}
+        for service in [name for name in self.indexes if name not in names]:
+            self.deleted[service] = self.indexes.pop(service)
+        for service in names:
+            self.deleted.pop(service, None)
+        while len(self.deleted) > DELETIONS_MAX:
+            self.floor = self.deleted.pop(next(iter(self.deleted)))
+        return differences
+
+
+class Followed:
+    """A store's core with a catalogue that follows it, checked after each revision."""
+
+    def __init__(self) -> None:
+        self.mvcc = Mvcc()
+        self.head = Head(self.mvcc)
+        self.catalogue = Catalogue(DELETIONS_MAX)
+        self.naive = Naive(self.mvcc)
+        self.service_of: dict[str, str] = {}
+        self.indexes = dict.fromkeys((*SERVICES, "never"), 1)
+
+    def ops(self, step: tuple[object, ...]) -> list[Op]:
+        match step:
+            case ("register", str(id_), str(service), Instance() as drawn):
+                instance = msgspec.structs.replace(drawn, service=service, id=id_)
+                old = self.service_of.get(id_)
+                self.service_of[id_] = service
+                moved = [Delete(keys.instance(old, NODE, id_))] if old not in (None, service) else []
+                return [*moved, Put(keys.instance(service, NODE, id_), wire.encode(instance))]
+            case ("deregister", str(id_)):  # its statuses stay, as late ones would
+                old = self.service_of.pop(id_, None)
+                return [Delete(keys.instance(old, NODE, id_))] if old else []
+            case ("deregister whole", str(id_)):
+                prefix = keys.checks_of(NODE, id_)
+                old = self.service_of.pop(id_, None)
+                gone = [Delete(keys.instance(old, NODE, id_))] if old else []
+                return [*gone, Delete(prefix, keys.prefix_end(prefix))]
+            case ("check", str(id_), str(name), CheckRecord() as record):
+                return [Put(keys.check(NODE, id_, name), wire.encode(record))]
+            case ("silence", str(id_), str(name)):
+                return [Delete(keys.check(NODE, id_, name))]
+        return [Put(b"k/unrelated", b"")]
+
+    def run(self, revision_steps: list[tuple[object, ...]]) -> None:
+        changes = self.head.decide(Txn(then=tuple(op for step in revision_steps for op in self.ops(step)))).changes
+        if not changes:
+            return
+        revision = self.head.revision
+        self.mvcc.apply(revision, changes)
+        self.head.settle(revision, changes)
+        tags_before = self.catalogue.tags()
+        list_index_before = self.catalogue.index
+        events = self.catalogue.apply(revision, changes)
+        self.expect_events(events, self.naive.apply(revision, [change.key for change in changes]))
+        self.expect_state()
+        assert self.catalogue.revision == revision
+        assert list_index_before <= self.catalogue.index <= revision
+        if self.catalogue.tags() != tags_before:
+            assert self.catalogue.index == revision
+
+    def expect_events(
+        self, events: list[ServiceEvent], differences: dict[str, tuple[dict[InstanceKey, Instance], set[InstanceKey]]]
+    ) -> None:
+        assert len({event.service for event in events}) == len(events)
+        found = {
+            event.service: ({instance.key: instance for instance in event.changed}, set(event.removed)) for event in events
+        }
+        assert found == differences
+        for event in events:
+            assert event.revision == self.mvcc.revision
+            assert not event.snapshot
+            assert not event.more
+            assert len(event.changed) + len(event.removed) == sum(map(len, differences[event.service]))
+
+    def expect_state(self) -> None:
+        catalogue, naive = self.catalogue, self.naive
+        assert set(catalogue.services) == {service for service, _ in naive.seen}
+        for (service, key), instance in naive.seen.items():
+            entry = catalogue.find(*key)
+            assert entry is not None
+            assert entry.seen == instance
+            assert entry.registered.service == service
+        for id_ in IDS:
+            records = naive.records((NODE, id_))
+            assert sorted(catalogue.check_names((NODE, id_))) == sorted(records)
+            for name in ("probe", "beat", "refused"):
+                assert catalogue.check_record((NODE, id_), name) == records.get(name)
+            if id_ not in self.service_of:
+                assert catalogue.find(NODE, id_) is None
+        for name in (*SERVICES, "never"):
+            index = catalogue.index_of(name)
+            assert index == naive.indexes.get(name, max(naive.deleted.get(name, 0), naive.floor))
+            assert index >= self.indexes[name], "an index went backwards"
+            self.indexes[name] = index
+            members = sorted((key, instance) for (service, key), instance in naive.seen.items() if service == name)
+            for passing in (True, False):
+                answer = wire.decode(Resolved, catalogue.resolved(name, passing))
+                wanted = tuple(one for _, one in members if one.available or not passing)
+                assert answer == Resolved(index, wanted)
+            expected = tuple(sorted({tag for _, instance in members for tag in instance.tags}))
+            assert catalogue.tags().get(name, ()) == expected
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, print_blob=True)
+@given(steps)
+def test_the_catalogue_is_what_its_keys_say_after_every_revision(revisions: list[list[tuple[object, ...]]]) -> None:
+    followed = Followed()
+    for revision_steps in revisions:
+        followed.run(revision_steps)
+
+
+@pytest.mark.long
+@settings(max_examples=3_000, deadline=None, print_blob=True)
+@given(steps)
+def test_the_catalogue_is_what_its_keys_say_on_new_steps(revisions: list[list[tuple[object, ...]]]) -> None:
+    followed = Followed()
+    for revision_steps in revisions:
+        followed.run(revision_steps)
+
+
+def register(followed: Followed, id_: str, service: str, **fields: object) -> None:
+    followed.run([("register", id_, service, Instance(service="", id="", node=NODE, **fields))])  # type: ignore[arg-type]
+
+
+def test_a_ttl_check_that_falls_silent_makes_its_instance_critical_and_newer() -> None:
+    followed = Followed()
+    register(followed, "1", "orders", checks=CHECKS[1:])
+    followed.run([("check", "1", "beat", CheckRecord("passing"))])
+    entry = followed.catalogue.find(NODE, "1")
+    assert entry is not None
+    assert entry.seen.status == "passing"
+    before = entry.seen.mod_revision
+    followed.run([("silence", "1", "beat")])
+    assert entry.seen.status == "critical"
+    assert entry.seen.mod_revision == before + 1
+
+
+def test_an_absent_name_never_answers_an_older_index_than_before() -> None:
+    followed = Followed()
+    for number, service in enumerate(SERVICES):
+        register(followed, "1", service)
+        register(followed, "2", service, port=number)
+        followed.run([("deregister", "1"), ("deregister", "2")])
+    deleted = [followed.catalogue.index_of(service) for service in SERVICES]
+    assert deleted == sorted(deleted)
+    assert deleted[: -DELETIONS_MAX] == [followed.catalogue.floor] * (len(SERVICES) - DELETIONS_MAX)
+    assert followed.catalogue.index_of("never") == followed.catalogue.floor > 1
+
+
+def test_answers_are_encoded_once_per_change_and_kept_for_no_offset_but_the_first() -> None:
+    followed = Followed()
+    register(followed, "1", "orders")
+    catalogue = followed.catalogue
+    assert catalogue.resolved("orders", True) is catalogue.resolved("orders", True)
+    for offset in range(1, 100):
+        assert wire.decode(Resolved, catalogue.resolved("orders", True, offset)).instances == ()
+    assert len(catalogue.services["orders"].answers) <= 2
+    before = catalogue.resolved("orders", True)
+    register(followed, "2", "orders")
+    assert catalogue.resolved("orders", True) != before
+
+
+def test_large_services_come_in_pages_that_fit_and_miss_nobody() -> None:
+    followed = Followed()
+    filler = {"filler": "x" * 4_000}
+    ids_ = [f"{number:03}" for number in range(600)]
+    for id_ in ids_:
+        instance = Instance(service="orders", id=id_, node=NODE, meta=filler)
+        changes = followed.head.decide(Txn(then=(Put(keys.instance("orders", NODE, id_), wire.encode(instance)),))).changes
+        followed.mvcc.apply(followed.head.revision, changes)
+        followed.head.settle(followed.head.revision, changes)
+        followed.catalogue.apply(followed.head.revision, changes)
+    found: list[str] = []
+    page = Resolved(0, (), more=True)
+    while page.more:
+        data = followed.catalogue.resolved("orders", True, len(found))
+        assert len(data) <= PAGE_BYTES + 100  # the page's own envelope
+        page = wire.decode(Resolved, data)
+        assert page.revision == followed.catalogue.index_of("orders")
+        found += [instance.id for instance in page.instances]
+    assert found == ids_
+    events = snapshot(followed.catalogue.services["orders"], "orders", followed.catalogue.revision)
+    assert [instance.id for event in events for instance in event.changed] == ids_
+    assert [event.snapshot for event in events] == [True] + [False] * (len(events) - 1)
+    assert [event.more for event in events] == [True] * (len(events) - 1) + [False]
+    assert len(events) > 1
+
+
+def test_the_snapshot_of_an_absent_service_is_one_empty_event() -> None:
+    assert snapshot(None, "orders", 5) == [ServiceEvent(service="orders", revision=5, snapshot=True)]

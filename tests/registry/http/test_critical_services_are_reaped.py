@@ -1,0 +1,86 @@
+"""DeregisterCriticalServiceAfter, in virtual time: a service that stays critical goes, no earlier than it asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from homeport.mesh.testing import connector_factory, virtual_now, virtual_time
+from homeport.registry import Registry
+
+Put = Callable[..., Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[Registry, Put]]:
+    async with Registry(node="home", rng=random.Random(3), connector_factory=connector_factory) as registry:
+        at = (await registry.serve(http="127.0.0.1:8500")).http
+        async with aiohttp.ClientSession(connector=connector_factory()) as session:
+
+            async def put(path: str, body: object = None) -> None:
+                async with session.put(f"http://{at}{path}", json=body) as response:
+                    assert response.status == 200, await response.text()
+
+            yield registry, put
+
+
+def definition(after: str, ttl: str = "20s") -> dict[str, object]:
+    return {"Name": "web", "Check": {"TTL": ttl, "Status": "passing", "DeregisterCriticalServiceAfter": after}}
+
+
+@virtual_time()
+async def test_a_service_that_stays_critical_is_deregistered_within_a_sweep_of_its_time() -> None:
+    async with serving() as (registry, put):
+        await put("/v1/agent/service/register", definition("2m"))
+        began = virtual_now()
+        while registry.catalogue.find("home", "web"):
+            assert virtual_now() - began < 1000
+            await asyncio.sleep(1)
+        # 20 s until its TTL is over, 2 minutes of grace, 30 s until the next sweep.
+        assert 140 <= virtual_now() - began <= 20 + 120 + 30 + 2
+
+
+@virtual_time()
+async def test_a_service_that_recovers_in_time_starts_its_time_anew() -> None:
+    async with serving() as (registry, put):
+        await put("/v1/agent/service/register", definition("2m"))
+        for _ in range(10):
+            await asyncio.sleep(20 + 110)
+            entry = registry.catalogue.find("home", "web")
+            assert entry is not None
+            assert entry.seen.status == "critical"
+            await put("/v1/agent/check/pass/service:web")
+
+
+@virtual_time()
+async def test_reporting_critical_again_and_again_does_not_start_the_time_anew() -> None:
+    async with serving() as (registry, put):
+        await put("/v1/agent/service/register", definition("2m"))
+        for number in range(11):
+            await put(f"/v1/agent/check/fail/service:web?note={number}")
+            await asyncio.sleep(10)
+        assert registry.catalogue.find("home", "web") is not None
+        await asyncio.sleep(60)
+        assert registry.catalogue.find("home", "web") is None
+
+
+@virtual_time()
+async def test_a_time_under_a_minute_is_raised_to_one() -> None:
+    async with serving() as (registry, put):
+        await put("/v1/agent/service/register", definition("1s", ttl="1s"))
+        await asyncio.sleep(60)
+        assert registry.catalogue.find("home", "web") is not None
+        await asyncio.sleep(35)
+        assert registry.catalogue.find("home", "web") is None
+
+
+@virtual_time()
+async def test_a_service_that_asked_for_nothing_stays() -> None:
+    async with serving() as (registry, put):
+        await put("/v1/agent/service/register", {"Name": "web", "Check": {"TTL": "1s"}})
+        await asyncio.sleep(1_000)
+        assert registry.catalogue.find("home", "web") is not None
