@@ -94,28 +94,44 @@ async def test_a_reset_of_a_reused_connection_is_repeated_on_a_fresh_one_for_get
     assert fickle.connections >= 4
 
 
-async def test_a_post_is_never_repeated_once_it_was_sent(net: Net) -> None:
-    posts = 0
+@pytest.mark.parametrize("reused", [True, False])
+async def test_a_post_is_never_repeated_once_it_was_sent(net: Net, reused: bool) -> None:
+    posts: list[bytes] = []
+    feed = net.registrar.feed("orders")
+    other = await net.answering(net.ok(b"other"))
 
     async def script(raw: Raw) -> None:
-        nonlocal posts
-        await raw.head()
-        raw.send(net.ok())
-        posts += (await raw.head()).startswith(b"POST")
+        head = await raw.head()
+        if head.startswith(b"GET"):
+            raw.send(net.ok())
+            head = await raw.head()
+        posts.append(head)
+        feed.say(fickle.instance(), other.instance())  # another host is there to be tried, and must not be
         raw.reset()
 
     fickle = await net.upstream(script)
-    other = await net.upstream(script)
-    sidecar = await net.proxy_to(fickle, other)
-    client = await net.dial(sidecar)
-    for _ in range(4):  # now at least one host has an idle connection
+    sidecar = await net.proxy_to(fickle)
+    if reused:
         await net.ask(sidecar, net.get())
-    client.send(net.get(method="POST"))
-    answer = await client.until_end()
-    assert posts <= 1
-    if posts:
-        assert answer.startswith(b"HTTP/1.1 502 ")
-        assert b"x-homeport-response-flags: UC\r\n" in answer
+    answer = await net.ask(sidecar, net.get(method="POST"))
+    assert answer.startswith(b"HTTP/1.1 502 ")
+    assert b"x-homeport-response-flags: UC\r\n" in answer
+    assert [head[:4] for head in posts] == [b"POST"]
+    assert fickle.connections == 1
+    assert other.connections == 0
+
+
+async def test_a_get_that_was_reset_before_any_byte_is_answered_by_another_host(net: Net) -> None:
+    feed = net.registrar.feed("orders")
+    other = await net.answering(net.ok(b"other"))
+
+    async def script(raw: Raw) -> None:
+        await raw.head()
+        feed.say(fickle.instance(), other.instance())
+        raw.reset()
+
+    fickle = await net.upstream(script)
+    assert (await net.ask(await net.proxy_to(fickle), net.get())).endswith(b"other")
 
 
 async def test_a_body_up_to_the_bound_is_sent_again_and_a_larger_one_is_not(net: Net) -> None:

@@ -1,8 +1,8 @@
 """The bodies of HTTP/1 messages: at which byte each ends, and how its pieces are written.
 
-Strategy: one small reader per way of delimiting, fed with bytes as they come. Each hands out the bytes of the body, says
-when it is `done`, and keeps what followed in `rest`. Chunks are read strictly and written anew, so that extensions, odd
-sizes and whatever else parsers disagree about end here.
+Strategy: one small reader per way of delimiting, fed with bytes as they come. Each hands out the bytes of the body,
+says when it is `done`, and keeps what followed in `rest`. Chunks are read strictly and written anew, so that
+extensions, odd sizes and whatever else parsers disagree about end here.
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ def parse_request(data: bytes) -> RequestHead:
 def _check_host(host: bytes) -> None:
     if _HOST.fullmatch(host) is None:
         raise Malformed(400, "Host is not a valid host[:port]")
-    if len(_HOSTS) < _KINDS_MAX:
+    if len(_HOSTS) < _KINDS_MAX and len(host) < 256:
         _HOSTS.add(host)
 
 
