@@ -6,10 +6,11 @@ set -eu
 PICTURES_DATA=${PICTURES_DATA:-$(mktemp -d)}
 export PICTURES_DATA
 pids=
-trap 'trap - INT TERM EXIT; kill $pids; wait' INT TERM EXIT
+# The registry goes last: the others say goodbye to it.
+trap 'trap - INT TERM EXIT; kill $pids || :; wait $pids || :; kill $registry; wait' INT TERM EXIT
 
 homeport serve &
-pids=$!
+registry=$!
 until homeport kv put pictures/settings/page_size 20 >/dev/null 2>&1; do :; done
 homeport sidecar &
 pids="$! $pids"

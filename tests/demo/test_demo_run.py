@@ -91,3 +91,22 @@ def test_a_demo_that_is_interrupted_leaves_neither_processes_nor_files(directory
     assert demo.returncode == 128 + signal.SIGINT
     assert processes_of(directory) == []
     assert list(directory.iterdir()) == []
+
+
+@linux_only
+def test_a_demo_that_does_not_end_in_time_fails_and_says_where_the_logs_are(directory: Path) -> None:
+    hurried = "from homeport.mesh.demo import performance; performance.TOTAL_S_MAX = 0.5; "
+    run = subprocess.run(
+        [sys.executable, "-c", hurried + "from homeport.mesh.cli import main; main()", "demo", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        env=os.environ | {"TMPDIR": str(directory)},
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "did not end within" in json.loads(run.stdout)["error"]
+    (logs,) = directory.iterdir()
+    assert f"the logs are in {logs}" in run.stderr
+    assert (logs / "registry.log").exists()
+    assert processes_of(directory) == []

@@ -1,4 +1,4 @@
-"""A linearizability checker: is there an order of these operations that respects time and that a single copy could show?
+"""A linearizability checker: could a single copy have shown this, in an order of operations that respects time?
 
 The search is Wing and Gong's ("Testing and verifying concurrent objects", 1993) in the form of Lowe's and Horn and
 Kroening's: walk the events in order, linearize a call as soon as the model allows it, undo the last one when an
@@ -45,15 +45,15 @@ class Operation:
         what = {
             "get": f"get -> {self.result!r}",
             "put": f"put {self.value!r}",
-            "delete": f"delete -> {self.result}",
-            "cas": f"cas {self.expected!r} => {self.value!r} -> {self.result}",
+            "delete": f"delete -> {self.result!r}",
+            "cas": f"cas {self.expected!r} => {self.value!r} -> {self.result!r}",
         }[self.kind]
         until = f"{self.returned:>6}" if self.returned is not None else "     ?"
         return f"{self.called:>6} to {until}  client {self.client}  {what}"
 
 
 class Undecided(Exception):
-    """The search took more than `STEPS_MAX` steps; the history says nothing either way."""
+    """The search took more steps than it may; the history says nothing either way."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def step(state: State, operation: Operation) -> tuple[bool, State]:
             return not known or operation.result == done, operation.value if done else state
 
 
-def check(history: Iterable[Operation]) -> Violation | None:
+def check(history: Iterable[Operation], steps_max: int = STEPS_MAX) -> Violation | None:
     """Return the first violation of a history that began with every key absent, or None if it is linearizable.
 
     Raises:
-        Undecided: one key's search is too long.
+        Undecided: one key's search takes more than `steps_max` steps.
     """
     by_key: dict[bytes, list[Operation]] = {}
     for operation in history:
@@ -101,7 +101,7 @@ def check(history: Iterable[Operation]) -> Violation | None:
         by_key.setdefault(operation.key, []).append(operation)
     for key, operations in by_key.items():
         operations.sort(key=lambda one: one.called)
-        deepest = _search(operations)
+        deepest = _search(operations, steps_max)
         if deepest is not None:
             return Violation(key, tuple(operations), tuple(deepest))
     return None
@@ -148,7 +148,7 @@ def _events(operations: list[Operation]) -> _Event:
     return head
 
 
-def _search(operations: list[Operation]) -> list[Operation] | None:
+def _search(operations: list[Operation], steps_max: int) -> list[Operation] | None:
     """None if the operations of one key have a valid order, else the longest beginning of one."""
     head = _events(operations)
     state: State = None
@@ -158,7 +158,7 @@ def _search(operations: list[Operation]) -> list[Operation] | None:
     order: list[tuple[_Event, State]] = []  # each with the state before it
     deepest: list[Operation] = []
     event = head.after
-    for _ in range(STEPS_MAX):
+    for _ in range(steps_max):
         if not open_ends:
             return None
         assert event is not None, "an operation without its place has an end in the list"
@@ -188,5 +188,4 @@ def _search(operations: list[Operation]) -> list[Operation] | None:
             open_ends += 1
         event.put_back()
         event = event.after
-    raise Undecided(f"{len(operations)} operations: more than {STEPS_MAX} steps")
-
+    raise Undecided(f"{len(operations)} operations: more than {steps_max} steps")

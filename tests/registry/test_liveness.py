@@ -68,12 +68,11 @@ def _assert_present(subscription: Subscription) -> None:
 
 @virtual_time(seed=3)
 async def test_an_hour_of_renewals_costs_no_revision() -> None:
-    async with Registry() as registry, registry.client() as client:
-        async with client.register("orders", port=1, ttl_s=10.0):
-            revision = registry.store.mvcc.revision
-            await asyncio.sleep(3600.0)
-            assert registry.store.mvcc.revision == revision
-            assert len(await client.resolve("orders")) == 1
+    async with Registry() as registry, registry.client() as client, client.register("orders", port=1, ttl_s=10.0):
+        revision = registry.store.mvcc.revision
+        await asyncio.sleep(3600.0)
+        assert registry.store.mvcc.revision == revision
+        assert len(await client.resolve("orders")) == 1
 
 
 @virtual_time(seed=4)

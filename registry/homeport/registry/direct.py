@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from homeport.client.core import wire
@@ -26,7 +26,9 @@ R = TypeVar("R")
 class DirectTransport:
     """Opens links to a registry in this process, from the loop it runs on."""
 
-    def __init__(self, operations: Operations, loop: asyncio.AbstractEventLoop, links: set[DirectLink]) -> None:
+    def __init__(
+        self, operations: Callable[[], Operations], loop: asyncio.AbstractEventLoop, links: set[DirectLink]
+    ) -> None:
         self._operations = operations
         self._loop = loop
         self._links = links
@@ -34,7 +36,7 @@ class DirectTransport:
     async def connect(self, receiver: Receiver) -> Link:
         if asyncio.get_running_loop() is not self._loop:
             raise WrongLoop("an in-process client belongs to its registry's event loop")
-        link = DirectLink(self._operations, self._loop, receiver, self._links)
+        link = DirectLink(self._operations(), self._loop, receiver, self._links)
         self._links.add(link)
         return link
 
@@ -107,7 +109,7 @@ class DirectLink:
         for answer in self._waiting:
             if not answer.done():
                 answer.set_exception(ConnectionLost("the link was closed before the answer came"))
-        self._operations.peers.leave(self.peer)
+        self._operations.leave(self.peer)
 
     # --- the outlet of its peer ---------------------------------------------------------------------------------
 

@@ -24,6 +24,10 @@ from homeport.client.core.errors import (
 from homeport.client.core.messages import (
     PROTOCOL_VERSION,
     Applied,
+    BackupChunk,
+    BackupOpen,
+    BackupOpened,
+    BackupRead,
     CancelWatch,
     Deregister,
     Done,
@@ -49,6 +53,8 @@ from homeport.client.core.messages import (
     Request,
     Resolve,
     Resolved,
+    RestoreCommit,
+    RestoreWrite,
     ServiceList,
     Services,
     SetState,
@@ -76,6 +82,7 @@ from homeport.registry.core.txn import Compare, Delete, DeleteResult, Op, Put, R
 from homeport.registry.peers import Peer, Peers
 from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import lease_put
+from homeport.registry.transfers import Transfers
 
 _RACES_MAX: Final = 16  # times a registration is decided anew because another of the same id came first
 _PAGE_ENTRIES: Final = 4096  # of a list: a page of small ones is a few hundred microseconds of work
@@ -111,13 +118,25 @@ class Encoded:
 class Operations:
     """The registry's answers to every request of `homeport.client.core.messages`."""
 
-    def __init__(self, store: Store, catalogue: Catalogue, peers: Peers, *, node: str, server: str, token: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalogue: Catalogue,
+        peers: Peers,
+        *,
+        node: str,
+        server: str,
+        token: str,
+        restore: Callable[[str], None],
+    ) -> None:
         self.store = store
         self.catalogue = catalogue
         self.peers = peers
         self.node = node
         self._server = server
         self.token = token
+        self._restore = restore  # puts a verified backup in the place of everything, soon, and removes the file
+        self._transfers = Transfers(store)
         self._handlers: dict[type[Request[Any]], Callable[[Any, Peer], Any]] = {
             Hello: self.hello,
             Ping: self.ping,
@@ -139,6 +158,10 @@ class Operations:
             WatchKv: self.watch_kv,
             CancelWatch: self.cancel_watch,
             Stats: self.stats,
+            BackupOpen: self.backup_open,
+            BackupRead: self.backup_read,
+            RestoreWrite: self.restore_write,
+            RestoreCommit: self.restore_commit,
         }
 
     def handle(self, request: Request[Any], peer: Peer) -> Any:
@@ -148,6 +171,11 @@ class Operations:
             HomeportError: the request was refused; nothing changed.
         """
         return self._handlers[type(request)](request, peer)
+
+    def leave(self, peer: Peer) -> None:
+        """A peer is gone: forget what it watched and was handed."""
+        self.peers.leave(peer)
+        self._transfers.leave(peer)
 
     def notice(self, notice: Notice, peer: Peer) -> None:
         """Take note of what a peer said."""
@@ -420,6 +448,26 @@ class Operations:
             raise LeaseGone(f"lease {request.lease:016x} does not exist", lease=request.lease)
         result = await self.store.lease_revoke(request.lease)
         return Done(True, result.revision)
+
+    # --- backups ------------------------------------------------------------------------------------------------
+
+    async def backup_open(self, _request: BackupOpen, peer: Peer) -> BackupOpened:
+        revision = self.store.mvcc.revision
+        await self._transfers.open(peer)
+        return BackupOpened(self._transfers.size(peer), revision)
+
+    def backup_read(self, request: BackupRead, peer: Peer) -> BackupChunk:
+        if request.offset < 0:
+            raise InvalidArgument(f"offset is {request.offset}; allowed: 0 or more", field="offset")
+        return BackupChunk(self._transfers.read(peer, request.offset))
+
+    def restore_write(self, request: RestoreWrite, peer: Peer) -> Done:
+        self._transfers.write(peer, request.offset, request.data)
+        return Done(True, self.store.mvcc.revision)
+
+    async def restore_commit(self, _request: RestoreCommit, peer: Peer) -> Done:
+        self._restore(await self._transfers.verified(peer))
+        return Done(True, self.store.mvcc.revision)
 
     # --- watches ------------------------------------------------------------------------------------------------
 

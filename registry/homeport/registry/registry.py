@@ -8,6 +8,7 @@ async with Registry() as registry:                 # opens no port
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import socket
@@ -19,7 +20,7 @@ import aiohttp
 import msgspec
 
 from homeport.client import Client
-from homeport.client.core.errors import Closed, InvalidArgument
+from homeport.client.core.errors import Closed, HomeportError, InvalidArgument, Unavailable
 from homeport.client.core.model import InstanceKey
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue
@@ -33,6 +34,10 @@ from homeport.registry.operations import Operations
 from homeport.registry.peers import Peer, Peers
 from homeport.registry.statuses import StatusWriter
 from homeport.registry.store.embedded import EmbeddedStore
+from homeport.registry.store.journal import FILE_NAME, install_backup, verify_backup
+from homeport.registry.transfers import remove
+
+_log = logging.getLogger("homeport.registry")
 
 OFF: Final = "off"  # the address of a front that is not served
 
@@ -76,6 +81,8 @@ class Registry:
         self._started = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._links: set[DirectLink] = set()
+        self._at = At()
+        self._restoring: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Start; the same as entering the context.
@@ -84,15 +91,25 @@ class Registry:
             JournalError: the data directory cannot be used; the message says why and what to do.
         """
         assert self._loop is None, "a registry starts once"
-        loop = self._loop = asyncio.get_running_loop()
-        now = self._now or loop.time
-        self.store = EmbeddedStore(now=now, rng=self._rng, data_dir=self._data_dir)
+        self._loop = asyncio.get_running_loop()
+        await self._start()
+
+    async def _start(self, backup: str | None = None) -> None:
+        """Build everything over the store; `backup` is what a store without a data directory starts from."""
+        assert self._loop is not None
+        now = self._now or self._loop.time
+        self.store = EmbeddedStore(now=now, rng=self._rng, data_dir=self._data_dir, backup=backup)
         await self.store.start()
         self.catalogue = Catalogue()
         self.peers = Peers(self.store, self.catalogue)
-        server = f"homeport/{version('homeport')}"
         self.operations = Operations(
-            self.store, self.catalogue, self.peers, node=self.node, server=server, token=self._token
+            self.store,
+            self.catalogue,
+            self.peers,
+            node=self.node,
+            server=f"homeport/{version('homeport')}",
+            token=self._token,
+            restore=self._restore_soon,
         )
         self._statuses = StatusWriter(self.store, self.catalogue)
         self._prober = Prober(self._connector_factory)
@@ -107,8 +124,13 @@ class Registry:
 
     async def close(self) -> None:
         """Stop gracefully: fronts first, so that nobody is left waiting; then checks and the store. Idempotent."""
-        if not self._started:
-            return
+        restoring, self._restoring = self._restoring, None
+        if restoring is not None:
+            await asyncio.gather(restoring, return_exceptions=True)
+        if self._started:
+            await self._stop()
+
+    async def _stop(self) -> None:
         self._started = False
         await self._http.close()
         await self._rpc.close()
@@ -118,6 +140,43 @@ class Registry:
         await self._prober.close()
         self._statuses.close()
         await self.store.close()
+
+    async def restore(self, path: str) -> None:
+        """Put a backup in the place of everything, as a history of its own.
+
+        Every connection is closed; the fronts come back at the addresses they had.
+
+        Raises:
+            JournalError: the file is not a whole backup (nothing has changed then), or cannot be put in place.
+        """
+        await asyncio.get_running_loop().run_in_executor(None, verify_backup, path)
+        await self._restore(path)
+
+    def _restore_soon(self, path: str) -> None:
+        async def restore() -> None:
+            try:
+                await self._restore(path)
+            except HomeportError:
+                _log.exception("the backup could not be put in place")
+            finally:
+                remove(path)
+
+        self._restoring = asyncio.ensure_future(restore())
+
+    async def _restore(self, path: str) -> None:
+        await asyncio.sleep(0)  # let the answer to whoever asked for this leave first
+        at = self._at
+        await self._stop()
+        loop = asyncio.get_running_loop()
+        try:
+            if self._data_dir is not None:
+                store_id = f"{self._rng.randrange(1 << 64):016x}"
+                target = os.path.join(self._data_dir, FILE_NAME)
+                await loop.run_in_executor(None, install_backup, path, target, store_id)
+        finally:
+            await self._start(backup=path if self._data_dir is None else None)
+            await self.serve(http=at.http or OFF, rpc=[address for address in (at.rpc, at.rpc_unix) if address])
+        _log.warning("a backup was restored: store %s at revision %d", self.store.store_id, self.store.mvcc.revision)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -149,13 +208,21 @@ class Registry:
             else:
                 at_rpc = bound
         at_http = None if http == OFF else await self._http.listen(_checked(http, unix=False))
+        self._at = At(at_http or self._at.http, at_rpc or self._at.rpc, at_unix or self._at.rpc_unix)
         return At(at_http, at_rpc, at_unix)
 
     def client(self, *, name: str = "") -> Client:
         """A client in this process, for use on this loop; enter or `start` it like any other."""
         if self._loop is None or not self._started:
             raise Closed("the registry is not running")
-        return Client(transport=DirectTransport(self.operations, self._loop, self._links), name=name, rng=self._rng)
+        return Client(
+            transport=DirectTransport(self._running_operations, self._loop, self._links), name=name, rng=self._rng
+        )
+
+    def _running_operations(self) -> Operations:
+        if not self._started:
+            raise Unavailable("the registry is not running")
+        return self.operations
 
     # --- what happens -------------------------------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ class _Attempt:
         self.deleted: set[bytes] = set()
 
     def run(self, txn: Txn) -> tuple[bool, tuple[Any, ...]]:
-        succeeded = all([self.holds(compare) for compare in txn.compare])
+        succeeded = all(self.holds(compare) for compare in txn.compare)
         return succeeded, tuple([self.do(op) for op in (txn.then if succeeded else txn.orelse)])
 
     def holds(self, compare: Compare) -> bool:
@@ -180,7 +180,5 @@ def pick(state: State, query: Range) -> RangeResult:
     if query.limit:
         found = found[: query.limit]
     if query.keys_only:
-        found = [
-            KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in found
-        ]
+        found = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in found]
     return RangeResult(tuple(found), count, len(found) < count)

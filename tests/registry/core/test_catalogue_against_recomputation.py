@@ -69,6 +69,9 @@ steps = st.lists(
     max_size=25,
 )
 
+# By service: the instances that look different or are new, and those that are gone.
+Differences = dict[str, tuple[dict[InstanceKey, Instance], set[InstanceKey]]]
+
 
 class Naive:
     """Everything recomputed from all keys; beside the keys it remembers only when anything of a name was touched."""
@@ -91,9 +94,8 @@ class Naive:
             return "maintenance"
         records = self.records(instance.key)
         found: list[Status] = [record.status for record in records.values()]
-        for check in instance.checks:
-            if check.name not in records:
-                found.append("critical" if check.kind == "ttl" else check.initial)
+        unwritten = [check for check in instance.checks if check.name not in records]
+        found += ["critical" if check.kind == "ttl" else check.initial for check in unwritten]
         return max(found, key=SEVERITY.__getitem__, default="passing")
 
     def compute(self) -> dict[tuple[str, InstanceKey], Instance]:
@@ -109,7 +111,7 @@ class Naive:
             )
         return computed
 
-    def apply(self, revision: int, written: list[bytes]) -> dict[str, tuple[dict[InstanceKey, Instance], set[InstanceKey]]]:
+    def apply(self, revision: int, written: list[bytes]) -> Differences:
         """The differences that this revision made, by service."""
         for key in written:
             parts = keys.split(key)
@@ -118,15 +120,15 @@ class Naive:
             elif key.startswith(keys.CHECKS):
                 self.touched[parts[0], parts[1]] = revision
         before, self.seen = self.seen, self.compute()
-        differences: dict[str, tuple[dict[InstanceKey, Instance], set[InstanceKey]]] = {}
+        differences: Differences = {}
         for at in before.keys() - self.seen.keys():
             differences.setdefault(at[0], ({}, set()))[1].add(at[1])
         for at, instance in self.seen.items():
             old = before.get(at)
             if old is None or msgspec.structs.replace(old, mod_revision=instance.mod_revision) != instance:
                 differences.setdefault(at[0], ({}, set()))[0][at[1]] = instance
-        for service, key in before.keys() | self.seen.keys():
-            if self.touched[key] == revision:
+        for service, instance_key in before.keys() | self.seen.keys():
+            if self.touched[instance_key] == revision:
                 self.indexes[service] = revision
         names = {service for service, _ in self.seen}
         for service in [name for name in self.indexes if name not in names]:
@@ -188,13 +190,9 @@ class Followed:
         if self.catalogue.tags() != tags_before:
             assert self.catalogue.index == revision
 
-    def expect_events(
-        self, events: list[ServiceEvent], differences: dict[str, tuple[dict[InstanceKey, Instance], set[InstanceKey]]]
-    ) -> None:
+    def expect_events(self, events: list[ServiceEvent], differences: Differences) -> None:
         assert len({event.service for event in events}) == len(events)
-        found = {
-            event.service: ({instance.key: instance for instance in event.changed}, set(event.removed)) for event in events
-        }
+        found = {event.service: ({one.key: one for one in event.changed}, set(event.removed)) for event in events}
         assert found == differences
         for event in events:
             assert event.revision == self.mvcc.revision
@@ -256,13 +254,11 @@ def test_a_ttl_check_that_falls_silent_makes_its_instance_critical_and_newer() -
     followed = Followed()
     register(followed, "1", "orders", checks=CHECKS[1:])
     followed.run([("check", "1", "beat", CheckRecord("passing"))])
-    entry = followed.catalogue.find(NODE, "1")
-    assert entry is not None
-    assert entry.seen.status == "passing"
-    before = entry.seen.mod_revision
+    (before,) = followed.catalogue.services["orders"].instances(passing=True)
     followed.run([("silence", "1", "beat")])
-    assert entry.seen.status == "critical"
-    assert entry.seen.mod_revision == before + 1
+    (after,) = followed.catalogue.services["orders"].instances(passing=False)
+    assert after.status == "critical"
+    assert after.mod_revision == before.mod_revision + 1
 
 
 def test_an_absent_name_never_answers_an_older_index_than_before() -> None:
@@ -273,7 +269,7 @@ def test_an_absent_name_never_answers_an_older_index_than_before() -> None:
         followed.run([("deregister", "1"), ("deregister", "2")])
     deleted = [followed.catalogue.index_of(service) for service in SERVICES]
     assert deleted == sorted(deleted)
-    assert deleted[: -DELETIONS_MAX] == [followed.catalogue.floor] * (len(SERVICES) - DELETIONS_MAX)
+    assert deleted[:-DELETIONS_MAX] == [followed.catalogue.floor] * (len(SERVICES) - DELETIONS_MAX)
     assert followed.catalogue.index_of("never") == followed.catalogue.floor > 1
 
 
@@ -295,8 +291,8 @@ def test_large_services_come_in_pages_that_fit_and_miss_nobody() -> None:
     filler = {"filler": "x" * 4_000}
     ids_ = [f"{number:03}" for number in range(600)]
     for id_ in ids_:
-        instance = Instance(service="orders", id=id_, node=NODE, meta=filler)
-        changes = followed.head.decide(Txn(then=(Put(keys.instance("orders", NODE, id_), wire.encode(instance)),))).changes
+        registration = wire.encode(Instance(service="orders", id=id_, node=NODE, meta=filler))
+        changes = followed.head.decide(Txn(then=(Put(keys.instance("orders", NODE, id_), registration),))).changes
         followed.mvcc.apply(followed.head.revision, changes)
         followed.head.settle(followed.head.revision, changes)
         followed.catalogue.apply(followed.head.revision, changes)

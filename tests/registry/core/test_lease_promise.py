@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from homeport.registry.core.leases import BUCKET_S, STALL_S, TICK_S, LeaseTable
+from homeport.registry.core.leases import BUCKET_S, TICK_S, LeaseTable
 
 CLOCKS_S = (0.0, 1_000_003.0, 1e9)  # a fresh process, a machine up for days, and one whose clock says the date
 ROUNDING_S = 1e-5  # of a sum of a hundred numbers near 1e9, whose own steps are 1.2e-7

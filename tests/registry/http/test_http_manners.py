@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from homeport.registry import Registry
 from homeport.registry.fronts.consul import kv
-from homeport.registry.fronts.http import HEAD_FIELD_BYTES_MAX, HttpFront
+from homeport.registry.fronts.http import HttpFront
+from homeport.registry.fronts.http_server import HEAD_FIELD_BYTES_MAX
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.conftest import Eventually

@@ -144,6 +144,22 @@ async def test_flags_of_a_key_that_others_deleted_are_not_its_successors(http: H
     assert (await http("GET", "/v1/kv/k")).json[0]["Flags"] == 0
 
 
+async def test_flags_of_a_key_that_ended_with_another_lease_are_not_its_successors(
+    http: Http, registry: Registry
+) -> None:
+    await http("PUT", "/v1/kv/k?flags=5", b"x")
+    lease = registry.store.new_lease()
+    await registry.store.lease_grant(60, lease)
+    async with registry.client() as client:
+        await client.kv.put(b"k", b"y", lease=lease)  # moves the key alone onto the lease
+        assert (await http("GET", "/v1/kv/k")).json[0]["Flags"] == 5
+        await registry.store.lease_revoke(lease)
+        await client.kv.put(b"k", b"z")
+    assert (await http("GET", "/v1/kv/k")).json[0]["Flags"] == 0
+    await http("PUT", "/v1/kv/k?flags=6", b"z")
+    assert (await http("GET", "/v1/kv/k")).json[0]["Flags"] == 6
+
+
 async def test_a_put_leaves_the_key_on_its_lease(http: Http, registry: Registry) -> None:
     lease = registry.store.new_lease()
     await registry.store.lease_grant(60, lease)

@@ -319,6 +319,48 @@ class Stats(Request[StatsReport], frozen=True, omit_defaults=True):
     method = "stats"
 
 
+class BackupOpened(_Answer, frozen=True, omit_defaults=True):
+    """A copy of `size` bytes is ready to be read; `revision` is what it holds."""
+
+    size: int
+    revision: int
+
+
+class BackupOpen(Request[BackupOpened], frozen=True, omit_defaults=True):
+    """Copy the whole store, consistent at one revision, to be read over this connection; one at a time."""
+
+    method = "backup_open"
+
+
+class BackupChunk(_Answer, frozen=True, omit_defaults=True):
+    data: bytes
+
+
+class BackupRead(Request[BackupChunk], frozen=True, omit_defaults=True):
+    """Read the copy from `offset` on, up to a page; empty at its end, which also drops it."""
+
+    method = "backup_read"
+    offset: int
+
+
+class RestoreWrite(Request[Done], frozen=True, omit_defaults=True):
+    """Hand over a piece of a backup at `offset`; 0 begins anew."""
+
+    method = "restore_write"
+    offset: int
+    data: bytes
+
+
+class RestoreCommit(Request[Done], frozen=True, omit_defaults=True):
+    """Verify what was handed over, and put it in the place of everything the registry holds.
+
+    The answer comes once it is verified; then every connection is closed, and the registry comes back under a new
+    `store_id`.
+    """
+
+    method = "restore_commit"
+
+
 class KvEvents(msgspec.Struct, frozen=True, omit_defaults=True):
     """A revision's changes to the keys that a watch asked for; with `more`, the next event belongs to it too."""
 
@@ -351,6 +393,10 @@ RESULTS: Final[dict[type[Request[Any]], type]] = {
     WatchKv: Watching,
     CancelWatch: Done,
     Stats: StatsReport,
+    BackupOpen: BackupOpened,
+    BackupRead: BackupChunk,
+    RestoreWrite: Done,
+    RestoreCommit: Done,
 }
 REQUESTS: Final[dict[str, type[Request[Any]]]] = {request.method: request for request in RESULTS}
 NOTICES: Final[dict[str, type[Notice]]] = {Applied.method: Applied}

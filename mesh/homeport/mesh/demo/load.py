@@ -23,7 +23,7 @@ from homeport.mesh.demo.report import Failure, Tally
 from homeport.mesh.one_try import Answer, Connection, TryError
 
 VISITORS: Final = 12  # at a time
-THINK_S_MEAN: Final = 0.12  # some hundred requests a second: three or four times as many behind the edge
+THINK_S_MEAN: Final = 0.15  # some 75 requests a second, and three or four times as many behind the edge
 REQUEST_TIMEOUT_S: Final = 10.0  # after which a user takes the site for broken
 
 FEEDS_AGREED: Final = 8  # in a row: enough to have met every instance, wherever the balancer sends them

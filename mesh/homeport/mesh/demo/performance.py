@@ -60,10 +60,10 @@ async def perform(site: Site, progress: Progress, seed: int, seconds: float) -> 
                 await _under_load(load, script, script.seconds)
                 if not await load.feeds_go_by(site.settings.page_size):
                     raise SiteError(f"feeds do not go by the page size of {site.settings.page_size} that was set")
-    except (SiteError, HomeportError, OSError) as problem:
-        error = str(problem)
-    except TimeoutError:
+    except TimeoutError:  # before OSError, of which it is one
         error = f"did not end within {TOTAL_S_MAX:.0f} s"
+    except (SiteError, HomeportError, OSError) as problem:
+        error = str(problem) or repr(problem)
     delivered = site.delivered({failure.request_id for failure in load.tally.failures})
     failed, unsafe = split_failures(load.tally.failures, delivered)
     latencies_ms = load.tally.latencies_ms
@@ -76,6 +76,7 @@ async def perform(site: Site, progress: Progress, seed: int, seconds: float) -> 
         "rolled": script.rolled,
         "p50_ms": round(percentile(latencies_ms, 0.50), 1),
         "p99_ms": round(percentile(latencies_ms, 0.99), 1),
+        "max_ms": round(percentile(latencies_ms, 1.0), 1),
         "instances": len(site.members),
         "photos": len(load.ledger.kept),
         "seconds": round(time.monotonic() - started, 1),

@@ -88,7 +88,7 @@ class Catalogue:
         self.floor = 1
         self.services: dict[str, Service] = {}
         self._service_of: dict[InstanceKey, str] = {}
-        self._checks: dict[InstanceKey, dict[str, tuple[CheckRecord, int]]] = {}
+        self._checks: dict[InstanceKey, dict[str, CheckRecord]] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
         self._deletions_max = deletions_max
 
@@ -105,12 +105,11 @@ class Catalogue:
 
     def check_record(self, key: InstanceKey, name: str) -> CheckRecord | None:
         """The written status of a check; None before its first and after a ttl check's silence."""
-        found = self._checks.get(key, {}).get(name)
-        return found[0] if found else None
+        return self._checks.get(key, {}).get(name)
 
     def statuses(self, key: InstanceKey) -> dict[str, Status]:
         """The written status of each check of an instance."""
-        return {name: record.status for name, (record, _) in self._checks.get(key, {}).items()}
+        return {name: record.status for name, record in self._checks.get(key, {}).items()}
 
     def check_names(self, key: InstanceKey) -> list[str]:
         """The checks of an instance that have a written status, defined or not."""
@@ -159,8 +158,7 @@ class Catalogue:
                 node, id_, name = keys.split(key)
                 touched[node, id_] = None
                 if change.kv is not None:
-                    record = wire.decode(CheckRecord, change.kv.value)
-                    self._checks.setdefault((node, id_), {})[name] = (record, revision)
+                    self._checks.setdefault((node, id_), {})[name] = wire.decode(CheckRecord, change.kv.value)
                 elif (records := self._checks.get((node, id_))) is not None:
                     records.pop(name, None)
                     if not records:
@@ -221,12 +219,12 @@ class Catalogue:
         entry = service.entries[key]
         records = self._checks.get(key, {})
         statuses = [
-            records[check.name][0].status if check.name in records else _unwritten(check)
+            records[check.name].status if check.name in records else _unwritten(check)
             for check in entry.registered.checks
         ]
         # A record without a defined check is a verdict of the registry's own (a refused connection).
         defined = {check.name for check in entry.registered.checks}
-        statuses += [record.status for check_name, (record, _) in records.items() if check_name not in defined]
+        statuses += [record.status for check_name, record in records.items() if check_name not in defined]
         status: Status = "maintenance" if entry.registered.state == "maintenance" else aggregate(statuses)
         service.index = revision
         service.answers.clear()

@@ -4,9 +4,9 @@ The promise: a lease never ends before its TTL after the last renewal *received*
 one tick (`TICK_S`) of a live process. A stall (a blocked loop, a paused process) extends every lease by its length,
 since renewals could not be heard; that is one addition to a clock, not a walk over the leases.
 
-Deadlines live in buckets of `BUCKET_S` (a timing wheel without a rim: a dict of dicts, each an ordered set). A renewal only writes the new
-deadline on the lease; its id stays in the bucket it was put in, and moves when that bucket comes up, once per TTL at
-the most. So renewing costs the same with 200 leases as with 200,000, and expiry looks at due buckets only.
+Deadlines live in buckets of `BUCKET_S` (a timing wheel without a rim: a dict of ordered sets). A renewal only writes
+the new deadline on the lease; its id stays in the bucket it was put in, and moves when that bucket comes up, once per
+TTL at the most. So renewing costs the same with 200 leases as with 200,000, and expiry looks at due buckets only.
 """
 
 from __future__ import annotations

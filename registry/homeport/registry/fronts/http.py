@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -20,7 +20,7 @@ from aiohttp import web
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.messages import Deregister
-from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX, KEY_BYTES_MAX
+from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import Change
 from homeport.registry.fronts.consul import bodies
 from homeport.registry.fronts.consul.access import authorize, caller_of
@@ -36,6 +36,7 @@ from homeport.registry.fronts.consul.calls import (
 )
 from homeport.registry.fronts.consul.reaping import SWEEP_S
 from homeport.registry.fronts.consul.table import TABLE, Match, Routes
+from homeport.registry.fronts.http_server import HttpServer
 from homeport.registry.fronts.metrics import FrontNumbers
 from homeport.registry.operations import Operations
 
@@ -45,18 +46,10 @@ log.addHandler(logging.NullHandler())
 BLOCKED_QUERIES_MAX: Final = 16_384  # leaves room for other requests among CONNECTIONS_MAX connections; some 10 KB each
 WAIT_S_DEFAULT: Final = 300.0  # Consul's
 WAIT_JITTER: Final = 1 / 16  # of the wait, on top: a crowd that came together does not come back together
-HEAD_LINE_BYTES_MAX: Final = 3 * KEY_BYTES_MAX + 4096  # the longest key, every byte percent-encoded, and its parameters
-HEAD_FIELD_BYTES_MAX: Final = 8190  # what servers usually take of one header
 BODY_S_MAX: Final = 30.0  # for a body to arrive: one that trickles holds a connection, no longer
-_CROWDED_S: Final = 2.0  # for a connection that is too many to say something, so that it can be answered
 _CLOSE_S: Final = 5.0  # for answers under way when the front closes
 _CHUNK_BYTES: Final = 64 * 1024
 _NO_ROUTE: Final = "none"  # the endpoint that unknown paths are counted under
-
-_REFUSED_CONNECTION: Final = (
-    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: 20\r\nConnection: close\r\n\r\nToo many connections"
-)
 
 
 class HttpFront:
@@ -85,7 +78,7 @@ class HttpFront:
         self._blocked_max = blocked_max
         self._routes = Routes(TABLE)
         self.numbers = FrontNumbers()
-        self._server: _Server | None = None
+        self._server: HttpServer | None = None
         self._listeners: list[asyncio.Server] = []
         self._agent: Agent | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -107,7 +100,7 @@ class HttpFront:
         loop = asyncio.get_running_loop()
         if self._server is None or self._agent is None:
             self._loop = loop
-            self._server = _Server(self._handle, self._connections_max, self.numbers)
+            self._server = HttpServer(self._handle, self._connections_max, self.numbers)
             self._agent = Agent(self._operations, _advertised(bare), loop.time(), self.numbers)
             self._operations.store.listen(self._revision)
             self._arm_sweep()
@@ -284,80 +277,6 @@ class HttpFront:
                 log.info("deregistered %s on %s: critical for longer than it asked to be kept", id_, node)
             except HomeportError as error:
                 log.warning("could not deregister %s on %s, which is critical: %s", id_, node, error)
-
-
-class _Server(web.Server):
-    """aiohttp's server, with its connections counted and limited."""
-
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        connections_max: int,
-        numbers: FrontNumbers,
-    ) -> None:
-        super().__init__(
-            handler,
-            handler_cancellation=True,
-            access_log=None,
-            logger=log,
-            auto_decompress=False,  # a value is the bytes that were sent
-            max_line_size=HEAD_LINE_BYTES_MAX,
-            max_field_size=HEAD_FIELD_BYTES_MAX,
-        )
-        self._connections_max = connections_max
-        self._numbers = numbers
-        self._crowd: set[_Crowded] = set()
-
-    def accept(self) -> asyncio.Protocol:
-        """The protocol of a new connection."""
-        if self._numbers.connections >= self._connections_max:
-            self._numbers.connections_refused += 1
-            return _Crowded(self._crowd)
-        return self()
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        self._numbers.connections += 1
-        super().connection_made(handler, transport)
-
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        self._numbers.connections -= 1
-        super().connection_lost(handler, exc)
-
-    async def finish(self, timeout_s: float) -> None:
-        """Close what is idle, wait for what is under way, and close that too."""
-        for crowded_out in tuple(self._crowd):
-            crowded_out.close()
-        self.pre_shutdown()
-        await self.shutdown(timeout_s)
-
-
-class _Crowded(asyncio.Protocol):
-    """A connection there is no room for: it is told so when it asks, and closed."""
-
-    def __init__(self, crowd: set[_Crowded]) -> None:
-        self._crowd = crowd
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._timer = asyncio.get_running_loop().call_later(_CROWDED_S, self.close)
-        self._crowd.add(self)
-
-    def data_received(self, _data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(_REFUSED_CONNECTION)
-            self._transport.close()
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        self._crowd.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
 
 
 def _target(raw: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from homeport.registry.fronts.consul.calls import Call
 
 # Numbers of the store that only grow; the others are gauges.
-_STORE_COUNTERS: Final = frozenset({"commits"})
+_STORE_COUNTERS: Final = frozenset({"commits", "journal_batches"})
 
 
 class FrontNumbers:

@@ -88,7 +88,7 @@ class RpcFront:
 
     def lost(self, connection: RpcConnection) -> None:
         self.connections.discard(connection)
-        self._operations.peers.leave(connection.peer)
+        self._operations.leave(connection.peer)
         self._peer_lost(connection.peer)
 
 
@@ -166,6 +166,8 @@ class RpcConnection(asyncio.Protocol):
                     self._ask(message)
                 except HomeportError as error:
                     self._write(wire.answer_error(message.msgid, error))
+                except Exception:  # noqa: BLE001 - a defect in one call must not take the connection's others with it
+                    self._write(_defect(message.msgid))
             case wire.Tell():
                 kind = NOTICES.get(message.method)
                 if kind is not None and self._greeted:  # unknown ones are from a newer release: not ours to mind
@@ -220,8 +222,7 @@ class RpcConnection(asyncio.Protocol):
         except HomeportError as error:
             answer = wire.answer_error(msgid, error)
         except Exception:  # noqa: BLE001 - a defect in one call must not take the connection's others with it
-            _log.exception("a call failed by a defect of the registry")
-            answer = wire.answer_error(msgid, Internal("the registry failed; its log says more"))
+            answer = _defect(msgid)
         self._write(answer)
 
     # --- what goes out ------------------------------------------------------------------------------------------
@@ -297,6 +298,12 @@ class RpcConnection(asyncio.Protocol):
         self._refuse(ProtocolError(f"no hello within {_HELLO_S:.0f} s"))
 
 
+def _defect(msgid: int) -> bytes:
+    """The answer to a call that raised what it should not; its traceback goes to the log."""
+    _log.exception("a call failed by a defect of the registry")
+    return wire.answer_error(msgid, Internal("the registry failed; its log says more"))
+
+
 def begin(call: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine up to where it first waits; return its result, or a coroutine of the rest.
 
@@ -307,7 +314,11 @@ def begin(call: Coroutine[Any, Any, Any]) -> Any:
         waits_for = call.send(None)
     except StopIteration as stop:
         return stop.value
-    return _rest(call, waits_for)
+    return _resume(call, waits_for)
+
+
+async def _resume(call: Coroutine[Any, Any, Any], waits_for: Any) -> Any:
+    return await _rest(call, waits_for)
 
 
 @coroutine

@@ -126,6 +126,14 @@ class Store(Protocol):
         """
         ...
 
+    async def backup(self, path: str) -> None:
+        """Copy the whole store to a new file, consistent at one revision, while it goes on.
+
+        Raises:
+            JournalError: the file cannot be written.
+        """
+        ...
+
     def numbers(self) -> dict[str, int]:
         """Counts for people and metrics, by name."""
         ...

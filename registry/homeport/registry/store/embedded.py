@@ -20,6 +20,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from homeport.client.core import wire
@@ -31,10 +32,19 @@ from homeport.registry.core.head import Head
 from homeport.registry.core.leases import BUCKET_S, LeaseTable
 from homeport.registry.core.limits import HISTORY_AGE_S_MAX, HISTORY_REVISIONS_MAX, LEASES_MAX, TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
-from homeport.registry.core.txn import Change, Compare, EndLease, Put, Txn, TxnResult
+from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
 from homeport.registry.store.contract import LeaseRecord, Listener
-from homeport.registry.store.journal import FILE_NAME, Journal, JournalError, Revision
+from homeport.registry.store.journal import (
+    CHECKPOINT_PAGES,
+    FILE_NAME,
+    Journal,
+    JournalError,
+    Revision,
+    Synchronous,
+    read_backup,
+    write_backup,
+)
 
 _log = logging.getLogger("homeport.registry.store")
 
@@ -77,15 +87,29 @@ class EmbeddedStore:
         now: seconds of any clock that never goes back.
         data_dir: a directory for the journal; None keeps everything in memory.
         vfs: the SQLite VFS to use, for tests on disks that fail.
+        synchronous: for tests that show what anything but FULL loses.
+        checkpoint_pages: how far the journal's log grows before it is copied back; tests choose few.
+        backup: without `data_dir`, a file of a backup to start from, as a history of its own.
     """
 
     def __init__(
-        self, *, now: Callable[[], float], rng: Rng, data_dir: str | None = None, vfs: str | None = None
+        self,
+        *,
+        now: Callable[[], float],
+        rng: Rng,
+        data_dir: str | None = None,
+        vfs: str | None = None,
+        synchronous: Synchronous = "FULL",
+        checkpoint_pages: int = CHECKPOINT_PAGES,
+        backup: str | None = None,
     ) -> None:
         self._now = now
         self._rng = rng
         self._path = None if data_dir is None else os.path.join(data_dir, FILE_NAME)
         self._vfs = vfs
+        self._synchronous: Synchronous = synchronous
+        self._checkpoint_pages = checkpoint_pages
+        self._backup = backup
         self.store_id = f"{rng.randrange(1 << 64):016x}"
         self.read_only: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -134,13 +158,15 @@ class EmbeddedStore:
             self._adopt(mvcc)
             self._writer = loop.create_task(self._write(journal), name="homeport journal writer")
             self._writer.add_done_callback(self._writer_ended)
+        elif self._backup is not None:
+            self._adopt(await loop.run_in_executor(None, read_backup, self._backup))
         self._loop = loop
         self._tick()
 
     def _open(self) -> tuple[Journal, Mvcc]:
         assert self._path is not None
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        journal = Journal(self._path, self.store_id, vfs=self._vfs)
+        journal = Journal(self._path, self.store_id, vfs=self._vfs, synchronous=self._synchronous)
         try:
             return journal, journal.load()
         except BaseException:
@@ -170,7 +196,9 @@ class EmbeddedStore:
             if self.read_only is not None:
                 return
             self._wanted.set()
-            await asyncio.wait([asyncio.ensure_future(self._idle.wait())], timeout=_RECOVER_S)
+            with suppress(TimeoutError):  # a failed write never becomes idle: look whether it failed
+                async with asyncio.timeout(_RECOVER_S):
+                    await self._idle.wait()
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -253,7 +281,8 @@ class EmbeddedStore:
     async def _upkeep(self, journal: Journal) -> None:
         if self._compact_to > journal.compact_revision:
             await self._in_worker(journal.compact, self._compact_to)
-        await self._in_worker(journal.checkpoint)
+        if journal.log_pages >= self._checkpoint_pages:
+            await self._in_worker(journal.checkpoint)
 
     async def _recover(self, journal: Journal, error: JournalError, batch: list[_Waiting]) -> Journal:
         """Refuse writes until the journal can be opened anew, then take in what the failed batch left there."""
@@ -277,7 +306,8 @@ class EmbeddedStore:
                 self.read_only = again.message
                 continue
             for revision, changes in tail:
-                self._advance(revision, changes)
+                # What came before is known only now: an earlier revision of the tail may have written the same key.
+                self._advance(revision, tuple([Change(c.key, c.kv, self.mvcc.get(c.key)) for c in changes]))
             self._head.rollback()
             self.read_only = None
             _log.warning("writing goes on; %d revisions of the failed batch had reached the disk", len(tail))
@@ -287,11 +317,11 @@ class EmbeddedStore:
         assert self._path is not None
         if not os.path.exists(self._path):
             raise JournalError(f"{self._path} is gone: put it back, or restart to begin anew")
-        journal = Journal(self._path, self.store_id, vfs=self._vfs)
+        journal = Journal(self._path, self.store_id, vfs=self._vfs, synchronous=self._synchronous)
         try:
             if journal.store_id != self.store_id:
                 raise JournalError(f"{self._path} holds another registry's history now; restart to use that")
-            return journal, list(journal.revisions_after(self.mvcc))
+            return journal, journal.revisions_after(self.mvcc)
         except BaseException:
             journal.close()
             raise
@@ -300,11 +330,14 @@ class EmbeddedStore:
         """Copy the whole store to a new file, consistent at one revision, while it goes on.
 
         Raises:
-            JournalError: the store has no journal, or the file cannot be written.
+            JournalError: the file cannot be written.
         """
         journal = self._journal
         if journal is None:
-            raise JournalError("this registry keeps everything in memory, so there is no journal to back up")
+            everything = self.mvcc.range(Range(b"", b"")).entries
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, write_backup, path, self.store_id, everything, self.mvcc.revision)
+            return
         await self.barrier()
         backup = await self._in_worker(journal.begin_backup, path)
         while not await self._in_worker(backup.step):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from time import perf_counter
@@ -35,7 +36,10 @@ SCHEMA_VERSION: Final = 1
 # Rows of one INSERT: powers of two, so that any batch is a handful of prepared statements. The largest stays below
 # SQLite's 32,766 parameters, at seven a row.
 _STRIDES: Final = tuple(2**power for power in range(12, -1, -1))
-_CHECKPOINT_PAGES: Final = 4096  # 16 MiB of log: a second of fsync at worst when it is copied back
+CHECKPOINT_PAGES: Final = 4096  # 16 MiB of log: a second of fsync at worst when it is copied back
+_PAGE_BYTES: Final = 4096  # SQLite's default
+_COMMIT_PAGES: Final = 2  # that a commit touches at least: a leaf and its parent
+_ROW_BYTES: Final = 40  # of a row besides its key and value
 _BACKUP_PAGES: Final = 512  # 2 MiB of a backup between two batches: a few milliseconds
 _CACHE_STATEMENTS: Final = 64
 
@@ -80,6 +84,7 @@ class Journal:
 
     def __init__(self, path: str, store_id: str, *, vfs: str | None = None, synchronous: Synchronous = "FULL") -> None:
         self.path = path
+        self.log_pages = 0  # written since the last checkpoint, about
         self.commit_s = 0.0  # how long the last commit took, fsync included
         self._synchronous = synchronous
         try:
@@ -136,43 +141,18 @@ class Journal:
         Raises:
             JournalError: the file is corrupt.
         """
-        mvcc = Mvcc()
+        return load(self._db, self.path)
+
+    def revisions_after(self, mvcc: Mvcc) -> list[Revision]:
+        """What the file holds beyond a state.
+
+        Raises:
+            JournalError: the file is corrupt.
+        """
         try:
-            rows = iter(
-                self._db.execute(
-                    "SELECT key, value, create_revision, revision, version, lease FROM history"
-                    " WHERE revision <= ? AND value IS NOT NULL ORDER BY revision, key",
-                    (self.compact_revision,),
-                )
-            )
-            base = (KeyValue(*row) for row in rows)
-            mvcc.load(base, max(self.compact_revision, FIRST_REVISION), self.compact_revision)
-            for revision, changes in self.revisions_after(mvcc):
-                mvcc.apply(revision, changes)
+            return list(_revisions_after(self._db, mvcc))
         except apsw.Error as error:
             raise _explained(self.path, error) from error
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
-            raise _corrupt(self.path, error) from error
-        return mvcc
-
-    def revisions_after(self, mvcc: Mvcc) -> Iterator[Revision]:
-        """What the file holds beyond a state, revision by revision; apply each before taking the next."""
-        rows = self._db.execute(
-            "SELECT revision, key, value, create_revision, version, lease FROM history"
-            " WHERE revision > ? ORDER BY revision, key",
-            (mvcc.revision,),
-        )
-        changes: list[Change] = []
-        current = 0
-        for revision, key, value, create_revision, version, lease in rows:
-            if revision != current and changes:
-                yield current, tuple(changes)
-                changes = []
-            current = revision
-            kv = None if value is None else KeyValue(key, value, create_revision, revision, version, lease)
-            changes.append(Change(key, kv, mvcc.get(key)))
-        if changes:
-            yield current, tuple(changes)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -202,6 +182,8 @@ class Journal:
         except apsw.Error as error:
             raise _explained(self.path, error) from error
         self.commit_s = perf_counter() - started
+        size = sum(len(value) for value in values if isinstance(value, bytes)) + rows * _ROW_BYTES
+        self.log_pages += _COMMIT_PAGES + size // _PAGE_BYTES
 
     def _insert(self, values: list[Any], rows: int) -> None:
         remaining = iter(values)
@@ -232,20 +214,26 @@ class Journal:
             raise _explained(self.path, error) from error
         self.compact_revision = revision
 
-    def checkpoint(self, pages: int = _CHECKPOINT_PAGES) -> None:
-        """Copy the log back into the file if it has grown to so many pages; a good moment is when nobody waits.
+    def checkpoint(self) -> None:
+        """Copy the log back into the file, best while nobody waits and `log_pages` is past `CHECKPOINT_PAGES`.
 
         Raises:
             JournalError: what was durable still is; close this journal and open it again.
         """
         try:
-            logged, _ = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-            if logged >= pages:
-                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as error:
             raise _explained(self.path, error) from error
+        self.log_pages = 0
 
     # --- copies -------------------------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Make this file a backup."""
+        try:
+            _seal(self._db)
+        except apsw.Error as error:
+            raise _explained(self.path, error) from error
 
     def begin_backup(self, path: str) -> Backup:
         """Start copying to a new file; see `Backup`.
@@ -279,15 +267,111 @@ class Backup:
             if not self._backup.step(_BACKUP_PAGES):
                 return False
             self._backup.finish()
-            # A file of its own: no log beside it, and a checksum of what it holds, by which a restore knows it.
-            self._copy.pragma("journal_mode", "DELETE")
-            checksum = _checksum(self._copy)
-            self._copy.execute("INSERT OR REPLACE INTO meta VALUES('checksum', ?)", (checksum,))
+            _seal(self._copy)
             self._copy.close()
         except apsw.Error as error:
             raise _explained(self._path, error) from error
         sync_directory(os.path.dirname(self._path) or ".")
         return True
+
+
+def load(db: apsw.Connection, path: str) -> Mvcc:
+    """Read a journal's state and history.
+
+    Raises:
+        JournalError: the file is corrupt.
+    """
+    mvcc = Mvcc()
+    try:
+        compact_revision = db.execute("SELECT value FROM meta WHERE name = 'compact_revision'").get
+        rows = db.execute(
+            "SELECT key, value, create_revision, revision, version, lease FROM history"
+            " WHERE revision <= ? AND value IS NOT NULL ORDER BY revision, key",
+            (compact_revision,),
+        )
+        mvcc.load((KeyValue(*row) for row in rows), max(compact_revision, FIRST_REVISION), compact_revision)
+        for revision, changes in _revisions_after(db, mvcc):
+            mvcc.apply(revision, changes)
+    except apsw.Error as error:
+        raise _explained(path, error) from error
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise _corrupt(path, error) from error
+    return mvcc
+
+
+def _revisions_after(db: apsw.Connection, mvcc: Mvcc) -> Iterator[Revision]:
+    """What a journal holds beyond a state; `prev` is right if each revision is applied before the next is taken."""
+    rows = db.execute(
+        "SELECT revision, key, value, create_revision, version, lease FROM history"
+        " WHERE revision > ? ORDER BY revision, key",
+        (mvcc.revision,),
+    )
+    changes: list[Change] = []
+    current = 0
+    for revision, key, value, create_revision, version, lease in rows:
+        if revision != current and changes:
+            yield current, tuple(changes)
+            changes = []
+        current = revision
+        kv = None if value is None else KeyValue(key, value, create_revision, revision, version, lease)
+        changes.append(Change(key, kv, mvcc.get(key)))
+    if changes:
+        yield current, tuple(changes)
+
+
+def install_backup(backup: str, path: str, store_id: str) -> None:
+    """Put a verified backup in the place of a closed journal, as a history of its own; a crash leaves one or the other.
+
+    Raises:
+        JournalError: it cannot be written; the old journal is untouched.
+    """
+    staged = f"{path}.restoring"
+    try:
+        shutil.copyfile(backup, staged)
+        db = apsw.Connection(staged)
+        with db:
+            db.execute("UPDATE meta SET value = ? WHERE name = 'store_id'", (store_id,))
+            db.execute("DELETE FROM meta WHERE name = 'checksum'")
+        db.close()
+        with open(staged, "rb") as copied:
+            os.fsync(copied.fileno())
+        # A log of the old file must never be taken for the new one's.
+        for suffix in ("-wal", "-journal"):
+            if os.path.exists(path + suffix):
+                os.unlink(path + suffix)
+        os.replace(staged, path)
+        sync_directory(os.path.dirname(path) or ".")
+    except apsw.Error as error:
+        raise _explained(path, error) from error
+    except OSError as error:
+        raise JournalError(f"cannot restore to {path}: {error}") from error
+
+
+def read_backup(path: str) -> Mvcc:
+    """The state that a verified backup holds."""
+    db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return load(db, path)
+    finally:
+        db.close(True)
+
+
+def write_backup(path: str, store_id: str, entries: Sequence[KeyValue], revision: int) -> None:
+    """Write a backup of a state that has no journal.
+
+    Raises:
+        JournalError: the file cannot be written.
+    """
+    journal = Journal(path, store_id, synchronous="OFF")
+    try:
+        by_revision: dict[int, list[Change]] = {}
+        for kv in entries:
+            by_revision.setdefault(kv.mod_revision, []).append(Change(kv.key, kv, None))
+        journal.write([(at, tuple(by_revision[at])) for at in sorted(by_revision)])
+        journal.compact(revision)
+        journal.seal()
+    finally:
+        journal.close()
 
 
 def verify_backup(path: str) -> None:
@@ -312,6 +396,12 @@ def verify_backup(path: str) -> None:
             db.close(True)
     except apsw.Error as error:
         raise _explained(path, error) from error
+
+
+def _seal(db: apsw.Connection) -> None:
+    """A file of its own: no log beside it, and a checksum of what it holds, by which a restore knows it."""
+    db.pragma("journal_mode", "DELETE")
+    db.execute("INSERT OR REPLACE INTO meta VALUES('checksum', ?)", (_checksum(db),))
 
 
 def _checksum(db: apsw.Connection) -> str:

@@ -190,7 +190,8 @@ def serve(
     needs: Sequence[str] = (),
 ) -> None:
     """Run the service `name` in this process until SIGTERM, as the environment says."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log.setLevel(logging.INFO)
     print("pid", os.getpid(), flush=True)
     directory = os.environ.get("PICTURES_DATA", ".")
     app = build_app(

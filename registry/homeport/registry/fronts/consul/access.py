@@ -44,10 +44,8 @@ def authorize(token: str, caller: Caller, access: Access) -> None:
     Raises:
         Refusal: 403.
     """
-    if (
-        not token
-        or access == "open"
-        or hmac.compare_digest(token.encode(), caller.token.encode(errors="surrogateescape"))
-    ):
+    if not token or access == "open":
+        return
+    if hmac.compare_digest(token.encode(), caller.token.encode(errors="surrogateescape")):
         return
     raise Refusal(403, "Permission denied: the token is missing or not accepted")
