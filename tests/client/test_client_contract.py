@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -185,7 +185,7 @@ async def test_a_key_watch_misses_nothing_and_resumes_from_a_revision(connect: C
         await client.kv.put("b", b"other")
         await client.kv.put("a/2", b"2")
         await client.kv.delete("a/1")
-        seen = []
+        seen: list[tuple[bytes, bytes | None]] = []
         events = client.kv.watch("a/", prefix=True, start_revision=first)
         while len(seen) < 3:
             event = await anext(events)
@@ -308,11 +308,12 @@ async def test_a_client_made_before_a_fork_refuses_to_work_in_the_child(connect:
                 answer = repr(error).encode()
             os.write(writer, answer)
             os._exit(0)
-        os.waitpid(child, 0)
-        assert b"made before a fork" in os.read(reader, 1000)
+        assert b"made before a fork" in await asyncio.to_thread(os.read, reader, 1000)
+        await asyncio.to_thread(os.waitpid, child, 0)
         os.close(reader)
         os.close(writer)
 
 
 async def _close(events: AsyncIterator[ServiceEvent] | AsyncIterator[object]) -> None:
-    await events.aclose()  # type: ignore[attr-defined, union-attr]  # they are generators
+    assert isinstance(events, AsyncGenerator)
+    await events.aclose()

@@ -90,9 +90,7 @@ async def test_a_key_watch_goes_on_over_a_broken_connection_without_losing_anyth
             await events.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
-async def test_a_key_watch_says_lost_when_the_registry_is_another_one(
-    unused_port: int, eventually: Eventually
-) -> None:
+async def test_a_key_watch_says_lost_when_the_registry_is_another_one(unused_port: int, eventually: Eventually) -> None:
     address = f"127.0.0.1:{unused_port}"
     async with Client(address) as client:
         events = client.kv.watch("a")
@@ -166,11 +164,14 @@ async def test_a_paused_registry_is_noticed_and_left(
 
 async def test_a_registration_survives_sigkill_of_the_registry(unused_port: int, eventually: Eventually) -> None:
     address = f"127.0.0.1:{unused_port}"
-    async with Client(address) as client, _registry_process(address) as process:
-        async with client.register("orders", port=1) as registration:
-            before = registration.lease
-            process.kill()
-            await process.wait()
-            async with _registry_process(address):
-                await eventually(lambda: registration.lease != before, 10.0)
-                assert await client.services() == {"orders": ()}
+    async with (
+        Client(address) as client,
+        _registry_process(address) as process,
+        client.register("orders", port=1) as registration,
+    ):
+        before = registration.lease
+        process.kill()
+        await process.wait()
+        async with _registry_process(address):
+            await eventually(lambda: registration.lease != before, 10.0)
+            assert await client.services() == {"orders": ()}

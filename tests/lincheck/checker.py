@@ -98,7 +98,8 @@ def check(history: Iterable[Operation], steps_max: int = STEPS_MAX) -> Violation
     by_key: dict[bytes, list[Operation]] = {}
     for operation in history:
         assert operation.returned is None or operation.called < operation.returned
-        by_key.setdefault(operation.key, []).append(operation)
+        if operation.returned is not None or operation.kind != "get":  # a read without an answer says nothing
+            by_key.setdefault(operation.key, []).append(operation)
     for key, operations in by_key.items():
         operations.sort(key=lambda one: one.called)
         deepest = _search(operations, steps_max)

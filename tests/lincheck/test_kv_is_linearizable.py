@@ -167,4 +167,4 @@ async def test_a_lie_in_a_real_history_is_found() -> None:
 async def test_concurrent_clients_see_one_copy_of_every_key_for_many_seeds() -> None:
     seed = seed_or(random.SystemRandom().randrange(1 << 32))
     for number in range(40):
-        expect_linearizable(await run_load(seed + number, clients=8, operations=100))
+        expect_linearizable(await run_load(seed + number, clients=8, operations=40))

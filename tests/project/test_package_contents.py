@@ -32,7 +32,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dist")
     # Without isolation: the backend is installed, and a test must not need the network.
     subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)], cwd=ROOT, check=True, capture_output=True
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
     return out
 

@@ -10,9 +10,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize(
-    "name", ["homeport.client", "homeport.registry", "homeport.sidecar", "homeport.mesh.testing"]
-)
+@pytest.mark.parametrize("name", ["homeport.client", "homeport.registry", "homeport.sidecar", "homeport.mesh.testing"])
 def test_all_names_everything_public_and_nothing_else(name: str) -> None:
     module = importlib.import_module(name)
     public = {key for key, value in vars(module).items() if not key.startswith("_") and not _is_module(value)}

@@ -25,7 +25,9 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         await client.kv.put("b", b"x")
         await client.kv.delete("b")
         await client.register("orders", port=1, ttl_s=30.0, id="o").start()
-        await client.register("static", port=2, ttl_s=0.0, id="s", checks=[Check(name="c", kind="ttl", ttl_s=9)]).start()
+        await client.register(
+            "static", port=2, ttl_s=0.0, id="s", checks=[Check(name="c", kind="ttl", ttl_s=9)]
+        ).start()
         before = registry.store.mvcc
         hashes = [before.hash(revision) for revision in range(2, before.revision + 1)]
         store_id = registry.store.store_id

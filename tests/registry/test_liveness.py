@@ -127,7 +127,8 @@ async def _die(client: Client) -> None:
 async def test_a_ttl_check_that_falls_silent_turns_critical_and_recovers_when_it_speaks() -> None:
     check = Check(name="alive", kind="ttl", ttl_s=5.0)
     async with Registry() as registry, registry.client() as client:
-        async with client.register("orders", port=1, ttl_s=60.0, checks=[check]) as registration:
+        registration = client.register("orders", port=1, ttl_s=60.0, checks=[check])
+        async with registration:
             assert await client.resolve("orders") == (), "critical until it has said otherwise"
             await registration.report("alive", "passing")
             await asyncio.sleep(0.0)

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 from homeport.client.core.backoff import Backoff, Rng
 from homeport.client.core.errors import Closed, ConnectionLost, HomeportError, InvalidArgument, Unavailable
+from homeport.client.core.limits import CALL_S
 from homeport.client.core.messages import (
     Applied,
     CancelWatch,
@@ -47,7 +48,6 @@ _log = logging.getLogger("homeport.client")
 R = TypeVar("R")
 
 ADDRESS_DEFAULT: Final = "127.0.0.1:8300"
-CALL_S: Final = 5.0
 _PING_S: Final = 5.0  # how often a silent link is asked whether it is alive
 _PONG_S: Final = 5.0  # and how long it may take to say so: a paused registry is noticed within ten seconds
 # Asking these twice is as good as asking once, so a broken link only means asking the next one.

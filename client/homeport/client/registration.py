@@ -10,6 +10,7 @@ import msgspec
 
 from homeport.client.core.backoff import Backoff, Rng
 from homeport.client.core.errors import Closed, HomeportError, RequestError
+from homeport.client.core.limits import CALL_S
 from homeport.client.core.messages import Deregister, Register, Registered, Renew, ReportCheck, SetState, WaitApplied
 from homeport.client.core.model import Instance, State, Status, validate_instance
 
@@ -20,6 +21,7 @@ _log = logging.getLogger("homeport.client")
 
 RENEWALS_PER_TTL: Final = 3  # two may be lost before the third comes too late
 RENEWAL_JITTER: Final = 0.1  # of the period, either way, so that many instances do not renew in step
+_DRAIN_CALL_S: Final = 1.0  # for the registry to take note, where `min_s` is shorter
 _STOP_S: Final = 2.0  # to deregister in; past that the lease does it
 
 
@@ -74,22 +76,27 @@ class Registration:
     async def __aexit__(self, *_exc: object) -> None:
         await self.stop()
 
-    async def set_state(self, state: State) -> int:
-        """Tell everyone that this instance is `up`, `draining` or in `maintenance`; return that revision."""
+    async def set_state(self, state: State, *, timeout_s: float = CALL_S) -> int:
+        """Tell everyone that this instance is `up`, `draining` or in `maintenance`; return that revision.
+
+        Raises:
+            Unavailable: no registry within `timeout_s`; whichever comes back is told with the next registration.
+        """
         self.instance = msgspec.structs.replace(self.instance, state=state)  # what later registrations say
         request = SetState(id=self.instance.id, node=self.instance.node, state=state, lease=self.lease)
-        return (await self._client.call(request)).revision
+        return (await self._client.call(request, timeout_s=timeout_s)).revision
 
     async def drain(self, *, ack_timeout_s: float = 5.0, min_s: float = 2.0) -> None:
         """Take this instance out of rotation, and return when no follower sends to it any more.
 
         Returns when every live follower has acted on it, or after `ack_timeout_s`, and never before `min_s`, which is
-        for those who poll. It stays registered, so keep serving. An unreachable registry only means waiting `min_s`.
+        for those who poll. It stays registered, so keep serving. Without a registry it returns after `min_s`, a second
+        at least.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            revision = await self.set_state("draining")
+            revision = await self.set_state("draining", timeout_s=max(min_s, _DRAIN_CALL_S))
             wait = WaitApplied(service=self.instance.service, revision=revision, timeout_s=ack_timeout_s)
             await self._client.call(wait, timeout_s=ack_timeout_s + 1.0)
         except HomeportError as error:

@@ -14,16 +14,16 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Protocol, Self
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
-from homeport.sidecar import admin
 from homeport.sidecar.core import limits
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.outbound import Discovery, Outbound, instance_at, parse_address
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 _log = logging.getLogger("homeport.sidecar")
 _log.addHandler(logging.NullHandler())
@@ -124,6 +124,11 @@ class Sidecar:
         _log.info("sidecar listens: %s", self.at)
 
     async def _serve_admin(self, host: str, port: int) -> str:
+        # Loaded only by who wants it: a web server and the metrics' library are most of a sidecar's start.
+        from aiohttp import web
+
+        from homeport.sidecar import admin
+
         self._admin = web.AppRunner(admin.application(self), access_log=None)
         await self._admin.setup()
         await web.TCPSite(self._admin, host, port).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -193,7 +193,8 @@ async def test_a_client_that_does_not_read_is_told_lost_and_gets_a_fresh_snapsho
     await slow.hear()
     await slow.hear()
     assert (await slow.hear())[1] == "service"
-    slow.writer.transport.pause_reading()
+    reading = cast("asyncio.Transport", slow.writer.transport)
+    reading.pause_reading()
     (connection,) = registry._rpc.connections
     async with registry.client() as inside:
         registration = inside.register("big", port=1, ttl_s=0.0, meta={"filler": "x" * 4000})
@@ -206,8 +207,8 @@ async def test_a_client_that_does_not_read_is_told_lost_and_gets_a_fresh_snapsho
         assert not connection.ready(), "it should not be taking events any more"
         for turn in range(100):
             await registration.set_state(states[turn % 2])  # type: ignore[arg-type]  # one of the two
-        slow.writer.transport.resume_reading()
-        kinds = []
+        reading.resume_reading()
+        kinds: list[str] = []
         while kinds[-1:] != ["lost"]:
             kinds.append((message := await slow.hear())[1])
         watch, lost = message[2]

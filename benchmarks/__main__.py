@@ -1,0 +1,74 @@
+"""`python -m benchmarks NAME|all`: measure, print tables, and with `--json` leave the figures in a file."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import importlib
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from benchmarks import rounds
+from benchmarks.case import FULL, QUICK
+from benchmarks.machine import describe
+from benchmarks.report import Report, encode, table
+
+NAMES: Final = ("lookups", "sidecar", "puts", "renewals", "fanout", "memory")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmarks that were asked for; return 1 if a contender failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="+", choices=[*NAMES, "all"], metavar="NAME", help=f"{', '.join(NAMES)} or all")
+    parser.add_argument("--quick", action="store_true", help="less of everything: to look, not to quote")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds that count, after the warm-up")
+    parser.add_argument("--turn", type=_positive, metavar="S", help="whole seconds of load per contender and round")
+    parser.add_argument("--work-dir", type=Path, metavar="DIR", help="where servers keep data: the disk to measure")
+    options = parser.parse_args(arguments)
+    work_dir: Path = options.work_dir or Path(tempfile.gettempdir())
+    scale = QUICK if options.quick else FULL
+    scale = replace(scale, rounds=options.rounds or scale.rounds, turn_s=options.turn or scale.turn_s)
+    if not hasattr(os, "sched_setaffinity"):
+        parser.error("this needs Linux: processes are pinned to cores and their CPU is read from /proc")
+    signal.signal(signal.SIGTERM, _stop)
+    started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    reports = []
+    for name in NAMES if "all" in options.names else options.names:
+        for case in importlib.import_module(f"benchmarks.suite.{name}").cases(scale):
+            reports.append(rounds.run(case, scale.rounds, _say, work_dir))
+            print(f"\n{table(reports[-1])}\n", flush=True)
+    report = Report(started_at=started_at, quick=options.quick, machine=describe(work_dir), cases=reports)
+    machine = report.machine
+    print(
+        f"machine: {machine.cpu}, {machine.cores} cores, Linux {machine.kernel}, {machine.python}, {machine.filesystem}"
+    )
+    print("versions: " + ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
+    if options.json:
+        options.json.write_bytes(encode(report))
+    return 1 if any(case.failed for case in reports) else 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return value
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(143)  # unwinds, so that every server is stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main())

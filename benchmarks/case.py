@@ -1,0 +1,99 @@
+"""What a benchmark is made of: cases, each with a question, a load, and contenders that take turns.
+
+A contender starts its servers once and yields a function that measures one turn; the rounds call it again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from benchmarks.servers import Stage
+from benchmarks.spread import Better
+
+
+class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One kind of figure; a headline is also compared in the table, the others only in the JSON."""
+
+    name: str
+    unit: str
+    better: Better
+    headline: bool = False
+
+
+RATE: Final = Metric("rate", "/s", "higher", headline=True)
+SERVER_CPU: Final = Metric("server_cpu", "us/op", "lower", headline=True)
+P50: Final = Metric("p50", "ms", "lower")
+P99: Final = Metric("p99", "ms", "lower")
+LOAD_METRICS: Final = (RATE, SERVER_CPU, P50, P99)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one contender did in one round: figures by metric name; those it cannot have are absent."""
+
+    figures: dict[str, float]
+    server_share: float | None = None  # how much of their core the servers used, 0 to 1
+    generator_share: float | None = None  # and the busiest generator of its own
+
+
+Measure = Callable[[], Turn]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Somebody who takes part.
+
+    Attributes:
+        about: what it is and what is switched on.
+        start: starts its servers and yields the measurement of a turn.
+        missing: why it cannot take part here; empty if it can.
+    """
+
+    name: str
+    about: str
+    start: Callable[[Stage], AbstractContextManager[Measure]]
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question, asked of several contenders under the same load.
+
+    Attributes:
+        reference: the contender that the others are compared with.
+        rounds_max: fewer rounds than asked for, where a turn takes long.
+        warm_up: whether the first round is dropped; not where every turn starts afresh.
+    """
+
+    name: str
+    question: str
+    load: str
+    reference: str
+    contenders: tuple[Contender, ...]
+    metrics: tuple[Metric, ...] = LOAD_METRICS
+    rounds_max: int = 1000
+    warm_up: bool = True
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done; `--quick` does less of it, and its figures are for looking, not for quoting."""
+
+    rounds: int = 7
+    turn_s: int = 5  # whole seconds, as wrk counts
+    services: int = 1000
+    instances: int = 3
+    keys: int = 100_000
+    watches: int = 10_000
+    watch_connections: int = 100
+    deliveries: int = 20  # puts per turn of the fan-out
+
+
+FULL: Final = Scale()
+QUICK: Final = Scale(rounds=2, turn_s=1, services=200, keys=20_000, watches=2_000, watch_connections=20, deliveries=5)

@@ -1,0 +1,1 @@
+"""Those who take part: how each server is started, and with which settings."""

@@ -1,0 +1,112 @@
+"""Homeport itself, by its command line: a registry, and a sidecar beside it."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.load import driver
+from benchmarks.load.plan import ClosedLoop, RpcCalls
+from benchmarks.load.rpc import rpc_body
+from benchmarks.servers import Server, Stage, accepts, answers, environment, free_port
+from homeport.client.core.messages import Register
+from homeport.client.core.model import Instance
+
+_COMMAND: Final = (sys.executable, "-m", "homeport.mesh.cli")
+_LOADERS: Final = 4  # connections that fill a registry
+_LOADER_DEPTH: Final = 64
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A running `homeport serve`."""
+
+    server: Server
+    rpc_port: int
+    http_port: int
+
+
+@functools.cache
+def _serve_options() -> str:
+    done = subprocess.run(
+        [*_COMMAND, "serve", "--help"], capture_output=True, text=True, check=False, env=environment(), timeout=30
+    )
+    return done.stdout
+
+
+def durable_missing() -> str:
+    """Why there is no durable registry, or nothing."""
+    return "" if "--data-dir" in _serve_options() else "this `homeport serve` has no --data-dir yet"
+
+
+def serve(
+    stage: Stage, *, data_dir: Path | None = None, cores: frozenset[int] | None = None, name: str = "homeport"
+) -> Registry:
+    """Start a registry, in memory or on `data_dir`."""
+    rpc_port, http_port = free_port(), free_port()
+    command = [*_COMMAND, "serve", "--rpc", f"127.0.0.1:{rpc_port}", "--http", f"127.0.0.1:{http_port}"]
+    if "--dns" in _serve_options():
+        command += ["--dns", "off"]
+    if data_dir is not None:
+        command += ["--data-dir", str(data_dir)]
+    elif "--memory" in _serve_options():
+        command += ["--memory"]
+    server = stage.server(name, command, accepts(rpc_port), cores)
+    return Registry(server, rpc_port, http_port)
+
+
+def sidecar(stage: Stage, registry: Registry, service: str) -> tuple[Server, int]:
+    """Start a sidecar; return it with its outbound port once it answers for `service`."""
+    port = free_port()
+    command = [
+        *_COMMAND,
+        "sidecar",
+        "--registry",
+        f"127.0.0.1:{registry.rpc_port}",
+        "--outbound",
+        f"127.0.0.1:{port}",
+        "--admin",
+        "off",
+    ]
+    return stage.server("sidecar", command, answers(f"http://127.0.0.1:{port}/", host=service)), port
+
+
+def register(stage: Stage, registry: Registry, instances: Sequence[Instance]) -> None:
+    """Register instances without a TTL, so that nothing else is going on while something is measured."""
+    bodies = [rpc_body(Register(instance=instance)) for instance in instances]
+    plan = ClosedLoop(
+        port=registry.rpc_port,
+        connections=_LOADERS,
+        depth=_LOADER_DEPTH,
+        calls=RpcCalls(bodies),
+        operations_max=len(bodies),
+    )
+    driver.closed_loop(plan, stage.cores, ())
+
+
+def example_instances(services: int, instances: int) -> list[Instance]:
+    """What a middling site registers: names, addresses, two tags, a little meta; about 200 bytes each."""
+    return [
+        Instance(
+            service=service_name(number),
+            id=f"{service_name(number)}-{copy}",
+            node=f"node-{(number * instances + copy) % 50}",
+            address=f"10.{number >> 8 & 255}.{number & 255}.{copy + 1}",
+            port=8000 + copy,
+            tags=("blue", "primary") if copy == 0 else ("blue", "replica"),
+            meta={"version": "1.4.2", "team": "pictures", "protocol": "http"},
+            zone=f"zone-{copy % 3}",
+            version="1.4.2",
+        )
+        for number in range(services)
+        for copy in range(instances)
+    ]
+
+
+def service_name(number: int) -> str:
+    return f"service-{number:05}"

@@ -1,0 +1,236 @@
+"""Drives generator processes and wrk, one load at a time, and makes a `Turn` of what they and the servers did.
+
+A load with failed operations is no measurement: it raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Final, TypeVar
+
+import msgspec
+
+from benchmarks import proc
+from benchmarks.case import Turn
+from benchmarks.load.plan import ClosedLoop, FanOut, FanOutOutcome, Outcome
+from benchmarks.servers import ROOT, Cores, MeasurementError, affinity, environment
+from benchmarks.spread import merged, percentile
+
+T = TypeVar("T")
+
+_GRACE_S: Final = 60.0  # beyond a load's own duration, for it to end
+_LUA: Final = Path(__file__).with_name("wrk.lua")
+
+
+class _Generator:
+    """One process, from its plan to its outcome."""
+
+    def __init__(self, plan: ClosedLoop | FanOut, core: int) -> None:
+        with affinity(frozenset({core})):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.load.process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=ROOT,
+                env=environment(),
+            )
+        data = msgspec.msgpack.encode(plan)
+        self._write(b"%d\n%b" % (len(data), data))
+
+    def wait_ready(self) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != b"ready\n":
+            raise self._broken()
+
+    def go(self) -> None:
+        self._write(b"go\n")
+
+    def outcome(self, kind: type[T], timeout_s: float) -> T:
+        try:
+            out, error = self._process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise MeasurementError(f"a load generator did not end within {timeout_s:.0f} s") from None
+        if self._process.returncode:
+            raise MeasurementError(_last_line(error))
+        return msgspec.json.decode(out, type=kind)
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            _close(pipe)
+
+    def _write(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._broken() from None
+
+    def _broken(self) -> MeasurementError:
+        assert self._process.stderr is not None
+        return MeasurementError(f"a load generator failed: {_last_line(self._process.stderr.read())}")
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    if pipe is not None:
+        with contextlib.suppress(BrokenPipeError):  # it ended with unread input
+            pipe.close()
+
+
+def _last_line(error: bytes) -> str:
+    lines = error.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _drive(
+    plans: Sequence[ClosedLoop | FanOut], cores: Cores, servers: Sequence[int], kind: type[T]
+) -> tuple[list[T], float]:
+    """Carry out plans at once, one process and core each; return outcomes and the servers' CPU seconds meanwhile."""
+    started: list[_Generator] = []
+    try:
+        for plan, core in zip(plans, cores.generators, strict=False):
+            started.append(_Generator(plan, core))
+        for generator in started:
+            generator.wait_ready()
+        before = proc.cpu_s(servers)
+        for generator in started:
+            generator.go()
+        longest = max(plan.duration_s if isinstance(plan, ClosedLoop) else 0.0 for plan in plans)
+        outcomes = [generator.outcome(kind, longest + _GRACE_S) for generator in started]
+        return outcomes, proc.cpu_s(servers) - before
+    finally:
+        for generator in started:
+            generator.kill()
+
+
+def closed_loop(plan: ClosedLoop, cores: Cores, servers: Sequence[int]) -> Turn:
+    """Measure a closed loop against servers (process ids), its connections divided among the generators' cores.
+
+    Raises:
+        MeasurementError: an operation failed, or the load did not come about.
+    """
+    count = 1 if plan.operations_max else min(len(cores.generators), plan.connections)
+    share, rest = divmod(plan.connections, count)
+    plans = [msgspec.structs.replace(plan, connections=share + (at < rest)) for at in range(count)]
+    outcomes, server_cpu_s = _drive(plans, cores, servers, Outcome)
+    operations = sum(outcome.operations for outcome in outcomes)
+    error = next((outcome.first_error for outcome in outcomes if outcome.first_error), "")
+    _expect_success(operations, sum(outcome.failed for outcome in outcomes), error)
+    wall_s = max(outcome.wall_s for outcome in outcomes)
+    latencies = merged(outcome.latencies_us for outcome in outcomes)
+    return Turn(
+        {
+            "rate": operations / wall_s,
+            "server_cpu": server_cpu_s / operations * 1e6,
+            "p50": percentile(latencies, 0.50) / 1e3,
+            "p99": percentile(latencies, 0.99) / 1e3,
+        },
+        server_cpu_s / wall_s,
+        max(outcome.cpu_s / outcome.wall_s for outcome in outcomes),
+    )
+
+
+def fan_out(plan: FanOut, cores: Cores, servers: Sequence[int]) -> Turn:
+    """Measure a fan-out: the median over its puts of the time to the last delivery.
+
+    Raises:
+        MeasurementError: a delivery did not come.
+    """
+    (outcome,), server_cpu_s = _drive([plan], cores, servers, FanOutOutcome)
+    ordered = sorted(outcome.deliveries_s)
+    return Turn(
+        {
+            "last_delivery": ordered[len(ordered) // 2] * 1e3,
+            "slowest_put": ordered[-1] * 1e3,
+            "server_cpu": server_cpu_s / (plan.puts * plan.watches) * 1e6,
+        },
+        server_cpu_s / outcome.wall_s,
+        outcome.cpu_s / outcome.wall_s,
+    )
+
+
+def _expect_success(operations: int, failed: int, error: str) -> None:
+    if failed:
+        raise MeasurementError(f"{failed} of {operations} operations failed; the first: {error}")
+    if not operations:
+        raise MeasurementError("no operation was done")
+
+
+# --- wrk --------------------------------------------------------------------------------------------------------
+
+
+def wrk_missing() -> str:
+    """Why there is no HTTP load, or nothing."""
+    return "" if shutil.which("wrk") else "wrk is not installed"
+
+
+def wrk(
+    port: int,
+    paths: Sequence[str],
+    *,
+    cores: Cores,
+    servers: Iterable[int],
+    beside: Iterable[int] = (),
+    connections: int,
+    duration_s: int,
+    host: str = "",
+) -> Turn:
+    """Measure HTTP GETs of `paths`, in turn, over kept-alive connections.
+
+    Args:
+        servers: process ids whose CPU is the servers'.
+        beside: process ids of upstreams, which limit like generators do: their share is the generators', too.
+        host: the Host header; empty: the address.
+
+    Raises:
+        MeasurementError: a request failed or was answered with an error.
+    """
+    count = min(len(cores.generators), connections)
+    command = ["wrk", f"-t{count}", f"-c{connections}", f"-d{duration_s}s", "--timeout", "10s", "-s", str(_LUA)]
+    command += ["-H", f"Host: {host}"] if host else []
+    command += [f"http://127.0.0.1:{port}{paths[0]}", "--", *(paths if len(paths) > 1 else ())]
+    servers, beside = tuple(servers), tuple(beside)
+    before, beside_before = proc.cpu_s(servers), proc.cpu_s(beside)
+    used_before = _children_cpu_s()
+    started_at = time.perf_counter()
+    with affinity(frozenset(cores.generators)):
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=duration_s + _GRACE_S, env=environment()
+        )
+    wall_s = time.perf_counter() - started_at
+    server_cpu_s = proc.cpu_s(servers) - before
+    wrk_share = (_children_cpu_s() - used_before) / wall_s / count
+    beside_share = (proc.cpu_s(beside) - beside_before) / wall_s
+    same_core = not cores.upstream.isdisjoint(cores.generators)
+    found = re.search(r"^homeport-benchmark (.*)$", done.stdout, re.MULTILINE)
+    if done.returncode or not found:
+        raise MeasurementError(f"wrk failed: {_last_line((done.stderr or done.stdout).encode())}")
+    requests, duration_us, failed, p50_us, p99_us = (float(field) for field in found[1].split())
+    _expect_success(int(requests), int(failed), "an error status, or a broken connection")
+    return Turn(
+        {
+            "rate": requests / duration_us * 1e6,
+            "server_cpu": server_cpu_s / requests * 1e6,
+            "p50": p50_us / 1e3,
+            "p99": p99_us / 1e3,
+        },
+        server_cpu_s / wall_s,
+        wrk_share + beside_share if same_core else max(wrk_share, beside_share),
+    )
+
+
+def _children_cpu_s() -> float:
+    times = os.times()
+    return times.children_user + times.children_system

@@ -1,0 +1,71 @@
+"""What a generator process is told to do, and what it says afterwards; MessagePack between the two.
+
+Everything that is sent is encoded here, before the clock runs, so that the generator costs less than any server.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+DEPTH_MAX: Final = 128  # slots are MessagePack's one-byte integers
+
+
+class RpcCalls(msgspec.Struct, frozen=True, tag="rpc"):
+    """MessagePack-RPC calls, in turn: each everything that follows the msgid, as `rpc_body` makes it."""
+
+    bodies: list[bytes]
+
+
+class GrpcCalls(msgspec.Struct, frozen=True, tag="grpc"):
+    """gRPC messages, in turn, each a protobuf and a call; with `streaming`, all of a connection are one call."""
+
+    path: str
+    messages: list[bytes]
+    streaming: bool = False
+
+
+class ClosedLoop(msgspec.Struct, frozen=True, kw_only=True, tag="closed_loop"):
+    """Each connection keeps `depth` calls in flight for `duration_s`, or until `operations_max` are done, if not 0."""
+
+    port: int
+    connections: int
+    depth: int
+    calls: RpcCalls | GrpcCalls
+    duration_s: float = 3600.0
+    operations_max: int = 0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What one generator process did."""
+
+    operations: int
+    failed: int
+    wall_s: float
+    cpu_s: float
+    latencies_us: dict[int, int]  # a histogram of `benchmarks.spread`
+    first_error: str
+
+
+class FanOut(msgspec.Struct, frozen=True, kw_only=True, tag="fan_out"):
+    """`watches` of one key over `connections`; then `puts` of that key, each when the last was delivered to all."""
+
+    port: int
+    system: str  # "rpc" or "grpc"
+    connections: int
+    watches: int
+    puts: int
+    key: bytes = b"fanout"
+    value_bytes: int = 200
+
+
+class FanOutOutcome(msgspec.Struct, frozen=True):
+    """Seconds from each put to its last delivery."""
+
+    deliveries_s: list[float]
+    wall_s: float
+    cpu_s: float
+
+
+Plan = ClosedLoop | FanOut

@@ -1,0 +1,45 @@
+"""A generator process: `python -m benchmarks.load.process`; its plan on stdin, what it did on stdout.
+
+It says `ready` when its connections stand, and begins when a line comes back: so whoever drives it reads the servers'
+CPU seconds exactly around the load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import msgspec
+import uvloop
+
+from benchmarks.load import closed_loop, fan_out
+from benchmarks.load.plan import ClosedLoop, Plan
+
+
+async def _ready() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.buffer.readline()  # blocks the loop on purpose: nothing happens before the word to go
+
+
+async def _run(plan: Plan) -> bytes:
+    if isinstance(plan, ClosedLoop):
+        return msgspec.json.encode(await closed_loop.run(plan, _ready))
+    return msgspec.json.encode(await fan_out.run(plan, _ready))
+
+
+def main() -> int:
+    """Carry out the plan on stdin: its length in bytes on a line, then the plan."""
+    size = int(sys.stdin.buffer.readline())
+    plan: Plan = msgspec.msgpack.decode(sys.stdin.buffer.read(size), type=Plan)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            print(runner.run(_run(plan)).decode(), flush=True)
+    except OSError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

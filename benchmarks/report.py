@@ -1,0 +1,188 @@
+"""What a run leaves: one JSON document of a versioned schema, and the same as plain tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from benchmarks.case import Case, Metric, Turn
+from benchmarks.machine import Machine
+from benchmarks.spread import Spread, ahead, spread
+
+SCHEMA: Final = 1  # raised when a reader of the previous one would misread a field
+GENERATOR_SHARE_MAX: Final = 0.9  # past this, the generator may be what limits
+
+
+class Left(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A contender without figures, and why."""
+
+    name: str
+    why: str
+
+
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A metric of one contender: each round's value, and their spread."""
+
+    rounds: list[float]
+    spread: Spread
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One contender. `reference_ahead`: how many times better the reference did, by metric; above 1 it is ahead."""
+
+    name: str
+    about: str
+    figures: dict[str, Figure]
+    reference_ahead: dict[str, Spread]
+    server_share: Spread | None
+    generator_share: Spread | None
+
+
+class CaseReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One question and its answer."""
+
+    name: str
+    question: str
+    load: str
+    reference: str
+    rounds: int
+    metrics: list[Metric]
+    rows: list[Row]
+    skipped: list[Left]
+    failed: list[Left]
+    warnings: list[str]
+
+
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole run."""
+
+    schema: int = SCHEMA
+    started_at: str
+    quick: bool
+    machine: Machine
+    cases: list[CaseReport]
+
+
+def summarise(
+    case: Case, turns: Mapping[str, Sequence[Turn]], skipped: list[Left], failed: list[Left], *, one_core: bool
+) -> CaseReport:
+    """Turn everyone's turns into rows, each compared with the reference round by round."""
+    warnings = list(case.notes)
+    if one_core:
+        warnings.append("there is only one core: servers and generators took time from each other")
+    reference = turns.get(case.reference, ())
+    rows = []
+    for contender in case.contenders:
+        mine = turns.get(contender.name, ())
+        if not mine:
+            continue
+        figures: dict[str, Figure] = {}
+        lead: dict[str, Spread] = {}
+        for metric in case.metrics:
+            values = [turn.figures[metric.name] for turn in mine if metric.name in turn.figures]
+            if not values:
+                continue
+            figures[metric.name] = Figure(values, spread(values))
+            theirs = [turn.figures[metric.name] for turn in reference if metric.name in turn.figures]
+            if len(theirs) == len(values) and (ratios := ahead(theirs, values, metric.better)):
+                lead[metric.name] = spread(ratios)
+        share = _share(turn.generator_share for turn in mine)
+        if share is not None and share.median > GENERATOR_SHARE_MAX:
+            warnings.append(
+                f"{contender.name}: the generator used {share.median:.0%} of its core, so the server may not have "
+                "been at its limit; server CPU per operation holds, the rate is a lower bound"
+            )
+        rows.append(
+            Row(contender.name, contender.about, figures, lead, _share(turn.server_share for turn in mine), share)
+        )
+    rounds = max((len(mine) for mine in turns.values()), default=0)
+    return CaseReport(
+        case.name,
+        case.question,
+        case.load,
+        case.reference,
+        rounds,
+        list(case.metrics),
+        rows,
+        skipped,
+        failed,
+        warnings,
+    )
+
+
+def _share(shares: Iterable[float | None]) -> Spread | None:
+    known = [share for share in shares if share is not None]
+    return spread(known) if known else None
+
+
+def encode(report: Report) -> bytes:
+    """The report as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+def decode(data: bytes) -> Report:
+    """A report that `encode` wrote.
+
+    Raises:
+        ValueError: it is not one, or of another schema.
+    """
+    report = msgspec.json.decode(data, type=Report)
+    if report.schema != SCHEMA:
+        raise ValueError(f"schema {report.schema}; this reads schema {SCHEMA}")
+    return report
+
+
+def table(case: CaseReport) -> str:
+    """A case as text: medians with quartiles, and how many times better the reference did."""
+    heads = ["", *(f"{metric.name} [{metric.unit}]" for metric in case.metrics), "server", "generator"]
+    compared = [metric for metric in case.metrics if metric.headline]
+    heads += [f"ahead in {metric.name}" for metric in compared]
+    lines = [heads]
+    for row in case.rows:
+        cells = [row.name]
+        for metric in case.metrics:
+            figure = row.figures.get(metric.name)
+            cells.append(_spread(figure.spread) if figure else "-")
+        cells += [f"{share.median:.0%}" if share else "-" for share in (row.server_share, row.generator_share)]
+        for metric in compared:
+            lead = row.reference_ahead.get(metric.name)
+            cells.append("-" if lead is None or row.name == case.reference else f"{_spread(lead)} x")
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    aligned = [
+        "  ".join(
+            cell.ljust(width) if not at else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    text = [
+        f"{case.name}: {case.question}",
+        f"  load: {case.load}",
+        f"  {case.rounds} rounds, median (quartiles)",
+        f"  server, generator: share of a core in use; ahead: how many times better {case.reference} did",
+        *(f"  {line.rstrip()}" for line in aligned),
+        *(f"  {row.name}: {row.about}" for row in case.rows),
+        *(f"  note: {warning}" for warning in case.warnings),
+        *(f"  skipped: {left.name}: {left.why}" for left in case.skipped),
+        *(f"  failed: {left.name}: {left.why}" for left in case.failed),
+    ]
+    return "\n".join(text)
+
+
+def _spread(it: Spread) -> str:
+    return f"{_number(it.median)} ({_number(it.q1)}-{_number(it.q3)})"
+
+
+def _number(value: float) -> str:
+    """Three significant digits, and no more digits than that after the point."""
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1 or value == 0:
+        return f"{value:.2f}"
+    return f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""The benchmarks: one module each, and in each a function `cases` that says what is asked of whom."""

@@ -1,0 +1,59 @@
+"""How long until everybody knows? Very many watches of one key, and the time from a put to the last delivery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from benchmarks.case import Case, Contender, Measure, Metric, Scale
+from benchmarks.contenders import etcd, homeport
+from benchmarks.load import driver
+from benchmarks.load.plan import FanOut
+from benchmarks.servers import Stage
+
+_METRICS: Final = (
+    Metric("last_delivery", "ms", "lower", headline=True),
+    Metric("slowest_put", "ms", "lower"),
+    Metric("server_cpu", "us/op", "lower", headline=True),
+)
+
+
+def cases(scale: Scale) -> tuple[Case, ...]:
+    """One load; each turn opens its watches anew and puts only when all of them stand."""
+
+    def plan(port: int, system: str) -> FanOut:
+        return FanOut(
+            port=port,
+            system=system,
+            connections=scale.watch_connections,
+            watches=scale.watches,
+            puts=scale.deliveries,
+        )
+
+    @contextmanager
+    def ours(stage: Stage) -> Iterator[Measure]:
+        registry = homeport.serve(stage)
+        with registry.server:
+            yield lambda: driver.fan_out(plan(registry.rpc_port, "rpc"), stage.cores, [registry.server.pid])
+
+    @contextmanager
+    def peer(stage: Stage) -> Iterator[Measure]:
+        running = etcd.serve(stage, stage.new_folder("etcd"))
+        with running.server:
+            yield lambda: driver.fan_out(plan(running.port, "grpc"), stage.cores, [running.server.pid])
+
+    return (
+        Case(
+            "fanout",
+            "how long does it take from a put until the last of many watches has heard of it?",
+            f"{scale.watches} watches of one key on {scale.watch_connections} connections, {scale.deliveries} puts of "
+            "200 bytes a turn, one after the other; an operation is one delivery",
+            "homeport",
+            (
+                Contender("homeport", "homeport serve, in memory, `watch_kv`", ours),
+                Contender("etcd", f"{etcd.ABOUT}; a connection's watches on one stream", peer, etcd.missing()),
+            ),
+            metrics=_METRICS,
+        ),
+    )

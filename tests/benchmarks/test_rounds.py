@@ -1,0 +1,124 @@
+"""Who takes turns, who is skipped, who is out; with contenders that need no server."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.case import RATE, Case, Contender, Measure, Turn
+from benchmarks.rounds import run
+from benchmarks.servers import MeasurementError, Stage, divide
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+
+
+class Play:
+    """What happened, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.said: list[str] = []
+
+    def contender(self, name: str, *, fails_at: int = 0, missing: str = "") -> Contender:
+        return Contender(name, f"about {name}", self._start(name, fails_at), missing)
+
+    def _start(self, name: str, fails_at: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
+        @contextmanager
+        def start(_stage: Stage) -> Iterator[Measure]:
+            turns = 0
+
+            def measure() -> Turn:
+                nonlocal turns
+                turns += 1
+                self.events.append(name)
+                if turns == fails_at:
+                    raise MeasurementError("it broke")
+                return Turn({"rate": float(turns)})
+
+            self.events.append(f"{name} up")
+            yield measure
+            self.events.append(f"{name} down")
+
+        return start
+
+
+def _case(*contenders: Contender) -> Case:
+    return Case("case", "who?", "none", contenders[0].name, contenders, (RATE,))
+
+
+def test_contenders_alternate_and_the_first_round_is_dropped(tmp_path: Path) -> None:
+    play = Play()
+    report = run(_case(play.contender("a"), play.contender("b")), 2, play.said.append, tmp_path)
+    assert play.events == ["a up", "b up", *"ababab", "b down", "a down"]
+    assert [row.figures["rate"].rounds for row in report.rows] == [[2.0, 3.0], [2.0, 3.0]]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_is_not_installed_is_skipped_aloud(tmp_path: Path) -> None:
+    play = Play()
+    report = run(
+        _case(play.contender("a"), play.contender("b", missing="b is not installed")), 1, play.said.append, tmp_path
+    )
+    assert [left.name for left in report.skipped] == ["b"]
+    assert "case: skipped b: b is not installed" in play.said
+    assert "b up" not in play.events
+
+
+def test_who_fails_is_out_aloud_and_the_others_go_on(tmp_path: Path) -> None:
+    play = Play()
+    report = run(_case(play.contender("a"), play.contender("b", fails_at=2)), 3, play.said.append, tmp_path)
+    assert [row.name for row in report.rows] == ["a"]
+    assert [(left.name, left.why) for left in report.failed] == [("b", "it broke")]
+    assert report.rounds == 3
+    assert play.events[-2:] == ["b down", "a down"]
+    assert len(list(tmp_path.iterdir())) == 1, "logs are kept when something failed"
+    assert any(str(next(tmp_path.iterdir())) in line for line in play.said)
+
+
+def test_logs_are_kept_and_named_when_something_unexpected_happens(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError) as caught, Stage("case", work_dir=tmp_path):
+        raise ZeroDivisionError
+    (folder,) = tmp_path.iterdir()
+    assert caught.value.__notes__ == [f"logs of servers: {folder}"]
+
+
+def test_nothing_is_kept_when_somebody_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Stage("case", work_dir=tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    with Stage("case", work_dir=tmp_path) as stage, pytest.raises(MeasurementError, match="ended with 3: so sad"):
+        stage.server("sad", ["sh", "-c", "echo so sad; exit 3"], lambda: False)
+
+
+def test_a_server_is_stopped_with_everything_it_started(tmp_path: Path) -> None:
+    with Stage("case", work_dir=tmp_path) as stage:
+        child = tmp_path / "child"
+        server = stage.server(
+            "parent", ["sh", "-c", f"sleep 600 & echo $! > {child}; wait"], lambda: bool(_text(child))
+        )
+        with server:
+            watched = os.pidfd_open(int(_text(child)))
+        ended, _, _ = select.select([watched], [], [], 10)
+        os.close(watched)
+        assert ended
+
+
+def _text(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+def test_servers_and_generators_never_share_a_core_if_there_are_two() -> None:
+    for count in range(2, 9):
+        cores = divide(range(count))
+        assert not cores.server & set(cores.generators)
+        assert not cores.server & cores.upstream
+        assert cores.server | cores.upstream | set(cores.generators) == set(range(count))
+    assert divide([4]).shared
