@@ -121,9 +121,10 @@ async def test_calls_of_an_in_process_client_fail_when_the_registry_closes() -> 
         await client.resolve("x")
         await asyncio.wait([waiting], timeout=0)
     with pytest.raises((ConnectionLost, Closed)):
+        await waiting
+    with pytest.raises((ConnectionLost, Closed)):
         await client.kv.put("a", b"2")
     await client.close()
-    await asyncio.gather(waiting, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,6 +21,7 @@ class Serving:
 
     http: str
     rpc: str
+    data: str  # its directory, or "memory"
     process: subprocess.Popen[str]
 
 
@@ -29,12 +30,13 @@ class Processes:
     """Starts `homeport ARGS...`; what still runs after the test is killed."""
 
     registry: str = ""  # where commands look for it, unless they say otherwise
+    variables: dict[str, str] = field(default_factory=dict)  # what else their environment holds
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("HOMEPORT_")}
-        return env | ({"HOMEPORT_REGISTRY": self.registry} if self.registry else {})
+        return env | ({"HOMEPORT_REGISTRY": self.registry} if self.registry else {}) | self.variables
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Start a command with all its output on one pipe."""
@@ -49,14 +51,20 @@ class Processes:
         assert process.stdout is not None
         return process.stdout.readline()
 
-    def serve(self, http: str = "127.0.0.1:0", rpc: str = "127.0.0.1:0") -> Serving:
-        """Start a registry, on free ports by default, and return once it answers; commands use it from now on."""
-        process = self.start("serve", "--http", http, "--rpc", rpc)
+    def serve(
+        self, http: str = "127.0.0.1:0", rpc: str = "127.0.0.1:0", where: Sequence[str] = ("--memory",)
+    ) -> Serving:
+        """Start a registry, on free ports by default, and return once it answers; commands use it from now on.
+
+        Args:
+            where: the options that say where the data is.
+        """
+        process = self.start("serve", "--http", http, "--rpc", rpc, *where)
         line = self.line(process)
-        found = re.fullmatch(r"homeport: serving  http (\S+)  rpc (\S+)\n", line)
+        found = re.fullmatch(r"homeport: serving  http (\S+)  rpc (\S+)  data (.+)\n", line)
         assert found, f"not a ready line: {line!r}"
         self.registry = found[2]
-        return Serving(found[1], found[2], process)
+        return Serving(found[1], found[2], found[3], process)
 
     def run(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

@@ -68,7 +68,7 @@ def test_serve_says_where_it_listens_and_sigterm_ends_it_in_good_order(homeport:
 
 
 def test_an_address_that_is_taken_is_exit_code_1_and_named(homeport: Processes, serving: Serving) -> None:
-    second = homeport.start("serve", "--http", serving.http, "--rpc", "off")
+    second = homeport.start("serve", "--memory", "--http", serving.http, "--rpc", "off")
     output, _ = second.communicate(timeout=DEADLINE_S)
     assert second.returncode == 1
     assert "address already in use" in output.lower()

@@ -54,7 +54,7 @@ def test_the_help_loads_nothing_heavy() -> None:
         (["serve", "--htpp", "127.0.0.1:1"], "--htt"),
         (["serve", "--http", "nonsense"], "'nonsense' is not HOST:PORT"),
         (["serve", "--rpc", "127.0.0.1:70000"], "is not HOST:PORT"),
-        (["serve", "--data-dir", "/tmp"], "No such option"),
+        (["serve", "--data-dir", "somewhere", "--memory"], "exclude each other"),
         (["instances"], "Missing argument 'NAME'"),
         (["kv", "put", "only-a-key"], "Missing argument 'VALUE'"),
         (["kv", "put", "k", "v", "--cas", "-1"], "-1 is not in the range"),
@@ -101,7 +101,7 @@ def test_the_registry_of_the_file_holds_for_every_command(tmp_path: Path, comman
     ("content", "complaint"),
     [
         ("[serv]\n", "'serv' is neither a command nor"),
-        ("[serve]\nhtpp = 'off'\n", "[serve] has no key 'htpp'; it may have: http, node, rpc"),
+        ("[serve]\nhtpp = 'off'\n", "[serve] has no key 'htpp'; it may have: data-dir, http, memory, node, rpc"),
         ("[kv.get]\nnope = 1\n", "[kv.get] has no key 'nope'"),
         ("[[service]]\nname = 'db'\n", "a [[service]] has"),
         ("x = \n", "Invalid value"),

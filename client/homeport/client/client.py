@@ -108,7 +108,7 @@ class Client:
         self._lost = asyncio.Event()
         self._relinked: set[asyncio.Event] = set()
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self._closed = ""  # why it cannot be used any more
         self._error: HomeportError | None = None
         self._numbers = count(1)  # of watches, never used twice, so that a late event finds nobody
         self._feeds: dict[str, Feed] = {}
@@ -126,7 +126,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the link; calls under way fail with `ConnectionLost`, later ones with `Closed`. Idempotent."""
-        self._closed = True
+        self._closed = self._closed or "this client is closed"
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -197,7 +197,7 @@ class Client:
         if self._forks != _forks:
             raise Closed("this client was made before a fork; make one in the child")
         if self._closed or self._task is None:
-            raise Closed("this client is closed" if self._closed else "this client was not started; use async with")
+            raise Closed(self._closed or "this client was not started; use async with")
 
     async def wait_connected(self, timeout_s: float = CALL_S) -> bool:
         """Return whether there is a link, waiting for it up to `timeout_s`."""
@@ -369,6 +369,10 @@ class Client:
             self._lost.clear()
             try:
                 link = await transport.connect(self)
+            except Closed as error:  # a registry in this process, and it will not come back
+                self._closed = error.message
+                self._linked.set()
+                return
             except HomeportError as error:
                 self._error = error
                 _log.info("%s", error)

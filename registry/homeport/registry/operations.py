@@ -78,7 +78,18 @@ from homeport.registry.core.limits import (
     VALUE_BYTES_MAX,
     WATCHES_PER_CONNECTION_MAX,
 )
-from homeport.registry.core.txn import Compare, Delete, DeleteResult, Op, Put, Range, RangeResult, Txn, TxnResult
+from homeport.registry.core.txn import (
+    Compare,
+    Delete,
+    DeleteResult,
+    EndLease,
+    Op,
+    Put,
+    Range,
+    RangeResult,
+    Txn,
+    TxnResult,
+)
 from homeport.registry.peers import Peer, Peers
 from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import lease_put
@@ -264,19 +275,20 @@ class Operations:
             kept = {check.name for check in instance.checks if check in old.checks}
             if standing != own:
                 ops.append(Delete(standing))
-            if entry.lease:
-                ops.append(Delete(keys.lease(entry.lease)))
         ops.append(Put(own, wire.encode(instance), lease))
         ops.append(Put(keys.id_of(node, id_), instance.service.encode(), lease))
         standing_records = {name: self.catalogue.check_record(instance.key, name) for name in kept}
         written = {check.name for check in instance.checks if check.kind == "ttl" or standing_records.get(check.name)}
-        ops += self._end_checks(instance.key, entry.lease if entry else 0, keep=written)
         for check in instance.checks:
             record = standing_records.get(check.name)
             if check.kind == "ttl":
                 ops += self._ttl_check(instance, check.name, record or CheckRecord(check.initial))
             elif record is not None:
                 ops.append(Put(keys.check(node, id_, check.name), wire.encode(record), lease))
+        # Last, when all that goes on has moved to other leases: what still hangs on the old ones goes with them.
+        ops += self._end_checks(instance.key, entry.lease if entry else 0, keep=written)
+        if entry is not None and entry.lease:
+            ops.append(EndLease(entry.lease))
         return Txn((unchanged,), tuple(ops))
 
     def _ttl_check(self, instance: Instance, name: str, record: CheckRecord) -> list[Op]:
@@ -291,7 +303,7 @@ class Operations:
         for name in self.catalogue.check_names(key):
             record = self.store.mvcc.get(keys.check(*key, name))
             if record is not None and record.lease not in (0, lease):
-                ops.append(Delete(keys.lease(record.lease)))
+                ops.append(EndLease(record.lease))
             if name not in keep:
                 ops.append(Delete(keys.check(*key, name)))
         return ops
@@ -321,7 +333,7 @@ class Operations:
                 *self._end_checks(key, entry.lease, keep=set()),
             ]
             if entry.lease:
-                ops.append(Delete(keys.lease(entry.lease)))
+                ops.append(EndLease(entry.lease))
             unchanged = Compare(standing, "mod", "=", old.mod_revision)
             result = await self.store.commit(Txn((unchanged,), tuple(ops)), ops_max=_OWN_OPS_MAX)
             if result.succeeded:
@@ -365,8 +377,9 @@ class Operations:
             return Done(False, self.store.mvcc.revision)
         standing = keys.instance(entry.registered.service, *key)
         same = Compare(standing, "create", "=", entry.registered.create_revision)
-        ops: list[Op] = [Delete(keys.lease(old.lease))] if old is not None else []
-        ops += self._ttl_check(entry.registered, check.name, record)
+        ops = self._ttl_check(entry.registered, check.name, record)
+        if old is not None:
+            ops.append(EndLease(old.lease))
         result = await self.store.commit(Txn((same,), tuple(ops)))
         return Done(result.succeeded, result.revision)
 

@@ -79,6 +79,7 @@ class Registry:
         self._now = now
         self._connector_factory = connector_factory
         self._started = False
+        self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._links: set[DirectLink] = set()
         self._at = At()
@@ -124,6 +125,7 @@ class Registry:
 
     async def close(self) -> None:
         """Stop gracefully: fronts first, so that nobody is left waiting; then checks and the store. Idempotent."""
+        self._closed = True
         restoring, self._restoring = self._restoring, None
         if restoring is not None:
             await asyncio.gather(restoring, return_exceptions=True)
@@ -220,8 +222,10 @@ class Registry:
         )
 
     def _running_operations(self) -> Operations:
+        if self._closed:
+            raise Closed("the registry was closed")
         if not self._started:
-            raise Unavailable("the registry is not running")
+            raise Unavailable("the registry is being restored")
         return self.operations
 
     # --- what happens -------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ class _Attempt:
 
     def holds(self, compare: Compare) -> bool:
         names = [key for key in self.state if in_range(key, compare.key, compare.end)]
-        if compare.end is None:
+        if not names:  # a missing key, or a range without any, compares as zeros
             names = [compare.key]
         return all(self.compare(compare, self.state.get(name)) for name in names)
 

@@ -143,7 +143,8 @@ class _Attempt:
     def _holds(self, compare: Compare) -> bool:
         if compare.end is None:
             return _compare(compare, self._get(compare.key))
-        return all(_compare(compare, kv) for kv in self._range(compare.key, compare.end))
+        found = list(self._range(compare.key, compare.end))
+        return all(_compare(compare, kv) for kv in found) if found else _compare(compare, None)
 
     def _do(self, op: Op, depth: int) -> RangeResult | PutResult | DeleteResult | TxnResult:
         match op:

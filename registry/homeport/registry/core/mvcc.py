@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from sortedcontainers import SortedList
 
-from homeport.client.core.errors import Compacted, FutureRevision
+from homeport.client.core.errors import Compacted, FutureRevision, InvalidArgument
 from homeport.client.core.model import KeyValue
 from homeport.registry.core.txn import Change, Range, RangeResult, SortBy
 
@@ -190,10 +190,13 @@ class Mvcc:
         """Read a range at the newest or at a past revision.
 
         Raises:
+            InvalidArgument: a negative revision or limit.
             Compacted: that revision is forgotten.
             FutureRevision: the store has not come so far.
         """
         revision = query.revision
+        if revision < 0 or query.limit < 0:
+            raise InvalidArgument(f"revision {revision}, limit {query.limit}; allowed: 0 or more", field="revision")
         if revision > self.revision:
             raise FutureRevision(
                 f"revision {revision} is not reached; the store is at {self.revision}", revision=self.revision

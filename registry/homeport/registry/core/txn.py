@@ -23,7 +23,8 @@ SortBy = Literal["key", "version", "create", "mod", "value"]
 class Compare(msgspec.Struct, frozen=True, gc=False):
     """A condition on a key (or on every key of a range) at head.
 
-    A missing key has version, create, mod and lease 0; a comparison of its value is false, whatever the operator.
+    A missing key, or a range without any, has version, create, mod and lease 0; a comparison of its value is false,
+    whatever the operator.
     """
 
     key: bytes

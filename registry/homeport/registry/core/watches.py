@@ -3,7 +3,7 @@
 A live watcher has a bounded buffer of batches, one per revision that touched its range. All watchers of the same range
 form a group: a revision is filtered once per group, its batch shared by all of them, and whatever encoding a front
 hangs on the batch is shared too. Groups are found by key: exact keys by a dict, prefixes by one dict per prefix
-length, other ranges by a list sorted by start.
+length, other ranges by a tree of intervals.
 
 A watcher that resumes from the past, or whose buffer is full, reads from the store's history instead until it has
 caught up; only what history has forgotten by then is lost, and it is told exactly which revisions (`Lost`).
@@ -11,13 +11,13 @@ caught up; only what history has forgotten by then is lost, and it is told exact
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
 from homeport.client.core.errors import FutureRevision, InvalidArgument
 from homeport.client.core.model import Lost
+from homeport.registry.core.intervals import Intervals
 from homeport.registry.core.keys import prefix_end
 from homeport.registry.core.limits import WATCH_BUFFER_BATCHES, WATCH_PAGE_REVISIONS
 from homeport.registry.core.mvcc import Mvcc
@@ -165,7 +165,7 @@ class WatchHub:
         self._groups: dict[GroupKey, _Group] = {}
         self._exact: dict[bytes, list[_Group]] = {}
         self._prefixes: dict[int, dict[bytes, list[_Group]]] = {}
-        self._ranges: list[tuple[bytes, bytes, Filter, _Group]] = []  # by start
+        self._ranges: Intervals[_Group] = Intervals()
 
     @property
     def revision(self) -> int:
@@ -228,7 +228,7 @@ class WatchHub:
         elif prefix_end(group.key) == group.end:
             self._prefixes.setdefault(len(group.key), {}).setdefault(group.key, []).append(group)
         else:
-            insort(self._ranges, (group.key, group.end, group.omit, group), key=lambda entry: entry[0])
+            self._ranges.add(group.key, group.end, group)
 
     def _unindex(self, group: _Group) -> None:
         if group.end is None:
@@ -245,7 +245,7 @@ class WatchHub:
                 if not lengths:
                     del self._prefixes[len(group.key)]
         else:
-            self._ranges.remove((group.key, group.end, group.omit, group))
+            self._ranges.remove(group.key, group)
 
     def _find(self, key: bytes) -> list[_Group]:
         found = list(self._exact.get(key, ()))
@@ -253,6 +253,5 @@ class WatchHub:
             if length <= len(key):
                 found += prefixes.get(key[:length], ())
         if self._ranges:
-            stop = bisect_right(self._ranges, key, key=lambda entry: entry[0])
-            found += [entry[3] for entry in self._ranges[:stop] if not entry[1] or key < entry[1]]
+            found += self._ranges.containing(key)
         return found

@@ -53,6 +53,7 @@ T = TypeVar("T")
 _COMPACT_STRIDE: Final = 1000  # revisions that history may overrun its bound by, so that compaction works in strides
 _AGE_STEP_S: Final = HISTORY_AGE_S_MAX / 10  # how finely the age of revisions is noted
 _BATCH_REVISIONS: Final = 2048  # of one write: 40 ms of work for the loop when it is done
+_ENDS_AT_ONCE: Final = 256  # leases ended in one turn of the loop: some 20 ms
 _UPKEEP_BATCHES: Final = 16  # how many batches the journal's upkeep may wait while writers never pause
 _RECOVER_S: Final = 1.0  # between two looks whether a failed disk can be written again
 
@@ -195,7 +196,6 @@ class EmbeddedStore:
         while self._queue or not self._idle.is_set():
             if self.read_only is not None:
                 return
-            self._wanted.set()
             with suppress(TimeoutError):  # a failed write never becomes idle: look whether it failed
                 async with asyncio.timeout(_RECOVER_S):
                     await self._idle.wait()
@@ -396,13 +396,22 @@ class EmbeddedStore:
         now = self._now()
         self._late_s_max = max(self._late_s_max, now - self._ticked_at - BUCKET_S)
         self._ticked_at = now
-        for lease in self._leases.advance(now):
-            record = self.mvcc.get(keys.lease(lease))
-            if record is not None and self.read_only is None:
-                unchanged = Compare(record.key, "mod", "=", record.mod_revision)
-                self.commit(Txn((unchanged,), (EndLease(lease),)))
+        due = self._leases.advance(now)
+        if due:
+            self._end_due(due)
         self._note_age(now)
         self._timer = self._loop.call_later(BUCKET_S, self._tick)
+
+    def _end_due(self, due: list[int]) -> None:
+        """End leases that are due, some at a time, so that the end of very many does not hold the loop."""
+        now = self._now()
+        for lease in due[:_ENDS_AT_ONCE]:
+            record = self.mvcc.get(keys.lease(lease))
+            if record is not None and self.read_only is None and self._leases.is_due(now, lease):
+                unchanged = Compare(record.key, "mod", "=", record.mod_revision)
+                self.commit(Txn((unchanged,), (EndLease(lease),)))
+        if len(due) > _ENDS_AT_ONCE and self._loop is not None:
+            self._loop.call_soon(self._end_due, due[_ENDS_AT_ONCE:])
 
     def _note_age(self, now: float) -> None:
         if now - self._ages[-1][0] < _AGE_STEP_S:

@@ -18,9 +18,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from time import perf_counter
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import apsw
 
@@ -42,6 +43,7 @@ _COMMIT_PAGES: Final = 2  # that a commit touches at least: a leaf and its paren
 _ROW_BYTES: Final = 40  # of a row besides its key and value
 _BACKUP_PAGES: Final = 512  # 2 MiB of a backup between two batches: a few milliseconds
 _CACHE_STATEMENTS: Final = 64
+_REWRITE_BYTES: Final = 65_536  # of a log at once: SQLite's files take less than 128 KiB in one call
 
 _SCHEMA: Final = f"""
     CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -86,6 +88,7 @@ class Journal:
         self.path = path
         self.log_pages = 0  # written since the last checkpoint, about
         self.commit_s = 0.0  # how long the last commit took, fsync included
+        self._vfs = vfs
         self._synchronous = synchronous
         try:
             self._db = apsw.Connection(path, vfs=vfs, statementcachesize=_CACHE_STATEMENTS)
@@ -94,7 +97,7 @@ class Journal:
         try:
             self._prepare(store_id)
         except BaseException as error:
-            self._db.close(True)
+            self.close()
             if isinstance(error, apsw.Error):
                 raise _explained(path, error) from error
             raise
@@ -112,6 +115,7 @@ class Journal:
                 f"{self.path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}): "
                 "run that release, or restore a backup made by this one"
             )
+        self._rewrite_log()
         if db.pragma("journal_mode", "WAL") != "wal":
             raise JournalError(f"{self.path} cannot be journaled on this file system")
         db.pragma("synchronous", self._synchronous)
@@ -126,12 +130,30 @@ class Journal:
         self.store_id: str = db.execute("SELECT value FROM meta WHERE name = 'store_id'").get
         self.compact_revision: int = db.execute("SELECT value FROM meta WHERE name = 'compact_revision'").get
 
+    def _rewrite_log(self) -> None:
+        """Put the log that was found on disk: it may be in the kernel's memory alone.
+
+        When a sync fails the kernel takes the pages for written all the same, and no later sync tries them again
+        (Linux since 4.13). What is read back from them would be history now, and gone after a power cut, with all that
+        was written behind it. Written once more, they are the next sync's again. The lock is held already.
+        """
+        path = f"{self.path}-wal"
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        if not size:
+            return
+        log = apsw.VFSFile(self._vfs or "", path, [apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_WAL, 0])
+        try:
+            for offset in range(0, size, _REWRITE_BYTES):
+                log.xWrite(log.xRead(min(_REWRITE_BYTES, size - offset), offset), offset)
+            log.xSync(apsw.SQLITE_SYNC_NORMAL)
+        finally:
+            log.xClose()
+
     def close(self) -> None:
         """Close, copying the log back into the file. Idempotent; never raises for a disk that fails."""
-        try:
-            self._db.close()
-        except apsw.Error:
-            self._db.close(True)
+        for force in (False, True):
+            with suppress(apsw.Error):
+                self._db.close(force)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -345,6 +367,32 @@ def install_backup(backup: str, path: str, store_id: str) -> None:
         raise _explained(path, error) from error
     except OSError as error:
         raise JournalError(f"cannot restore to {path}: {error}") from error
+
+
+class Origin(NamedTuple):
+    """Which history a backup is a copy of, and at which revision."""
+
+    store_id: str
+    revision: int
+
+
+def origin(path: str) -> Origin:
+    """What a verified backup is a copy of.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
+    try:
+        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            store_id = db.execute("SELECT value FROM meta WHERE name = 'store_id'").get
+            last = db.execute("SELECT max(revision) FROM history").get or 0
+            compacted = db.execute("SELECT value FROM meta WHERE name = 'compact_revision'").get
+            return Origin(store_id, max(last, compacted, FIRST_REVISION))
+        finally:
+            db.close(True)
+    except apsw.Error as error:
+        raise _explained(path, error) from error
 
 
 def read_backup(path: str) -> Mvcc:
