@@ -17,7 +17,7 @@ from homeport.client.core.errors import Closed, ConnectionLost, HomeportError, W
 from homeport.client.core.messages import Hello, Notice, Request, Welcome
 from homeport.client.transport import Link, Receiver
 from homeport.registry.fronts.rpc import begin
-from homeport.registry.operations import Encoded, Operations
+from homeport.registry.operations import Commit, Encoded, Operations
 from homeport.registry.peers import Outgoing, Peer
 
 R = TypeVar("R")
@@ -66,6 +66,8 @@ class DirectLink:
             if asyncio.get_running_loop() is not self._loop:
                 raise WrongLoop("an in-process client belongs to its registry's event loop")
             result = self._operations.handle(wire.checked(request), self.peer)
+            if isinstance(result, Commit):
+                result = self._commit(result)
             if asyncio.iscoroutine(result):
                 result = begin(result)
         except HomeportError as error:
@@ -77,6 +79,9 @@ class DirectLink:
         else:
             answer.set_result(result.decoded() if isinstance(result, Encoded) else result)
         return answer
+
+    async def _commit(self, commit: Commit[Any]) -> Any:
+        return commit.shape(await self._operations.store.commit(commit.txn))
 
     def _answered(self, answer: asyncio.Future[Any], task: asyncio.Future[Any]) -> None:
         self._waiting.discard(answer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -95,6 +95,8 @@ from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import lease_put
 from homeport.registry.transfers import Transfers
 
+A = TypeVar("A")
+
 _RACES_MAX: Final = 16  # times a registration is decided anew because another of the same id came first
 _PAGE_ENTRIES: Final = 4096  # of a list: a page of small ones is a few hundred microseconds of work
 _ENTRY_BYTES: Final = 64  # what an entry weighs besides its key and value
@@ -124,6 +126,16 @@ class Encoded:
 
     def decoded(self) -> Any:
         return wire.decode(self.kind, self.data)
+
+
+class Commit(Generic[A]):
+    """A transaction to commit, and what its outcome says to whoever asked: for handlers that need nothing else."""
+
+    __slots__ = ("shape", "txn")
+
+    def __init__(self, txn: Txn, shape: Callable[[TxnResult], A]) -> None:
+        self.txn = txn
+        self.shape = shape  # may raise a HomeportError, which is then the answer
 
 
 class Operations:
@@ -176,7 +188,7 @@ class Operations:
         }
 
     def handle(self, request: Request[Any], peer: Peer) -> Any:
-        """Answer a request: its result, an `Encoded` one, or an awaitable of one.
+        """Answer a request: its result, an `Encoded` one, a `Commit` to be carried out, or an awaitable of one.
 
         Raises:
             HomeportError: the request was refused; nothing changed.
@@ -407,16 +419,22 @@ class Operations:
         found = self.store.mvcc.get(keys.USER + request.key)
         return KvFound(self.store.mvcc.revision, None if found is None else _bare(found))
 
-    async def kv_put(self, request: KvPut, _peer: Peer) -> KvWritten:
+    def kv_put(self, request: KvPut, _peer: Peer) -> Commit[KvWritten]:
         if not request.key:
             raise InvalidArgument(f"the key is empty; allowed: 1 to {KEY_BYTES_MAX} bytes", field="key")
         key = keys.USER + request.key
-        demand = () if request.cas is None else (Compare(key, "mod", "=", request.cas),)
-        result = await self.store.commit(Txn(demand, (Put(key, request.value, request.lease),), (Range(key),)))
-        _check_cas(result, request.cas)
-        return KvWritten(result.revision, 1)
+        put = Put(key, request.value, request.lease)
+        cas = request.cas
+        if cas is None:
+            return Commit(Txn(then=(put,)), _written)
 
-    async def kv_delete(self, request: KvDelete, _peer: Peer) -> KvWritten:
+        def shape(result: TxnResult) -> KvWritten:
+            _check_cas(result, cas)
+            return _written(result)
+
+        return Commit(Txn((Compare(key, "mod", "=", cas),), (put,), (Range(key),)), shape)
+
+    def kv_delete(self, request: KvDelete, _peer: Peer) -> Commit[KvWritten]:
         key = keys.USER + request.key
         if request.prefix and request.cas is not None:
             raise InvalidArgument("cas goes with one key, not with prefix", field="cas")
@@ -424,11 +442,14 @@ class Operations:
         end = keys.prefix_end(key) if request.prefix else None
         details = keys.USER_DETAILS + request.key
         also = Delete(details, keys.prefix_end(details) if request.prefix else None)
-        result = await self.store.commit(Txn(demand, (Delete(key, end), also), (Range(key),)))
-        _check_cas(result, request.cas)
-        deleted = result.responses[0]
-        assert isinstance(deleted, DeleteResult)
-        return KvWritten(result.revision, len(deleted.prevs))
+
+        def shape(result: TxnResult) -> KvWritten:
+            _check_cas(result, request.cas)
+            deleted = result.responses[0]
+            assert isinstance(deleted, DeleteResult)
+            return KvWritten(result.revision, len(deleted.prevs))
+
+        return Commit(Txn(demand, (Delete(key, end), also), (Range(key),)), shape)
 
     def kv_list(self, request: KvList, _peer: Peer) -> KvPage:
         prefix = keys.USER + request.prefix
@@ -438,7 +459,14 @@ class Operations:
         if request.limit < 0:
             raise InvalidArgument(f"limit is {request.limit}; allowed: 0 (a page) or more", field="limit")
         found = self.store.mvcc.range(
-            Range(start, keys.prefix_end(prefix), revision, min(most, _PAGE_ENTRIES), keys_only=request.keys_only)
+            Range(
+                start,
+                keys.prefix_end(prefix),
+                revision,
+                min(most, _PAGE_ENTRIES),
+                keys_only=request.keys_only,
+                uncounted=True,
+            )
         )
         entries: list[KeyValue] = []
         size = 0
@@ -514,6 +542,10 @@ class Operations:
 def _bare(kv: KeyValue) -> KeyValue:
     """A user's entry without the prefix it is stored under."""
     return KeyValue(kv.key[len(keys.USER) :], kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+
+
+def _written(result: TxnResult) -> KvWritten:
+    return KvWritten(result.revision, 1)
 
 
 def _check_cas(result: TxnResult, cas: int | None) -> None:

@@ -39,6 +39,7 @@ from homeport.registry.transfers import remove
 
 _log = logging.getLogger("homeport.registry")
 
+_CATALOGUED: Final = (keys.INSTANCES, keys.CHECKS)
 OFF: Final = "off"  # the address of a front that is not served
 
 
@@ -232,7 +233,10 @@ class Registry:
 
     def _revision(self, revision: int, changes: tuple[Change, ...]) -> None:
         """A revision is durable: the catalogue, the prober and the followers take it in, in that order."""
-        if not any(change.key.startswith((keys.INSTANCES, keys.CHECKS)) for change in changes):
+        for change in changes:
+            if change.key.startswith(_CATALOGUED):
+                break
+        else:
             self.catalogue.revision = revision
             return
         events = self.catalogue.apply(revision, changes)

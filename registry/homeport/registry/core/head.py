@@ -60,6 +60,8 @@ class Head:
             LimitExceeded: a key, a value or the transaction is too large.
             LeaseGone: a put names a lease that does not exist.
         """
+        if len(txn.then) == 1 and not txn.compare and type(txn.then[0]) is Put:
+            return self._put_alone(txn.then[0])
         attempt = _Attempt(self, ops_max)
         succeeded, responses = attempt.run(txn, 0)
         changes = attempt.changes()
@@ -68,6 +70,18 @@ class Head:
             for change in changes:
                 self._pending[change.key] = (self.revision, change.kv)
         return Outcome(TxnResult(self.revision, succeeded, responses), changes)
+
+    def _put_alone(self, op: Put) -> Outcome:
+        """Decide the commonest transaction of all, one unconditional put, without the means that others need."""
+        key = op.key
+        _check_put(op)
+        if op.lease and self.get(keys.lease(op.lease)) is None:
+            raise _no_lease(op.lease)
+        prev = self.get(key)
+        self.revision = revision = self.revision + 1
+        kv = _version(op, prev, revision)
+        self._pending[key] = (revision, kv)
+        return Outcome(TxnResult(revision, True, (PutResult(prev),)), (Change(key, kv, prev),))
 
     def settle(self, revision: int, changes: tuple[Change, ...]) -> None:
         """The writes of that revision are durable and applied."""
@@ -170,29 +184,13 @@ class _Attempt:
 
     def _put(self, op: Put) -> PutResult:
         key = op.key
-        if not key:
-            raise InvalidArgument(f"the key is empty; allowed: 1 to {KEY_BYTES_MAX} bytes", field="key")
-        if len(key) > KEY_BYTES_MAX:
-            raise LimitExceeded(
-                f"the key has {len(key)} bytes; allowed: {KEY_BYTES_MAX}", limit="KEY_BYTES_MAX", allowed=KEY_BYTES_MAX
-            )
-        if len(op.value) > VALUE_BYTES_MAX:
-            raise LimitExceeded(
-                f"the value has {len(op.value)} bytes; allowed: {VALUE_BYTES_MAX}",
-                limit="VALUE_BYTES_MAX",
-                allowed=VALUE_BYTES_MAX,
-            )
+        _check_put(op)
         if key in self._writes:
             raise _written_twice(key)
         if op.lease and self._get(keys.lease(op.lease)) is None:
-            raise LeaseGone(f"lease {op.lease:016x} does not exist", lease=op.lease)
+            raise _no_lease(op.lease)
         prev = self._head.get(key)
-        revision = self._head.revision + 1
-        if prev is None:
-            kv = KeyValue(key, op.value, revision, revision, 1, op.lease)
-        else:
-            kv = KeyValue(key, op.value, prev.create_revision, revision, prev.version + 1, op.lease)
-        self._writes[key] = Change(key, kv, prev)
+        self._writes[key] = Change(key, _version(op, prev, self._head.revision + 1), prev)
         return PutResult(prev)
 
     def _end_lease(self, lease: int) -> DeleteResult:
@@ -232,6 +230,33 @@ class _Attempt:
                 else:
                     found[key] = change.kv
         return iter([found[key] for key in sorted(found)])
+
+
+def _check_put(op: Put) -> None:
+    size = len(op.key)
+    if not 0 < size <= KEY_BYTES_MAX:
+        if not size:
+            raise InvalidArgument(f"the key is empty; allowed: 1 to {KEY_BYTES_MAX} bytes", field="key")
+        raise LimitExceeded(
+            f"the key has {size} bytes; allowed: {KEY_BYTES_MAX}", limit="KEY_BYTES_MAX", allowed=KEY_BYTES_MAX
+        )
+    if len(op.value) > VALUE_BYTES_MAX:
+        raise LimitExceeded(
+            f"the value has {len(op.value)} bytes; allowed: {VALUE_BYTES_MAX}",
+            limit="VALUE_BYTES_MAX",
+            allowed=VALUE_BYTES_MAX,
+        )
+
+
+def _version(op: Put, prev: KeyValue | None, revision: int) -> KeyValue:
+    """What a put makes of a key."""
+    if prev is None:
+        return KeyValue(op.key, op.value, revision, revision, 1, op.lease)
+    return KeyValue(op.key, op.value, prev.create_revision, revision, prev.version + 1, op.lease)
+
+
+def _no_lease(lease: int) -> LeaseGone:
+    return LeaseGone(f"lease {lease:016x} does not exist", lease=lease)
 
 
 def _written_twice(key: bytes) -> InvalidArgument:

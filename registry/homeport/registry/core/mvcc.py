@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
 from itertools import islice
 from typing import Any, Final
 
@@ -207,6 +208,9 @@ class Mvcc:
                 compact_revision=self.compact_revision,
             )
         if 0 < revision < self.revision:
+            if query.uncounted and query.limit and is_plain(query):
+                page = list(islice(self._at_in_order(query.key, query.end, revision), query.limit + 1))
+                return RangeResult(_shown(page[: query.limit], query), len(page), len(page) > query.limit)
             return select(self._at(query.key, query.end, revision), query)
         if is_plain(query):
             count = self.count(query.key, query.end)
@@ -214,7 +218,7 @@ class Mvcc:
                 return RangeResult((), count, False)
             live = self._live
             found = self.keys(query.key, query.end)
-            entries = tuple([live[key] for key in (islice(found, query.limit) if query.limit else found)])
+            entries = _shown([live[key] for key in (islice(found, query.limit) if query.limit else found)], query)
             return RangeResult(entries, count, len(entries) < count)
         return select((self._live[key] for key in self.keys(query.key, query.end)), query)
 
@@ -233,6 +237,18 @@ class Mvcc:
             ghosts = self._ghosts.irange(start, end or None, inclusive=(True, False))
         for key in ghosts:
             kv = self._version_at(key, revision)
+            if kv is not None:
+                yield kv
+
+    def _at_in_order(self, start: bytes, end: bytes | None, revision: int) -> Iterator[KeyValue]:
+        """The same in key order, looking no further than it is asked to."""
+        if end is None:
+            yield from self._at(start, end, revision)
+            return
+        for key in merge(self.keys(start, end), self._ghosts.irange(start, end or None, inclusive=(True, False))):
+            kv = self._live.get(key)
+            if kv is None or kv.mod_revision > revision:
+                kv = self._version_at(key, revision)
             if kv is not None:
                 yield kv
 
@@ -281,7 +297,6 @@ def is_plain(query: Range) -> bool:
     return (
         query.sort_by == "key"
         and not query.descending
-        and not query.keys_only
         and not query.min_mod_revision
         and not query.max_mod_revision
         and not query.min_create_revision
@@ -305,6 +320,11 @@ def select(versions: Iterable[KeyValue], query: Range) -> RangeResult:
     found.sort(key=_SORT_KEYS[query.sort_by], reverse=query.descending)
     if query.limit:
         del found[query.limit :]
+    return RangeResult(_shown(found, query), count, len(found) < count)
+
+
+def _shown(found: list[KeyValue], query: Range) -> tuple[KeyValue, ...]:
+    """The versions as the query wants to see them."""
     if query.keys_only:
-        found = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in found]
-    return RangeResult(tuple(found), count, len(found) < count)
+        return tuple([KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in found])
+    return tuple(found)

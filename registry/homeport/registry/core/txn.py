@@ -74,6 +74,7 @@ class Range(msgspec.Struct, frozen=True, gc=False, kw_only=False):
     max_mod_revision: int = 0
     min_create_revision: int = 0
     max_create_revision: int = 0
+    uncounted: bool = False  # `count` need only be right about whether there is more: what a page needs
 
 
 class Txn(msgspec.Struct, frozen=True, gc=False):

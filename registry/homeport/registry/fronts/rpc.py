@@ -26,7 +26,8 @@ from homeport.client.core.errors import (
 )
 from homeport.client.core.messages import NOTICES, REQUESTS, Hello, Renew
 from homeport.registry.core.limits import CONNECTION_CALLS_MAX, CONNECTION_OUT_BYTES_MAX, CONNECTIONS_MAX
-from homeport.registry.operations import Encoded, Operations
+from homeport.registry.core.txn import TxnResult
+from homeport.registry.operations import Commit, Encoded, Operations
 from homeport.registry.peers import Outgoing, Peer
 
 _log = logging.getLogger("homeport.registry.rpc")
@@ -108,6 +109,7 @@ class RpcConnection(asyncio.Protocol):
         self._events_wait = False
         self._wake_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._replies = 0  # commits under way
         self._loop = asyncio.get_running_loop()
         self._hello_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -188,6 +190,14 @@ class RpcConnection(asyncio.Protocol):
         if isinstance(result, Encoded):
             self._write(wire.answer_encoded(ask.msgid, result.data))
             return
+        if isinstance(result, Commit):
+            self._replies += 1
+            try:
+                self._operations.store.submit(result.txn, _Reply(self, ask.msgid, result.shape))
+            except BaseException:
+                self._replies -= 1
+                raise
+            return
         if kind is Hello:
             self._greeted = True
             if self._hello_timer is not None:
@@ -208,7 +218,7 @@ class RpcConnection(asyncio.Protocol):
         if unsent > CONNECTION_OUT_BYTES_MAX:
             self._transport.pause_reading()  # until what is unsent has gone: even refusals take room
             raise Busy("this connection does not read its answers", retry_after_s=_BUSY_S, unsent_bytes=unsent)
-        if len(self._tasks) >= CONNECTION_CALLS_MAX:
+        if len(self._tasks) + self._replies >= CONNECTION_CALLS_MAX:
             raise Busy(
                 f"this connection has {CONNECTION_CALLS_MAX} calls under way",
                 retry_after_s=_BUSY_S,
@@ -224,6 +234,19 @@ class RpcConnection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - a defect in one call must not take the connection's others with it
             answer = _defect(msgid)
         self._write(answer)
+
+    def committed(self, msgid: int, shape: Callable[[TxnResult], object], result: TxnResult) -> None:
+        """A transaction that a call asked for is done."""
+        self._replies -= 1
+        try:
+            self._write(wire.answer(msgid, shape(result)))
+        except HomeportError as error:
+            self._write(wire.answer_error(msgid, error))
+
+    def not_committed(self, msgid: int, error: HomeportError) -> None:
+        """A transaction that a call asked for failed."""
+        self._replies -= 1
+        self._write(wire.answer_error(msgid, error))
 
     # --- what goes out ------------------------------------------------------------------------------------------
 
@@ -296,6 +319,26 @@ class RpcConnection(asyncio.Protocol):
 
     def _no_hello(self) -> None:
         self._refuse(ProtocolError(f"no hello within {_HELLO_S:.0f} s"))
+
+
+class _Reply:
+    """Turns a transaction's outcome into the answer to a call, without a future or a task."""
+
+    __slots__ = ("_connection", "_msgid", "_shape")
+
+    def __init__(self, connection: RpcConnection, msgid: int, shape: Callable[[TxnResult], object]) -> None:
+        self._connection = connection
+        self._msgid = msgid
+        self._shape = shape
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: TxnResult, /) -> None:
+        self._connection.committed(self._msgid, self._shape, result)
+
+    def set_exception(self, error: HomeportError, /) -> None:
+        self._connection.not_committed(self._msgid, error)
 
 
 def _defect(msgid: int) -> bytes:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from homeport.client.core.errors import HomeportError
 from homeport.registry.core.limits import TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Txn, TxnResult
@@ -21,6 +22,17 @@ from homeport.registry.core.watches import Filter, Watcher
 
 # Called with a revision and its changes; must not raise, block or commit.
 Listener = Callable[[int, tuple[Change, ...]], None]
+
+
+class Reply(Protocol):
+    """What hears of a transaction's outcome, once; a future is one. Must not raise, block or commit."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def set_result(self, result: TxnResult, /) -> None: ...
+    def set_exception(self, error: HomeportError, /) -> None: ...
 
 
 class LeaseRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,6 +72,10 @@ class Store(Protocol):
             ReadOnly: at once; nothing can be written now.
             OutcomeUnknown: from the future: the write failed on its way to disk. Read before writing again.
         """
+        ...
+
+    def submit(self, txn: Txn, reply: Reply, *, ops_max: int = TXN_OPS_MAX) -> None:
+        """The same as `commit`, for callers with a lighter way to hear of the outcome than a future."""
         ...
 
     async def barrier(self) -> None:

@@ -34,7 +34,7 @@ from homeport.registry.core.limits import HISTORY_AGE_S_MAX, HISTORY_REVISIONS_M
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
-from homeport.registry.store.contract import LeaseRecord, Listener
+from homeport.registry.store.contract import LeaseRecord, Listener, Reply
 from homeport.registry.store.journal import (
     CHECKPOINT_PAGES,
     FILE_NAME,
@@ -61,24 +61,23 @@ _RECOVER_S: Final = 1.0  # between two looks whether a failed disk can be writte
 class _Waiting:
     """A caller whose transaction is decided and not yet durable; `changes` is empty if it only waits for others."""
 
-    __slots__ = ("answer", "changes", "result", "revision")
+    __slots__ = ("changes", "reply", "result", "revision")
 
-    def __init__(
-        self, revision: int, changes: tuple[Change, ...], result: TxnResult, answer: asyncio.Future[TxnResult]
-    ) -> None:
+    def __init__(self, revision: int, changes: tuple[Change, ...], result: TxnResult, reply: Reply) -> None:
         self.revision = revision
         self.changes = changes
         self.result = result
-        self.answer = answer
+        self.reply = reply
 
     def succeed(self) -> None:
-        if not self.answer.done():
-            self.answer.set_result(self.result)
+        if not self.reply.done():
+            self.reply.set_result(self.result)
 
     def fail(self, error: HomeportError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # who asked may have gone; then nobody need be warned
+        if not self.reply.done():
+            self.reply.set_exception(error)
+            if isinstance(self.reply, asyncio.Future):
+                self.reply.exception()  # who asked may have gone; then nobody need be warned
 
 
 class EmbeddedStore:
@@ -205,22 +204,28 @@ class EmbeddedStore:
     def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]:
         if self._loop is None:
             raise Closed("the store is not running")
+        answer: asyncio.Future[TxnResult] = self._loop.create_future()
+        self.submit(txn, answer, ops_max=ops_max)
+        return answer
+
+    def submit(self, txn: Txn, reply: Reply, *, ops_max: int = TXN_OPS_MAX) -> None:
+        if self._loop is None:
+            raise Closed("the store is not running")
         if self.read_only is not None:
             raise ReadOnly(f"nothing can be written now: {self.read_only}")
         outcome = self._head.decide(txn, ops_max)
         self._commits += 1
-        answer: asyncio.Future[TxnResult] = self._loop.create_future()
         revision = self._head.revision
         if self._journal is None:
             if outcome.changes:
                 self._advance(revision, outcome.changes)
-            answer.set_result(outcome.result)
+            reply.set_result(outcome.result)
         elif revision == self.mvcc.revision:
-            answer.set_result(outcome.result)  # it changed nothing, and saw nothing that is not durable
+            reply.set_result(outcome.result)  # it changed nothing, and saw nothing that is not durable
         else:
-            self._queue.append(_Waiting(revision, outcome.changes, outcome.result, answer))
-            self._wanted.set()
-        return answer
+            self._queue.append(_Waiting(revision, outcome.changes, outcome.result, reply))
+            if not self._wanted.is_set():
+                self._wanted.set()
 
     def _advance(self, revision: int, changes: tuple[Change, ...]) -> None:
         """A revision is durable: everyone may see it now."""

@@ -442,6 +442,10 @@ def verify_backup(path: str) -> None:
                 raise JournalError(f"{path} is damaged: its checksum does not match; use another backup")
         finally:
             db.close(True)
+    except apsw.NotADBError as error:
+        raise JournalError(f"{path} is not a backup of a registry") from error
+    except apsw.CorruptError as error:
+        raise JournalError(f"{path} is damaged ({error}): use another backup") from error
     except apsw.Error as error:
         raise _explained(path, error) from error
 
