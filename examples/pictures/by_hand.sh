@@ -9,7 +9,7 @@ pids=
 # The registry goes last: the others say goodbye to it.
 trap 'trap - INT TERM EXIT; kill $pids || :; wait $pids || :; kill $registry; wait' INT TERM EXIT
 
-homeport serve &
+homeport serve --memory &
 registry=$!
 until homeport kv put pictures/settings/page_size 20 >/dev/null 2>&1; do :; done
 homeport sidecar &

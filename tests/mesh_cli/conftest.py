@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from click.testing import CliRunner
+
+from homeport.mesh.cli import cli
 
 DEADLINE_S = 30
 HOMEPORT = [sys.executable, "-m", "homeport.mesh.cli"]
@@ -77,6 +80,12 @@ class Processes:
             env=self.env,
             check=False,
         )
+
+    def quick(self, *args: str) -> str:
+        """Run a client command in this process, for what a test only prepares or looks at, and return its output."""
+        result = CliRunner().invoke(cli, list(args), prog_name="homeport", env=self.env)
+        assert result.exit_code == 0, result.output
+        return result.stdout
 
     def close(self) -> None:
         for process in self.started:

@@ -260,7 +260,12 @@ class Client:
 
     async def services(self) -> dict[str, tuple[str, ...]]:
         """Every service with the tags of its instances."""
-        return (await self.call(Services())).services
+        services: dict[str, tuple[str, ...]] = {}
+        page = await self.call(Services())
+        while page.more:
+            services |= page.services
+            page = await self.call(Services(after=next(reversed(page.services))))
+        return services | page.services
 
     async def resolve(self, service: str, *, passing: bool = True, timeout_s: float = CALL_S) -> tuple[Instance, ...]:
         """The instances of a service that can take traffic, or with `passing=False` all of them.

@@ -27,7 +27,10 @@ COMMANDS: Final[dict[str, Entry]] = {
     "run": Entry("homeport.mesh.commands.run:run", "Run an app with its own sidecar, registered while it is well."),
     "services": Entry("homeport.mesh.commands.listings:services", "List the services."),
     "instances": Entry("homeport.mesh.commands.listings:instances", "List the instances of a service."),
+    "stats": Entry("homeport.mesh.commands.stats:stats", "Show the registry's numbers."),
     "kv": Entry("homeport.mesh.commands.kv:kv", "Read and write the key-value store."),
+    "backup": Entry("homeport.mesh.commands.backups:backup", "Copy everything a running registry holds to a file."),
+    "restore": Entry("homeport.mesh.commands.backups:restore", "Put a backup in the place of everything it holds."),
     "demo": Entry("homeport.mesh.commands.demo:demo", "Run a site of five services under load while things break."),
 }
 
@@ -106,7 +109,7 @@ def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
             ctx.fail(f"--config: {name!r} is neither a command nor one of {', '.join(_SHARED_KEYS)}, service.")
     defaults = {name: {**shared, **_option_names(config.get(name, {}))} for name in COMMANDS}
     if shared:
-        for action in ("get", "put", "delete", "list"):
+        for action in ("get", "put", "delete", "list", "watch", "export", "import"):
             defaults["kv"][action] = {**shared, **defaults["kv"].get(action, {})}
     if static:
         for name in _STATIC_COMMANDS:

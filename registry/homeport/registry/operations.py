@@ -7,6 +7,7 @@ which they arrive. Handlers that only read answer without waiting; the others re
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
 
@@ -66,9 +67,10 @@ from homeport.client.core.messages import (
     WatchService,
     Welcome,
 )
-from homeport.client.core.model import OUTPUT_BYTES_MAX, Instance, InstanceKey, KeyValue, validate_instance
+from homeport.client.core.model import Instance, InstanceKey, KeyValue, validate_instance, validate_name
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import Catalogue, CheckRecord, Entry
+from homeport.registry.core.catalogue import Catalogue, CheckRecord
+from homeport.registry.core.health import capped
 from homeport.registry.core.limits import (
     CONNECTION_CALLS_MAX,
     KEY_BYTES_MAX,
@@ -98,7 +100,10 @@ from homeport.registry.transfers import Transfers
 A = TypeVar("A")
 
 _RACES_MAX: Final = 16  # times a registration is decided anew because another of the same id came first
+_OWN_CHECK: Final = "registry connect"  # the longest name of a check that the registry adds itself
+_ECHO: Final = 100  # characters of what a client sent that an error repeats
 _PAGE_ENTRIES: Final = 4096  # of a list: a page of small ones is a few hundred microseconds of work
+_TAG_BYTES: Final = 5  # what a tag weighs besides its text
 _ENTRY_BYTES: Final = 64  # what an entry weighs besides its key and value
 _WAIT_APPLIED_S_MAX: Final = 30.0  # a drain that has waited longer must not wait for one slow follower
 _OWN_OPS_MAX: Final = 4 * TXN_OPS_MAX  # a registration with its checks and their leases
@@ -136,6 +141,18 @@ class Commit(Generic[A]):
     def __init__(self, txn: Txn, shape: Callable[[TxnResult], A]) -> None:
         self.txn = txn
         self.shape = shape  # may raise a HomeportError, which is then the answer
+
+
+class Standing:
+    """A registration at head: what it says, its lease, and the key it stands under."""
+
+    __slots__ = ("instance", "key", "lease", "mod_revision")
+
+    def __init__(self, kv: KeyValue) -> None:
+        self.key = kv.key
+        self.instance = wire.decode(Instance, kv.value)
+        self.lease = kv.lease
+        self.mod_revision = kv.mod_revision
 
 
 class Operations:
@@ -211,7 +228,7 @@ class Operations:
     def hello(self, request: Hello, _peer: Peer) -> Welcome:
         if request.version != PROTOCOL_VERSION:
             raise InvalidArgument(f"version is {request.version}; allowed: {PROTOCOL_VERSION}", field="version")
-        if self.token and request.token != self.token:
+        if self.token and not hmac.compare_digest(request.token.encode(), self.token.encode()):
             raise Unauthorized("the token is missing or not accepted")
         return Welcome(
             version=PROTOCOL_VERSION,
@@ -229,19 +246,29 @@ class Operations:
 
     async def register(self, request: Register, peer: Peer) -> Registered:
         instance = self._completed(request.instance)
+        key = instance.key
         for _ in range(_RACES_MAX):
-            entry = self.catalogue.find(*instance.key)
-            if entry is not None and self._stands(entry, instance, request.lease):
-                if entry.lease:
-                    self.store.lease_renew(entry.lease)
-                return self._registered(entry, peer)
+            standing = self._standing(key)
+            if (
+                standing is not None
+                and self._stands(standing, instance, request.lease)
+                and (not standing.lease or self.store.lease_renew(standing.lease))
+            ):
+                await self.store.barrier()
+                return self._registered(standing, peer)
+            if request.expect_free and standing is not None and standing.lease != request.lease:
+                raise LeaseGone(
+                    f"another registration has taken the place of {instance.id!r}: {standing.instance.address}:"
+                    f"{standing.instance.port}",
+                    id=instance.id,
+                )
             lease = self.store.new_lease() if instance.ttl_s else 0
-            result = await self.store.commit(self._registration(instance, lease, entry), ops_max=_OWN_OPS_MAX)
+            result = await self.store.commit(self._registration(instance, lease, standing), ops_max=_OWN_OPS_MAX)
             if result.succeeded:
-                entry = self.catalogue.find(*instance.key)
-                if entry is None or entry.lease != lease:
+                standing = self._standing(key)
+                if standing is None or standing.lease != lease:
                     continue  # replaced or gone again before this answer: decide anew
-                return self._registered(entry, peer)
+                return self._registered(standing, peer)
         raise LimitExceeded(
             f"instance {instance.id!r} was registered by others {_RACES_MAX} times meanwhile; is the id unique?",
             limit="races",
@@ -254,70 +281,90 @@ class Operations:
             instance, node=instance.node or self.node, status="passing", create_revision=0, mod_revision=0
         )
         validate_instance(instance)
+        names = [check.name for check in instance.checks] + [_OWN_CHECK]
+        derived = [keys.instance(instance.service, *instance.key), *(keys.check(*instance.key, name) for name in names)]
+        if max(len(key) for key in derived) > KEY_BYTES_MAX:
+            raise InvalidArgument(
+                f"service, node, id and check names, percent-encoded, make a key longer than {KEY_BYTES_MAX} bytes",
+                field="id",
+            )
         return instance
 
-    def _stands(self, entry: Entry, instance: Instance, lease: int) -> bool:
-        """Whether this very registration is in force, owned by this caller, with nothing to clear up."""
-        registered = msgspec.structs.replace(entry.registered, create_revision=0, mod_revision=0)
-        return registered == instance and entry.lease == lease and not self._foreign_checks(entry)
+    def _standing(self, key: InstanceKey) -> Standing | None:
+        """The registration that stands under a node and id, as far as it is decided."""
+        found = self.store.at_head(keys.id_of(*key))
+        if not found:
+            return None
+        registered = self.store.at_head(keys.instance(found[0].value.decode(), *key))
+        return Standing(registered[0]) if registered else None
 
-    def _foreign_checks(self, entry: Entry) -> list[str]:
-        defined = {check.name for check in entry.registered.checks}
-        return [name for name in self.catalogue.check_names(entry.registered.key) if name not in defined]
+    def _records(self, key: InstanceKey) -> dict[str, KeyValue]:
+        """The written statuses of an instance's checks, by name, as far as they are decided."""
+        prefix = keys.checks_of(*key)
+        return {keys.split(kv.key)[2]: kv for kv in self.store.at_head(prefix, keys.prefix_end(prefix))}
 
-    def _registered(self, entry: Entry, peer: Peer) -> Registered:
-        instance = entry.registered
-        peer.registered[instance.key] = entry.lease
-        return Registered(entry.lease, instance.ttl_s, instance.create_revision, self.catalogue.revision)
+    def _stands(self, standing: Standing, instance: Instance, lease: int) -> bool:
+        """Whether this very registration is in force, owned by this caller, with nothing to clear up.
 
-    def _registration(self, instance: Instance, lease: int, entry: Entry | None) -> Txn:
+        The state may differ: whoever set it since meant it, and its owner has another call to say otherwise.
+        """
+        same = msgspec.structs.replace(standing.instance, state=instance.state) == instance
+        defined = {check.name for check in instance.checks}
+        return same and standing.lease == lease and self._records(instance.key).keys() <= defined
+
+    def _registered(self, standing: Standing, peer: Peer) -> Registered:
+        instance = standing.instance
+        peer.registered[instance.key] = standing.lease
+        created = self.store.at_head(standing.key)[0].create_revision
+        return Registered(standing.lease, instance.ttl_s, created, self.catalogue.revision)
+
+    def _registration(self, instance: Instance, lease: int, standing: Standing | None) -> Txn:
         """One transaction that puts an instance in place of whatever was registered under its node and id."""
-        node, id_ = instance.key
-        own = keys.instance(instance.service, node, id_)
+        key = instance.key
+        own = keys.instance(instance.service, *key)
+        records = self._records(key)
         ops: list[Op] = []
         if lease:
             ops.append(lease_put(lease, instance.ttl_s))
         kept: set[str] = set()  # checks that go on as before, with the status they had
-        if entry is None:
-            unchanged = Compare(keys.id_of(node, id_), "version", "=", 0)
+        if standing is None:
+            unchanged = Compare(keys.id_of(*key), "version", "=", 0)
         else:
-            old = entry.registered
-            standing = keys.instance(old.service, node, id_)
-            unchanged = Compare(standing, "mod", "=", old.mod_revision)
-            kept = {check.name for check in instance.checks if check in old.checks}
-            if standing != own:
-                ops.append(Delete(standing))
+            unchanged = Compare(standing.key, "mod", "=", standing.mod_revision)
+            kept = {check.name for check in instance.checks if check in standing.instance.checks}
+            if standing.key != own:
+                ops.append(Delete(standing.key))
         ops.append(Put(own, wire.encode(instance), lease))
-        ops.append(Put(keys.id_of(node, id_), instance.service.encode(), lease))
-        standing_records = {name: self.catalogue.check_record(instance.key, name) for name in kept}
-        written = {check.name for check in instance.checks if check.kind == "ttl" or standing_records.get(check.name)}
+        ops.append(Put(keys.id_of(*key), instance.service.encode(), lease))
+        written: set[str] = set()
         for check in instance.checks:
-            record = standing_records.get(check.name)
+            record = records[check.name].value if check.name in kept and check.name in records else None
             if check.kind == "ttl":
-                ops += self._ttl_check(instance, check.name, record or CheckRecord(check.initial))
+                ops += self._ttl_check(instance, check.name, record or wire.encode(CheckRecord(check.initial)))
+                written.add(check.name)
             elif record is not None:
-                ops.append(Put(keys.check(node, id_, check.name), wire.encode(record), lease))
+                ops.append(Put(keys.check(*key, check.name), record, lease))
+                written.add(check.name)
         # Last, when all that goes on has moved to other leases: what still hangs on the old ones goes with them.
-        ops += self._end_checks(instance.key, entry.lease if entry else 0, keep=written)
-        if entry is not None and entry.lease:
-            ops.append(EndLease(entry.lease))
+        ops += self._end_checks(records, standing.lease if standing else 0, keep=written)
+        if standing is not None and standing.lease:
+            ops.append(EndLease(standing.lease))
         return Txn((unchanged,), tuple(ops))
 
-    def _ttl_check(self, instance: Instance, name: str, record: CheckRecord) -> list[Op]:
+    def _ttl_check(self, instance: Instance, name: str, record: bytes) -> list[Op]:
         """A ttl check's status, on a lease of its own whose end turns it critical."""
         ttl_s = next(check.ttl_s for check in instance.checks if check.name == name)
         lease = self.store.new_lease()
-        return [lease_put(lease, ttl_s), Put(keys.check(*instance.key, name), wire.encode(record), lease)]
+        return [lease_put(lease, ttl_s), Put(keys.check(*instance.key, name), record, lease)]
 
-    def _end_checks(self, key: InstanceKey, lease: int, keep: set[str]) -> list[Op]:
-        """Delete an instance's statuses but for `keep`, and the leases that its ttl checks have of their own."""
+    def _end_checks(self, records: dict[str, KeyValue], lease: int, keep: set[str]) -> list[Op]:
+        """Delete statuses but for `keep`, and the leases that ttl checks have of their own."""
         ops: list[Op] = []
-        for name in self.catalogue.check_names(key):
-            record = self.store.mvcc.get(keys.check(*key, name))
-            if record is not None and record.lease not in (0, lease):
+        for name, record in records.items():
+            if record.lease not in (0, lease):
                 ops.append(EndLease(record.lease))
             if name not in keep:
-                ops.append(Delete(keys.check(*key, name)))
+                ops.append(Delete(record.key))
         return ops
 
     def renew(self, request: Renew, _peer: Peer) -> Renewed:
@@ -334,65 +381,65 @@ class Operations:
         key = (request.node or self.node, request.id)
         peer.registered.pop(key, None)
         for _ in range(_RACES_MAX):
-            entry = self._owned(key, request.lease)
-            if entry is None:
+            standing = self._owned(key, request.lease)
+            if standing is None:
                 break
-            old = entry.registered
-            standing = keys.instance(old.service, *key)
-            ops: list[Op] = [
-                Delete(standing),
-                Delete(keys.id_of(*key)),
-                *self._end_checks(key, entry.lease, keep=set()),
-            ]
-            if entry.lease:
-                ops.append(EndLease(entry.lease))
-            unchanged = Compare(standing, "mod", "=", old.mod_revision)
+            ops: list[Op] = [Delete(standing.key), Delete(keys.id_of(*key))]
+            ops += self._end_checks(self._records(key), standing.lease, keep=set())
+            if standing.lease:
+                ops.append(EndLease(standing.lease))
+            unchanged = Compare(standing.key, "mod", "=", standing.mod_revision)
             result = await self.store.commit(Txn((unchanged,), tuple(ops)), ops_max=_OWN_OPS_MAX)
             if result.succeeded:
                 return Done(True, result.revision)
+        await self.store.barrier()
         return Done(False, self.store.mvcc.revision)
 
     async def set_state(self, request: SetState, _peer: Peer) -> Done:
         key = (request.node or self.node, request.id)
+        revision = 0
         for _ in range(_RACES_MAX):
-            entry = self._owned(key, request.lease)
-            if entry is None or entry.registered.state == request.state:
+            standing = self._owned(key, request.lease)
+            if standing is None:
                 break
-            old = entry.registered
-            standing = keys.instance(old.service, *key)
-            new = msgspec.structs.replace(old, state=request.state, create_revision=0, mod_revision=0)
-            unchanged = Compare(standing, "mod", "=", old.mod_revision)
-            result = await self.store.commit(Txn((unchanged,), (Put(standing, wire.encode(new), entry.lease),)))
+            if standing.instance.state == request.state:
+                revision = standing.mod_revision
+                break
+            new = msgspec.structs.replace(standing.instance, state=request.state)
+            unchanged = Compare(standing.key, "mod", "=", standing.mod_revision)
+            result = await self.store.commit(Txn((unchanged,), (Put(standing.key, wire.encode(new), standing.lease),)))
             if result.succeeded:
                 return Done(True, result.revision)
-        return Done(False, self.store.mvcc.revision)
+        await self.store.barrier()
+        return Done(False, revision or self.store.mvcc.revision)
 
-    def _owned(self, key: InstanceKey, lease: int) -> Entry | None:
-        """The instance, if it is there and `lease` (0: anyone's) is the one that registered it."""
-        entry = self.catalogue.find(*key)
-        return None if entry is None or (lease and entry.lease != lease) else entry
+    def _owned(self, key: InstanceKey, lease: int) -> Standing | None:
+        """The registration, if it stands and `lease` (0: anyone's) is the one that made it."""
+        standing = self._standing(key)
+        return None if standing is None or (lease and standing.lease != lease) else standing
 
     async def report_check(self, request: ReportCheck, _peer: Peer) -> Done:
         key = (request.node or self.node, request.id)
-        entry = self.catalogue.find(*key)
-        check = next((c for c in entry.registered.checks if c.name == request.check), None) if entry else None
-        if entry is None or check is None:
-            what = "instance" if entry is None else f"check {request.check!r} on instance"
-            raise NotFound(f"there is no {what} {request.id!r} on node {key[0]!r}", id=request.id)
+        standing = self._standing(key)
+        checks = standing.instance.checks if standing is not None else ()
+        check = next((check for check in checks if check.name == request.check), None)
+        if standing is None or check is None:
+            what = "instance" if standing is None else f"check {request.check[:_ECHO]!r} on instance"
+            raise NotFound(f"there is no {what} {request.id[:_ECHO]!r} on node {key[0][:_ECHO]!r}")
         if check.kind != "ttl":
             raise InvalidArgument(
                 f"check {check.name!r} is of kind {check.kind}; only ttl checks are reported", field="check"
             )
-        record = CheckRecord(request.status, request.output[:OUTPUT_BYTES_MAX])
-        old = self.store.mvcc.get(keys.check(*key, check.name))
-        if old is not None and self.store.lease_renew(old.lease) and old.value == wire.encode(record):
+        record = wire.encode(CheckRecord(request.status, capped(request.output)))
+        old = self._records(key).get(check.name)
+        if old is not None and self.store.lease_renew(old.lease) and old.value == record:
+            await self.store.barrier()
             return Done(False, self.store.mvcc.revision)
-        standing = keys.instance(entry.registered.service, *key)
-        same = Compare(standing, "create", "=", entry.registered.create_revision)
-        ops = self._ttl_check(entry.registered, check.name, record)
+        created = self.store.at_head(standing.key)[0].create_revision
+        ops = self._ttl_check(standing.instance, check.name, record)
         if old is not None:
             ops.append(EndLease(old.lease))
-        result = await self.store.commit(Txn((same,), tuple(ops)))
+        result = await self.store.commit(Txn((Compare(standing.key, "create", "=", created),), tuple(ops)))
         return Done(result.succeeded, result.revision)
 
     def wait_applied(self, request: WaitApplied, _peer: Peer) -> Awaitable[Done]:
@@ -408,10 +455,23 @@ class Operations:
         return asyncio.ensure_future(wait())
 
     def resolve(self, request: Resolve, _peer: Peer) -> Encoded:
+        if request.offset < 0:
+            raise InvalidArgument(f"offset is {request.offset}; allowed: 0 or more", field="offset")
         return Encoded(Resolved, self.catalogue.resolved(request.service, request.passing, request.offset))
 
-    def services(self, _request: Services, _peer: Peer) -> ServiceList:
-        return ServiceList(self.catalogue.index, self.catalogue.tags())
+    def services(self, request: Services, _peer: Peer) -> ServiceList:
+        page: dict[str, tuple[str, ...]] = {}
+        size = 0
+        more = False
+        for name, tags in self.catalogue.tags().items():
+            if name <= request.after:
+                continue
+            size += len(name.encode()) + sum(len(tag.encode()) + _TAG_BYTES for tag in tags) + _ENTRY_BYTES
+            if page and size > PAGE_BYTES:
+                more = True
+                break
+            page[name] = tags
+        return ServiceList(self.catalogue.index, page, more)
 
     # --- keys ---------------------------------------------------------------------------------------------------
 
@@ -453,7 +513,7 @@ class Operations:
 
     def kv_list(self, request: KvList, _peer: Peer) -> KvPage:
         prefix = keys.USER + request.prefix
-        start = prefix if request.after is None else keys.USER + request.after + b"\0"
+        start = prefix if request.after is None else max(prefix, keys.USER + request.after + b"\0")
         revision = request.revision or self.store.mvcc.revision
         most = request.limit or _PAGE_ENTRIES
         if request.limit < 0:
@@ -513,11 +573,18 @@ class Operations:
     # --- watches ------------------------------------------------------------------------------------------------
 
     def watch_service(self, request: WatchService, peer: Peer) -> Watching:
+        validate_name("service", request.service)
         self.peers.follow(peer, request.watch, request.service)
         return Watching(self.store.store_id, self.store.mvcc.revision)
 
     def watch_kv(self, request: WatchKv, peer: Peer) -> Watching:
         key = keys.USER + request.key
+        if len(key) > KEY_BYTES_MAX:
+            raise LimitExceeded(
+                f"the key has {len(request.key)} bytes; allowed: {KEY_BYTES_MAX - len(keys.USER)}",
+                limit="KEY_BYTES_MAX",
+                allowed=KEY_BYTES_MAX - len(keys.USER),
+            )
         start = request.start_revision
         if start and request.store_id not in ("", self.store.store_id):
             raise NotFound(

@@ -8,6 +8,7 @@ for services) and is sent when the outlet says that it is ready again.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Protocol
@@ -61,7 +62,7 @@ class Outlet(Protocol):
 class ServiceWatch:
     """One peer following one service; `missed` are revisions it has not been sent, `applied` what it has acted on."""
 
-    __slots__ = ("applied", "missed_from", "missed_to", "number", "peer", "service")
+    __slots__ = ("applied", "missed_from", "missed_to", "number", "pages", "peer", "service")
 
     def __init__(self, peer: Peer, number: int, service: str) -> None:
         self.peer = peer
@@ -70,6 +71,81 @@ class ServiceWatch:
         self.applied = 0
         self.missed_from = 0
         self.missed_to = 0
+        self.pages: deque[Outgoing] = deque()  # of a snapshot under way
+
+    def offer(self, outgoing: Outgoing) -> None:
+        """Send an event now, or remember that it was missed and send a snapshot later."""
+        outlet = self.peer.outlet
+        if not self.peer.waits(self.number) and outlet.ready() and len(outgoing.encoded) <= PAGE_BYTES:
+            outlet.send(self.number, outgoing)
+            return
+        assert isinstance(outgoing.event, ServiceEvent)
+        revision = outgoing.event.revision
+        # Before its first snapshot has begun nothing is missed: the snapshot will hold it.
+        if self.pages or not self.peer.waits(self.number) or self.missed_from:
+            self.missed_from = self.missed_from or revision
+            self.missed_to = revision
+        self.peer.wake(self.number)
+
+    def pump(self, catalogue: Catalogue) -> None:
+        """Send a snapshot, or the rest of one, as far as the outlet takes it."""
+        outlet = self.peer.outlet
+        if not self.pages:
+            if self.missed_from:
+                lost = Lost(from_revision=self.missed_from, to_revision=self.missed_to)
+                outlet.send(self.number, Outgoing(lost))
+                self.missed_from = self.missed_to = 0
+            self.pages.extend(_snapshot(catalogue, self.service))
+        while self.pages:
+            if not outlet.ready():
+                self.peer.wake(self.number)
+                return
+            outlet.send(self.number, self.pages.popleft())
+        if self.missed_from:
+            self.peer.wake(self.number)
+
+
+class KeyWatch:
+    """One peer following a range of users' keys."""
+
+    __slots__ = ("number", "peer", "watcher")
+
+    def __init__(self, peer: Peer, number: int) -> None:
+        self.peer = peer
+        self.number = number
+        self.watcher: Watcher | None = None
+
+    def wake(self) -> None:
+        self.peer.wake(self.number)
+
+    def push(self, batch: Batch) -> bool:
+        """Send a batch now if nothing is in the way."""
+        outlet = self.peer.outlet
+        if not outlet.ready():
+            return False
+        for outgoing in _pages_of(batch):
+            outlet.send(self.number, outgoing)
+        return True
+
+    def pump(self, _catalogue: Catalogue) -> None:
+        """Send what waits, as far as the outlet takes it."""
+        watcher, outlet = self.watcher, self.peer.outlet
+        assert watcher is not None
+        while watcher.pending:
+            if not outlet.ready():
+                self.peer.wake(self.number)
+                return
+            item = watcher.take()
+            match item:
+                case Lost():
+                    outlet.send(self.number, Outgoing(item))
+                case Batch():
+                    for outgoing in _pages_of(item):
+                        outlet.send(self.number, outgoing)
+                case None:
+                    if watcher.pending:  # more history to look through, after others had their turn
+                        self.peer.wake(self.number)
+                    return
 
 
 class Peer:
@@ -78,68 +154,53 @@ class Peer:
     def __init__(self, outlet: Outlet) -> None:
         self.outlet = outlet
         self.registered: dict[InstanceKey, int] = {}  # what came through this connection, with its lease
-        self.services: dict[int, ServiceWatch] = {}
-        self.keys: dict[int, tuple[Watcher, int]] = {}  # with the length of what to cut off the keys
-        self._behind: dict[int, None] = {}
+        self.watches: dict[int, ServiceWatch | KeyWatch] = {}
+        self._behind: dict[int, None] = {}  # the watches that have something to send, in turn
 
     def expect_free(self, number: int) -> None:
         """Raise unless another watch may be opened under this number."""
-        if number in self.services or number in self.keys:
+        if number in self.watches:
             raise LimitExceeded(f"watch {number} is open already on this connection", limit="watch", allowed=1)
-        if len(self.services) + len(self.keys) >= WATCHES_PER_CONNECTION_MAX:
+        if len(self.watches) >= WATCHES_PER_CONNECTION_MAX:
             raise LimitExceeded(
                 f"this connection has {WATCHES_PER_CONNECTION_MAX} watches already",
                 limit="WATCHES_PER_CONNECTION_MAX",
                 allowed=WATCHES_PER_CONNECTION_MAX,
             )
 
-    def wake_keys(self, number: int) -> None:
-        """A key watch has something to take."""
+    def waits(self, number: int) -> bool:
+        """Whether a watch has something to send that must go first."""
+        return number in self._behind
+
+    def wake(self, number: int) -> None:
+        """A watch has something to send."""
         self._behind[number] = None
         self.outlet.wake()
 
-    def wake_service(self, watch: ServiceWatch) -> None:
-        self._behind[watch.number] = None
-        self.outlet.wake()
-
     def flush(self, catalogue: Catalogue) -> None:
-        """Send what waits, as far as the outlet takes it."""
-        while self._behind and self.outlet.ready():
-            number = next(iter(self._behind))
-            del self._behind[number]
-            watch = self.services.get(number)
-            if watch is not None:
-                self._send_snapshot(watch, catalogue)
-            elif number in self.keys:
-                self._pump(number, *self.keys[number])
-
-    def _send_snapshot(self, watch: ServiceWatch, catalogue: Catalogue) -> None:
-        if watch.missed_from:
-            lost = Lost(from_revision=watch.missed_from, to_revision=watch.missed_to)
-            self.outlet.send(watch.number, Outgoing(lost))
-            watch.missed_from = watch.missed_to = 0
-        service = catalogue.services.get(watch.service)
-        for event in snapshot(service, watch.service, catalogue.revision):
-            self.outlet.send(watch.number, Outgoing(event))
-
-    def _pump(self, number: int, watcher: Watcher, cut: int) -> None:
-        while watcher.pending:
+        """Send what waits, as far as the outlet takes it, each watch in its turn."""
+        for number in tuple(self._behind):
             if not self.outlet.ready():
-                self._behind[number] = None
                 return
-            item = watcher.take()
-            match item:
-                case Lost():
-                    self.outlet.send(number, Outgoing(item))
-                case Batch():
-                    if item.shared is None:
-                        item.shared = tuple(_pages(item, cut))
-                    for outgoing in item.shared:  # type: ignore[attr-defined]  # it is ours: a tuple of Outgoing
-                        self.outlet.send(number, outgoing)
-                case None:
-                    if watcher.pending:  # more history to look through, after others had their turn
-                        self.wake_keys(number)
-                    return
+            del self._behind[number]
+            watch = self.watches.get(number)
+            if watch is not None:
+                watch.pump(catalogue)
+
+
+def _snapshot(catalogue: Catalogue, name: str) -> list[Outgoing]:
+    """A service's snapshot, encoded once for all who ask before it changes."""
+    service = catalogue.services.get(name)
+    if service is None:
+        return [Outgoing(event) for event in snapshot(None, name, catalogue.revision)]
+    return service.answer("snapshot", lambda it: [Outgoing(event) for event in snapshot(it, name, it.index)])
+
+
+def _pages_of(batch: Batch) -> tuple[Outgoing, ...]:
+    """A batch as events, made once for all its readers."""
+    if batch.shared is None:
+        batch.shared = tuple(_pages(batch, len(keys.USER)))
+    return batch.shared  # type: ignore[return-value]  # it is ours
 
 
 def _pages(batch: Batch, cut: int) -> Iterable[Outgoing]:
@@ -170,16 +231,18 @@ class Peers:
     def follow(self, peer: Peer, number: int, service: str) -> None:
         """Send the peer a snapshot of the service, and its changes from then on."""
         peer.expect_free(number)
-        watch = peer.services[number] = ServiceWatch(peer, number, service)
+        watch = peer.watches[number] = ServiceWatch(peer, number, service)
         self._following.setdefault(service, {})[watch] = None
         self.watches += 1
-        peer.wake_service(watch)
+        peer.wake(number)
 
     def follow_keys(self, peer: Peer, number: int, key: bytes, end: bytes | None, start_revision: int) -> None:
         """Send the peer the changes of a range of user keys from `start_revision` on."""
         peer.expect_free(number)
-        watcher = self._store.watch(key, end, start_revision, lambda: peer.wake_keys(number))
-        peer.keys[number] = (watcher, len(keys.USER))
+        watch = KeyWatch(peer, number)
+        watch.watcher = self._store.watch(key, end, start_revision, watch.wake)
+        watch.watcher.push = watch.push
+        peer.watches[number] = watch
         self.watches += 1
 
     def cancel(self, peer: Peer, number: int) -> None:
@@ -188,17 +251,18 @@ class Peers:
         Raises:
             NotFound: the peer has no watch of that number.
         """
-        if number in peer.services:
-            self._unfollow(peer.services.pop(number))
-        elif number in peer.keys:
-            peer.keys.pop(number)[0].close()
-        else:
-            raise NotFound(f"there is no watch {number} on this connection", watch=number)
+        match peer.watches.pop(number, None):
+            case ServiceWatch() as watch:
+                self._unfollow(watch)
+            case KeyWatch(watcher=Watcher() as watcher):
+                watcher.close()
+            case _:
+                raise NotFound(f"there is no watch {number} on this connection", watch=number)
         self.watches -= 1
 
     def leave(self, peer: Peer) -> None:
         """The peer is gone: forget its watches."""
-        for number in [*peer.services, *peer.keys]:
+        for number in tuple(peer.watches):
             self.cancel(peer, number)
 
     def publish(self, events: Iterable[ServiceEvent]) -> None:
@@ -206,21 +270,12 @@ class Peers:
         for event in events:
             outgoing = Outgoing(event)
             for watch in tuple(self._following.get(event.service, ())):
-                peer = watch.peer
-                if watch.number in peer._behind:
-                    if watch.missed_from:
-                        watch.missed_to = event.revision
-                elif peer.outlet.ready() and len(outgoing.encoded) <= PAGE_BYTES:
-                    peer.outlet.send(watch.number, outgoing)
-                else:
-                    watch.missed_from = watch.missed_from or event.revision
-                    watch.missed_to = event.revision
-                    peer.wake_service(watch)
+                watch.offer(outgoing)
 
     def applied(self, peer: Peer, number: int, revision: int) -> None:
         """A follower has acted on everything up to a revision."""
-        watch = peer.services.get(number)
-        if watch is not None and revision > watch.applied:
+        watch = peer.watches.get(number)
+        if isinstance(watch, ServiceWatch) and revision > watch.applied:
             watch.applied = revision
             self._check_waiting(watch.service)
 

@@ -85,6 +85,7 @@ class Registry:
         self._links: set[DirectLink] = set()
         self._at = At()
         self._restoring: asyncio.Future[None] | None = None
+        self._closing: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Start; the same as entering the context.
@@ -125,11 +126,18 @@ class Registry:
         self._started = True
 
     async def close(self) -> None:
-        """Stop gracefully: fronts first, so that nobody is left waiting; then checks and the store. Idempotent."""
+        """Stop gracefully: fronts first, so that nobody is left waiting; then checks and the store.
+
+        Idempotent. Cancelling the call does not stop the closing.
+        """
         self._closed = True
-        restoring, self._restoring = self._restoring, None
-        if restoring is not None:
-            await asyncio.gather(restoring, return_exceptions=True)
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._restoring is not None:
+            await asyncio.gather(self._restoring, return_exceptions=True)
         if self._started:
             await self._stop()
 
@@ -263,7 +271,7 @@ def _checked(address: str, *, unix: bool) -> str:
     if unix and address.startswith("unix:/"):
         return address
     host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isdigit() and int(port) <= 65_535):
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
         allowed = "host:port, unix:/path" if unix else "host:port"
         raise InvalidArgument(f"address {address!r}; allowed: {allowed} or {OFF}", field="address")
     return address

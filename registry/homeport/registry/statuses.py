@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from homeport.client.core import wire
-from homeport.client.core.errors import HomeportError
+from homeport.client.core.errors import HomeportError, RequestError
 from homeport.client.core.model import InstanceKey
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue, CheckRecord
@@ -36,6 +36,7 @@ class StatusWriter:
         self._pending: dict[tuple[InstanceKey, str], tuple[int, Verdict]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._most = _BATCH  # statuses of the next transaction
 
     def report(self, key: InstanceKey, create_revision: int, check: str, verdict: Verdict) -> None:
         """Write this status soon, at once if the instance refused a connection."""
@@ -59,10 +60,19 @@ class StatusWriter:
 
     def _write(self) -> None:
         self._timer = None
+        self._most = _BATCH
         while self._pending:
-            batch = dict(islice(self._pending.items(), _BATCH))
+            batch = dict(islice(self._pending.items(), self._most))
             try:
                 written = self._store.commit(Txn(then=tuple(self._writes(batch))), ops_max=4 * _BATCH)
+            except RequestError as error:
+                # One of them cannot be written; alone, it is dropped, so that it holds up nobody else's.
+                if len(batch) > 1:
+                    self._most = 1
+                    continue
+                _log.error("the status of %s cannot be written: %s", next(iter(batch)), error)
+                self._pending.pop(next(iter(batch)))
+                continue
             except HomeportError as error:
                 _log.warning("statuses wait: %s", error)
                 self._schedule(_RETRY_S)

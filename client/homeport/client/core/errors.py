@@ -2,12 +2,23 @@
 
 `RequestError`: the caller asked for something that cannot be, and asking again will not help. `RegistryError`: the
 registry could not do it now. `ConnectionLost`: nobody knows, because the answer never came. Each has a stable `code`
-(the wire form is `[code, message, details]`), a message that says what is allowed, and `details` for programs.
+(the wire form is `[code, message, details]`), a message of bounded length that says what is allowed, and `details` for
+programs.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Final
+
+# Messages echo what was sent, which may be long; its end says what is allowed, so the middle is what can be spared.
+MESSAGE_CHARS_MAX: Final = 300
+_MESSAGE_END_CHARS: Final = 120
+
+
+def _shortened(message: str) -> str:
+    if len(message) <= MESSAGE_CHARS_MAX:
+        return message
+    return f"{message[: MESSAGE_CHARS_MAX - _MESSAGE_END_CHARS - 3]}...{message[-_MESSAGE_END_CHARS:]}"
 
 
 class HomeportError(Exception):
@@ -15,7 +26,8 @@ class HomeportError(Exception):
 
     code: ClassVar[str] = "error"
 
-    def __init__(self, message: str, **details: object) -> None:
+    def __init__(self, message: str, /, **details: object) -> None:
+        message = _shortened(message)
         super().__init__(message)
         self.message = message
         self.details = details
@@ -139,6 +151,11 @@ class Closed(HomeportError):
     """This client, registration or registry was closed."""
 
     code = "closed"
+
+
+def again(error: HomeportError) -> HomeportError:
+    """The same error anew, to be raised once more: an exception that is raised twice drags both tracebacks along."""
+    return type(error)(error.message, **error.details)
 
 
 def _family(root: type[HomeportError]) -> dict[str, type[HomeportError]]:

@@ -83,12 +83,14 @@ class Register(Request[Registered], frozen=True, omit_defaults=True):
     """Register an instance, or replace the registration of the same node and id.
 
     A replacement gets a lease of its own, which ends the say of whoever registered before. Whoever holds the `lease`
-    already and registers the very same again keeps it, renewed, and nothing is written.
+    already and registers the very same again keeps it, renewed, and nothing is written. With `expect_free`, nobody
+    else's registration is replaced: that is `LeaseGone`.
     """
 
     method = "register"
     instance: Instance
     lease: int = 0
+    expect_free: bool = False
 
 
 class Renewed(_Answer, frozen=True, omit_defaults=True):
@@ -168,14 +170,18 @@ class Resolve(Request[Resolved], frozen=True, omit_defaults=True):
 
 
 class ServiceList(_Answer, frozen=True, omit_defaults=True):
-    """Every service with the tags its instances carry."""
+    """Services in the order of their names, with the tags their instances carry; `more` says that there are others."""
 
     revision: int
     services: dict[str, tuple[str, ...]]
+    more: bool = False
 
 
 class Services(Request[ServiceList], frozen=True, omit_defaults=True):
+    """Every service whose name comes after `after`, a page at a time."""
+
     method = "services"
+    after: str = ""
 
 
 # --- keys -------------------------------------------------------------------------------------------------------

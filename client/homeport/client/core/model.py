@@ -25,6 +25,8 @@ INTERVAL_S_MIN: Final = 0.05
 TIMEOUT_S_DEFAULT: Final = 2.0
 NAME_BYTES_MAX: Final = 512  # names become segments of one 4 KiB key, percent-encoded up to three times as long
 TAGS_MAX: Final = 64
+TAG_BYTES_MAX: Final = 512
+EXTRA_BYTES_MAX: Final = 16_384  # what a front keeps with an instance: some definitions and notes
 META_MAX: Final = 64
 META_BYTES_MAX: Final = 4096
 CHECKS_MAX: Final = 16
@@ -45,6 +47,7 @@ class FrozenDict(dict[Any, Any]):
     __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
 
+# The default itself, and what every empty mapping becomes: it is by identity that encoders know what to leave out.
 _EMPTY: Final = FrozenDict()
 
 
@@ -60,7 +63,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: CheckKind
     url: str = ""  # http: "http://host:port/path"
     method: str = "GET"
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = _EMPTY
     address: str = ""  # tcp: "host:port"
     ttl_s: float = 0.0  # ttl: longest silence
     interval_s: float = INTERVAL_S_DEFAULT
@@ -82,7 +85,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     address: str = ""
     port: int = 0
     tags: tuple[str, ...] = ()
-    meta: dict[str, str] = {}
+    meta: dict[str, str] = _EMPTY
     weight: int = 1  # 0 to 65535; 0 takes no traffic while others are there
     zone: str = ""
     version: str = ""
@@ -90,7 +93,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     checks: tuple[Check, ...] = ()
     idle_timeout_s: float = 0.0  # how long the server keeps an idle connection; 0: unknown
     state: State = "up"
-    extra: dict[str, bytes] = {}  # front name -> what only that front understands, carried unread by the others
+    extra: dict[str, bytes] = _EMPTY  # front name -> what only that front understands, carried unread by the others
     status: Status = "passing"
     create_revision: int = 0
     mod_revision: int = 0
@@ -154,7 +157,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
 def validate_instance(instance: Instance) -> None:
     """Raise `InvalidArgument`, saying what is allowed, unless the registry would take this registration."""
     for field in ("service", "id", "node"):
-        _validate_name(field, getattr(instance, field))
+        validate_name(field, getattr(instance, field))
     if not 0 <= instance.port <= 65_535:
         raise InvalidArgument(f"port is {instance.port}; allowed: 0 to 65535", field="port")
     if not 0 <= instance.weight <= 65_535:
@@ -164,6 +167,14 @@ def validate_instance(instance: Instance) -> None:
         raise InvalidArgument("idle_timeout_s must be 0 (unknown) or a positive number", field="idle_timeout_s")
     if len(instance.tags) > TAGS_MAX:
         raise InvalidArgument(f"{len(instance.tags)} tags; allowed: at most {TAGS_MAX}", field="tags")
+    for tag in instance.tags:
+        if len(tag.encode()) > TAG_BYTES_MAX:
+            raise InvalidArgument(
+                f"a tag has {len(tag.encode())} bytes; allowed: at most {TAG_BYTES_MAX}", field="tags"
+            )
+    extra_bytes = sum(len(name.encode()) + len(data) for name, data in instance.extra.items())
+    if extra_bytes > EXTRA_BYTES_MAX:
+        raise InvalidArgument(f"extra has {extra_bytes} bytes; allowed: at most {EXTRA_BYTES_MAX}", field="extra")
     meta_bytes = sum(len(k.encode()) + len(v.encode()) for k, v in instance.meta.items())
     if len(instance.meta) > META_MAX or meta_bytes > META_BYTES_MAX:
         raise InvalidArgument(
@@ -182,14 +193,14 @@ def validate_instance(instance: Instance) -> None:
 
 def validate_check(check: Check) -> None:
     """Raise `InvalidArgument` unless the check could be run."""
-    _validate_name("check name", check.name)
+    validate_name("check name", check.name)
     match check.kind:
         case "http":
             if not check.url.startswith(("http://", "https://")):
                 raise InvalidArgument(f"check {check.name!r}: url must start with http:// or https://", field="checks")
         case "tcp":
             host, colon, port = check.address.rpartition(":")
-            if not (colon and host and port.isdigit() and 0 < int(port) <= 65_535):
+            if not (colon and host and is_port(port)):
                 raise InvalidArgument(f"check {check.name!r}: address must be host:port", field="checks")
         case "ttl":
             validate_ttl(f"check {check.name!r}: ttl_s", check.ttl_s)
@@ -215,7 +226,14 @@ def validate_ttl(field: str, ttl_s: float, *, zero_allowed: bool = False) -> Non
         raise InvalidArgument(f"{field} is {ttl_s}; allowed: {zero}{TTL_S_MIN} to {TTL_S_MAX:.0f} seconds", field=field)
 
 
-def _validate_name(field: str, name: str) -> None:
+def is_port(text: str) -> bool:
+    """Whether this is a port's number in decimal: `isdigit` alone also says yes to "²"."""
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= 65_535
+
+
+def validate_name(field: str, name: str) -> None:
+    """Raise `InvalidArgument` unless this can be the name of something."""
+    """Raise `InvalidArgument` unless services, instances, nodes and checks may have this name."""
     if not name:
         raise InvalidArgument(f"{field} is empty; allowed: 1 to {NAME_BYTES_MAX} bytes of UTF-8", field=field)
     try:

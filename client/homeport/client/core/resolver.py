@@ -85,11 +85,13 @@ class ServiceView:
         return changed if changed.removed else None
 
     def _take_snapshot(self, event: ServiceEvent, before: dict[InstanceKey, Instance], now: float) -> None:
+        holding = bool(self._kept)
         self._instances = {instance.key: instance for instance in event.changed}
         self._kept = {}
         if self._reconnected and 2 * len(self._instances) < len(before):
             self._kept = {key: instance for key, instance in before.items() if key not in self._instances}
-            self._held_until = now + HOLD_S
+            if not holding:  # one reconnect after the other must not keep the same instances for ever
+                self._held_until = now + HOLD_S
         self._reconnected = False
 
     def _release(self, now: float) -> None:

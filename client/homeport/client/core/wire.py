@@ -210,13 +210,24 @@ def ask(msgid: int, request: Request[Any]) -> bytes:
 
 
 def answer(msgid: int, result: object) -> bytes:
-    """Encode a call's result."""
-    return answer_encoded(msgid, encode(result))
+    """Encode a call's result, or the error that it is too long."""
+    return _checked_answer(msgid, encode((ANSWER, msgid, None, result)))
 
 
 def answer_encoded(msgid: int, result: bytes) -> bytes:
     """The same for a result that is encoded already."""
-    return b"".join((b"\x94\x01", encode(msgid), _NIL, result))
+    return _checked_answer(msgid, b"".join((b"\x94\x01", encode(msgid), _NIL, result)))
+
+
+def _checked_answer(msgid: int, frame: bytes) -> bytes:
+    if len(frame) <= FRAME_BYTES_MAX:
+        return frame
+    error = LimitExceeded(
+        f"the answer has {len(frame)} bytes; allowed: {FRAME_BYTES_MAX}; ask for less at a time",
+        limit="FRAME_BYTES_MAX",
+        allowed=FRAME_BYTES_MAX,
+    )
+    return answer_error(msgid, error)
 
 
 def answer_error(msgid: int, error: HomeportError) -> bytes:
@@ -229,9 +240,12 @@ def tell(notice: Notice) -> bytes:
     return encode((TELL, notice.method, (notice,)))
 
 
+_TOLD: Final = {method: b"\x93\x02" + encode(method) + b"\x92" for method in ("service", "kv", "lost")}
+
+
 def tell_encoded(method: str, watch: int, event: bytes) -> bytes:
     """A watch's event, `[2, method, [watch, event]]`, around an event encoded once for all its watchers."""
-    return b"".join((b"\x93\x02", encode(method), b"\x92", encode(watch), event))
+    return b"".join((_TOLD[method], encode(watch), event))
 
 
 def decode_error(raw: msgspec.Raw) -> HomeportError | None:

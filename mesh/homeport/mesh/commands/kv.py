@@ -1,15 +1,18 @@
-"""`homeport kv`: single keys and listings of the key-value store."""
+"""`homeport kv`: single keys, listings and changes of the key-value store; `exports` has what goes in and out whole."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import click
 
-from homeport.client import Client, KeyValue
+from homeport.client import Client, KvEvent, Lost
+from homeport.mesh.commands.exports import export, import_
+from homeport.mesh.commands.json_lines import plain, plain_field
 from homeport.mesh.commands.options import json_option, registry_option
-from homeport.mesh.commands.output import print_json, print_table
-from homeport.mesh.commands.running import ExitCode, ask
+from homeport.mesh.commands.output import print_json, print_json_line, print_table
+from homeport.mesh.commands.running import ExitCode, StopSignals, ask
 
 _SHOWN_CHARS = 60  # of a value in a table; `get` and `--json` show all of it
 
@@ -32,7 +35,7 @@ def get(key: str, registry: str, as_json: bool) -> None:
             click.echo(f"homeport: no key {key!r}", err=True)
             return ExitCode.NO
         if as_json:
-            print_json(_plain(entry))
+            print_json(plain(entry))
         else:
             sys.stdout.buffer.write(entry.value)
             sys.stdout.buffer.flush()
@@ -87,7 +90,7 @@ def list_(prefix: str, registry: str, as_json: bool) -> None:
     async def question(client: Client) -> int:
         entries = await client.kv.list(prefix)
         if as_json:
-            print_json([_plain(entry) for entry in entries])
+            print_json([plain(entry) for entry in entries])
         else:
             print_table(
                 ["key", "value", "revision"],
@@ -98,19 +101,63 @@ def list_(prefix: str, registry: str, as_json: bool) -> None:
     ask(registry, question)
 
 
-def _plain(entry: KeyValue) -> dict[str, object]:
-    """Keys and values as text where they are UTF-8; what is not, as base64 under `value_base64`."""
-    plain: dict[str, object] = {"key": _text(entry.key)}
-    try:
-        plain["value"] = entry.value.decode()
-    except UnicodeDecodeError:
-        plain["value_base64"] = entry.value  # JSON has no bytes: msgspec writes base64
-    return plain | {
-        "create_revision": entry.create_revision,
-        "mod_revision": entry.mod_revision,
-        "version": entry.version,
-        "lease": entry.lease,
-    }
+@kv.command()
+@click.argument("key")
+@click.option("--prefix", is_flag=True, help="Every key that starts with KEY.")
+@click.option("--from", "start", type=click.IntRange(min=1), help="Changes of this revision first [default: from now].")
+@registry_option
+@json_option
+def watch(key: str, prefix: bool, start: int | None, registry: str, as_json: bool) -> None:
+    """Print every change of KEY, a line each, until Ctrl-C or SIGTERM; over restarts of the registry too.
+
+    What the registry no longer remembers is reported as lost, never passed over.
+    """
+
+    async def question(client: Client) -> int:
+        stopped = asyncio.ensure_future(StopSignals().next())
+        printing = asyncio.ensure_future(follow(client))
+        try:
+            await asyncio.wait([stopped, printing], return_when=asyncio.FIRST_COMPLETED)
+            if printing.done():
+                printing.result()
+        finally:
+            stopped.cancel()
+            printing.cancel()
+            await asyncio.gather(stopped, printing, return_exceptions=True)
+        return ExitCode.DONE
+
+    async def follow(client: Client) -> None:
+        async for change in client.kv.watch(key, prefix=prefix, start_revision=start or 0):
+            if isinstance(change, Lost):
+                _print_lost(change, as_json)
+                continue
+            for event in change.events:
+                _print_change(event, as_json)
+
+    ask(registry, question)
+
+
+kv.add_command(export)
+kv.add_command(import_)
+
+
+def _print_change(event: KvEvent, as_json: bool) -> None:
+    if as_json:
+        value = {"deleted": True} if event.value is None else plain_field("value", event.value)
+        print_json_line({"revision": event.revision, **plain_field("key", event.key), **value})
+    elif event.value is None:
+        click.echo(f"{event.revision}  delete  {_text(event.key)}")
+    else:
+        click.echo(f"{event.revision}  put  {_text(event.key)}  {_shorten(event.value)}")
+
+
+def _print_lost(lost: Lost, as_json: bool) -> None:
+    if as_json:
+        print_json_line({"lost_from_revision": lost.from_revision, "lost_to_revision": lost.to_revision})
+    else:
+        click.echo(
+            f"homeport: lost revisions {lost.from_revision} to {lost.to_revision}: list the keys again", err=True
+        )
 
 
 def _text(key: bytes) -> str:

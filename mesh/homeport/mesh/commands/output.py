@@ -16,6 +16,11 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
+def print_json_line(value: Any) -> None:
+    """One JSON document on a line of its own, as part of a stream."""
+    click.echo(msgspec.json.encode(value))
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """An aligned table; coloured on a terminal only."""
     from rich import box

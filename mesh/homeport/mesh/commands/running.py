@@ -61,6 +61,8 @@ def run_and_exit(work: Coroutine[Any, Any, int]) -> NoReturn:
     except HomeportError as error:
         click.echo(f"homeport: {error}", err=True)
         code = exit_code_of(error)
+    except BrokenPipeError:  # whoever read our output has enough; click ends quietly
+        raise
     except OSError as error:  # an address that cannot be bound, a program that cannot be started
         click.echo(f"homeport: {error}", err=True)
         code = ExitCode.NO

@@ -1,12 +1,17 @@
-"""`homeport serve`: a registry of its own process, until a signal stops it."""
+"""`homeport serve`: a registry of its own process, durable unless told otherwise, until a signal stops it."""
 
 from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
 
 import click
 
 from homeport.mesh.commands.options import OFF, listener, rpc_listeners
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
 from homeport.registry import Registry
+from homeport.registry.store.journal import JournalError
 
 
 @click.command()
@@ -26,20 +31,56 @@ from homeport.registry import Registry
     show_default=True,
     help="What Homeport's own clients and sidecars speak; several with commas between them.",
 )
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where everything is kept, made if it is not there "
+    "[default: $XDG_STATE_HOME/homeport or ~/.local/state/homeport, for root too].",
+)
+@click.option("--memory", is_flag=True, help="Keep everything in memory instead: a restart begins empty.")
 @click.option("--node", default="", help="This node's name [default: the host name].")
-def serve(http: str, rpc: str, node: str) -> None:
-    """Run a registry that keeps everything in memory.
+def serve(http: str, rpc: str, data_dir: Path | None, memory: bool, node: str) -> None:
+    """Run a registry that keeps what it acknowledged on disk.
 
-    Prints one line with the addresses once it answers there. SIGTERM and Ctrl-C stop it gracefully.
+    Prints one line with the addresses and the place of the data once it answers. SIGTERM and Ctrl-C stop it gracefully.
     """
-    run_and_exit(_serve(http, rpc, node))
+    if memory and data_dir is not None:
+        raise click.UsageError(
+            "--data-dir and --memory exclude each other (both may also come from --config or "
+            "HOMEPORT_SERVE_... variables)."
+        )
+    run_and_exit(_serve(http, rpc, None if memory else (data_dir or default_data_dir()).absolute(), node))
 
 
-async def _serve(http: str, rpc: str, node: str) -> int:
+def default_data_dir() -> Path:
+    """Where a registry of this user keeps its data; as the XDG rules demand, a relative $XDG_STATE_HOME is ignored."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "homeport"
+
+
+def _make(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # people keep secrets in it
+    except OSError as error:
+        raise JournalError(
+            f"the data directory {data_dir} cannot be made ({error.strerror}): choose another with --data-dir, or "
+            "--memory"
+        ) from error
+
+
+async def _serve(http: str, rpc: str, data_dir: Path | None, node: str) -> int:
     signals = StopSignals()
-    async with Registry(node=node) as registry:
+    if data_dir is not None:
+        _make(data_dir)
+    async with Registry(data_dir, node=node) as registry:
+        # What was just loaded lives long. Left to the collector, every full collection would walk all of it and stall
+        # the loop for as long; frozen, it is never looked at again, and still freed when its last reference goes. Only
+        # the command does so: a library has no say over the other objects of its process.
+        gc.collect()
+        gc.freeze()
         at = await registry.serve(http=http, rpc=rpc.split(","))
         where = ",".join(filter(None, [at.rpc, at.rpc_unix])) or OFF
-        click.echo(f"homeport: serving  http {at.http or OFF}  rpc {where}")
+        click.echo(f"homeport: serving  http {at.http or OFF}  rpc {where}  data {data_dir or 'memory'}")
         await signals.next()
     return ExitCode.DONE

@@ -11,33 +11,48 @@ TTL at the most. So renewing costs the same with 200 leases as with 200,000, and
 
 from __future__ import annotations
 
-from math import ceil, floor
+from math import ceil, floor, inf
 from typing import Final
 
 TICK_S: Final = 0.25  # the promise's granularity
 BUCKET_S: Final = 0.1  # the wheel's: well under a tick, so that a late loop and the commit fit in the rest
 STALL_S: Final = 2 * BUCKET_S  # a pause in `advance` longer than this is a stall; shorter ones are ordinary lateness
 
+SLOW_AFTER: Final = 10  # stalls in a row: a loop that is late for two seconds on end is slow, not stalled
+
 
 class _Lease:
-    __slots__ = ("bucket", "deadline", "ttl_s")
+    __slots__ = ("bucket", "deadline", "ending", "ttl_s")
 
     def __init__(self, ttl_s: float, deadline: float, bucket: int) -> None:
         self.ttl_s = ttl_s
         self.deadline = deadline  # in lease time: the given clock less all stalls
         self.bucket = bucket
+        self.ending = False  # its end is decided, and not yet durable
 
 
 class LeaseTable:
     """Leases by id. `now` is seconds of any clock that never goes back; `advance` must be called every `BUCKET_S`."""
 
-    __slots__ = ("_advanced_at", "_buckets", "_leases", "_next_bucket", "_stalled_s")
+    __slots__ = (
+        "_advanced_at",
+        "_buckets",
+        "_horizon",
+        "_leases",
+        "_next_bucket",
+        "_stall_at",
+        "_stalled_s",
+        "_stalls",
+    )
 
     def __init__(self, now: float) -> None:
         self._leases: dict[int, _Lease] = {}
         self._buckets: dict[int, dict[int, None]] = {}
         self._advanced_at = now
         self._stalled_s = 0.0
+        self._stalls = 0  # in a row, no call between them in time
+        self._stall_at = -inf  # when the last stall was noticed
+        self._horizon = now  # the lease time up to which leases may end
         self._next_bucket = floor(now / BUCKET_S)
 
     def __len__(self) -> int:
@@ -55,13 +70,25 @@ class LeaseTable:
         self._place(lease, entry)
 
     def renew(self, now: float, lease: int) -> float:
-        """Start a lease's TTL anew and return it in seconds, or 0.0 if there is no such lease."""
+        """Start a lease's TTL anew and return it in seconds, or 0.0 if it is gone or its end is decided."""
         entry = self._leases.get(lease)
-        if entry is None:
+        if entry is None or entry.ending:
             return 0.0
         self._notice_stall(now)  # first, or the stall that this renewal came after would extend it as well
         entry.deadline = now - self._stalled_s + entry.ttl_s
         return entry.ttl_s
+
+    def begin_end(self, lease: int) -> None:
+        """Its end is decided: it is renewed no more, and no more returned by `advance`."""
+        self._leases[lease].ending = True
+
+    def resume_all(self) -> None:
+        """What was decided did not happen: leases that were ending are due again."""
+        for lease, entry in self._leases.items():
+            if entry.ending:
+                entry.ending = False
+                self._buckets[entry.bucket].pop(lease)
+                self._place(lease, entry)
 
     def end(self, lease: int) -> bool:
         """Forget a lease; False if it was not there."""
@@ -95,6 +122,9 @@ class LeaseTable:
         self._notice_stall(now)
         self._advanced_at = now
         lease_now = now - self._stalled_s
+        if now - self._stall_at >= BUCKET_S / 2:  # else the loop has not yet read what came in during the stall
+            self._stalls = 0
+            self._horizon = lease_now
         last = floor(lease_now / BUCKET_S)
         due: list[int] = []
         if last - self._next_bucket > len(self._buckets):
@@ -105,16 +135,16 @@ class LeaseTable:
         for bucket in buckets:
             for lease in self._buckets.pop(bucket):
                 entry = self._leases[lease]
-                if entry.deadline <= lease_now:
+                if entry.deadline <= self._horizon and not entry.ending:
                     due.append(lease)  # and looked at again in the next bucket, if nobody ends it
                 self._place(lease, entry)
         return due
 
     def is_due(self, now: float, lease: int) -> bool:
-        """Whether a lease has outlived its TTL and may be ended now."""
+        """Whether a lease had outlived its TTL when `advance` last looked, and was not renewed since."""
         self._notice_stall(now)
         entry = self._leases.get(lease)
-        return entry is not None and entry.deadline <= now - self._stalled_s
+        return entry is not None and entry.deadline <= self._horizon and not entry.ending
 
     def _place(self, lease: int, entry: _Lease) -> None:
         entry.bucket = max(ceil(entry.deadline / BUCKET_S), self._next_bucket)
@@ -124,6 +154,10 @@ class LeaseTable:
         """Count time in which `advance` should have been called and was not as time that did not pass."""
         silence_s = now - self._advanced_at
         if silence_s > STALL_S:
-            # The whole silence, not its excess over a bucket: the stall may have begun right after the last call.
-            self._stalled_s += silence_s
-            self._advanced_at = now
+            # The whole silence, not its excess over a bucket: the stall may have begun right after the last call. But a
+            # loop that is late every time is no longer stalled, it is slow: then time goes on by a bucket each, or it
+            # would end nothing. What ends is only what was due before, so the loop has read what came in meanwhile.
+            self._horizon = self._advanced_at - self._stalled_s
+            self._stalls += 1
+            self._stalled_s += silence_s - (BUCKET_S if self._stalls > SLOW_AFTER else 0.0)
+            self._stall_at = self._advanced_at = now

@@ -39,9 +39,24 @@ class Batch:
 
 
 class Watcher:
-    """One reader of a range. `wake` is called when `take` has something, at most once between two calls of `take`."""
+    """One reader of a range. `wake` is called when `take` has something, at most once between two calls of `take`.
 
-    __slots__ = ("_awake", "_buffer", "_closed", "_group", "_hub", "_live", "_looked_to", "next_revision", "wake")
+    A reader that is usually ready may set `push`: while nothing waits, a live batch is handed to it at once, and only
+    if it returns False (not now) is it kept for `take`. Neither may commit, nor raise.
+    """
+
+    __slots__ = (
+        "_awake",
+        "_buffer",
+        "_closed",
+        "_group",
+        "_hub",
+        "_live",
+        "_looked_to",
+        "next_revision",
+        "push",
+        "wake",
+    )
 
     def __init__(self, hub: WatchHub, group: _Group, next_revision: int, wake: Callable[[], None]) -> None:
         self._hub = hub
@@ -53,6 +68,7 @@ class Watcher:
         self._looked_to = 0  # before it, history holds nothing but what is in the buffer
         self.next_revision = next_revision  # the first revision not yet handed over
         self.wake = wake
+        self.push: Callable[[Batch], bool] | None = None
 
     @property
     def pending(self) -> bool:
@@ -95,6 +111,9 @@ class Watcher:
             self._live = False
             self._looked_to = batch.revision
             self._group.watchers.pop(self, None)
+            return
+        if self.push is not None and not self._buffer and self.push(batch):
+            self.next_revision = batch.revision + 1
             return
         self._buffer.append(batch)
         self.notify()

@@ -8,12 +8,16 @@ their bounded places), then no more answers but `Busy`, then is not read from; n
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import socket
 import stat
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any, Final, cast
+
+import msgspec
 
 from homeport.client.core import wire
 from homeport.client.core.errors import (
@@ -24,7 +28,7 @@ from homeport.client.core.errors import (
     UnknownMethod,
     to_wire,
 )
-from homeport.client.core.messages import NOTICES, REQUESTS, Hello, Renew
+from homeport.client.core.messages import NOTICES, REQUESTS, Hello, Ping, Renew
 from homeport.registry.core.limits import CONNECTION_CALLS_MAX, CONNECTION_OUT_BYTES_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import TxnResult
 from homeport.registry.operations import Commit, Encoded, Operations
@@ -35,6 +39,9 @@ _log = logging.getLogger("homeport.registry.rpc")
 _HELLO_S: Final = 10.0  # to say hello in; a connection that says nothing costs a file descriptor
 _EVENTS_BYTES: Final = 1024 * 1024  # unsent bytes at which events wait: a sixteenth of what ends answers
 _LINGER_S: Final = 1.0  # how long a refused client may take to read why
+_ECHO: Final = 100  # characters of what a client sent that an error repeats
+# Seconds and tries after which a silent peer is asked whether it lives, and milliseconds for what it has not taken.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 _BUSY_S: Final = 0.5  # when a connection that was told Busy may come back
 
 
@@ -45,21 +52,21 @@ class RpcFront:
         self._operations = operations
         self._peer_lost = peer_lost
         self._servers: list[asyncio.Server] = []
-        self._paths: list[str] = []
+        self._sockets: list[tuple[str, int | None]] = []  # Unix sockets, with the file that is ours
         self.connections: set[RpcConnection] = set()
 
     async def listen(self, address: str) -> str:
         """Listen on "host:port" (port 0: a free one) or "unix:/path" and return the actual address.
 
         Raises:
-            OSError: the address cannot be bound.
+            OSError: the address cannot be bound, or another process listens there.
         """
         loop = asyncio.get_running_loop()
         if address.startswith("unix:"):
             path = address.removeprefix("unix:")
-            _remove_stale_socket(path)
+            await _make_way(path)
             self._servers.append(await loop.create_unix_server(self._connection, path))
-            self._paths.append(path)
+            self._sockets.append((path, _inode(path)))
             return address
         host, _, port = address.rpartition(":")
         server = await loop.create_server(self._connection, host.strip("[]") or None, int(port))
@@ -77,10 +84,11 @@ class RpcFront:
             connection.go_away("the registry is stopping")
         for server in self._servers:
             await server.wait_closed()
-        for path in self._paths:
-            _remove_stale_socket(path)
+        for path, inode in self._sockets:
+            if inode is not None and _inode(path) == inode:  # else it is another's by now
+                os.unlink(path)
         self._servers.clear()
-        self._paths.clear()
+        self._sockets.clear()
 
     def opened(self, connection: RpcConnection) -> bool:
         """Count a connection in; False if there are too many."""
@@ -102,10 +110,11 @@ class RpcConnection(asyncio.Protocol):
         self._splitter = wire.Splitter()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
-        self._unflushed_bytes = 0  # of events in _out
+        self._out_bytes = 0  # of _out
         self._flushing = False  # a flush is scheduled, or a read is being worked on and will flush
         self._greeted = False
         self._refused = False
+        self._ended = False  # the client will ask no more, and is still read to
         self._events_wait = False
         self._wake_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,6 +132,7 @@ class RpcConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_EVENTS_BYTES)
         if not self._front.opened(self):
             self._refuse(Busy(f"{CONNECTIONS_MAX} connections are open already", retry_after_s=_BUSY_S))
+        keep_watch_over(transport)
         self._hello_timer = self._loop.call_later(_HELLO_S, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
@@ -131,7 +141,8 @@ class RpcConnection(asyncio.Protocol):
         self._flushing = True
         try:
             for frame in self._splitter.feed(data):
-                self._message(wire.decode_message(frame))
+                if not self._message(wire.decode_message(frame)):
+                    break
         except HomeportError as error:
             self._refuse(error)
         finally:
@@ -139,7 +150,8 @@ class RpcConnection(asyncio.Protocol):
             self._flush()
 
     def eof_received(self) -> bool:
-        return False
+        self._ended = True
+        return not self._refused and bool(self._tasks or self._replies or self._out)  # stay for what is under way
 
     def pause_writing(self) -> None:
         self._events_wait = True
@@ -161,8 +173,11 @@ class RpcConnection(asyncio.Protocol):
 
     # --- what comes in ------------------------------------------------------------------------------------------
 
-    def _message(self, message: wire.Ask | wire.Answer | wire.Tell) -> None:
+    def _message(self, message: wire.Ask | wire.Answer | wire.Tell) -> bool:
+        """Act on one message; False if that was the connection's last."""
         match message:
+            case wire.Ask() if not self._greeted:
+                self._greet(message)
             case wire.Ask():
                 try:
                     self._ask(message)
@@ -176,48 +191,64 @@ class RpcConnection(asyncio.Protocol):
                     self._operations.notice(wire.decode_params(kind, message.params), self.peer)
             case wire.Answer():
                 raise ProtocolError("this side asks nothing, so it takes no answers")
+        return not self._refused
 
     def _ask(self, ask: wire.Ask) -> None:
         kind = REQUESTS.get(ask.method)
         if kind is None:
-            raise UnknownMethod(f"there is no method {ask.method!r}", allowed=sorted(REQUESTS))
-        if not self._greeted and kind is not Hello:
-            raise ProtocolError("the first call of a connection must be hello")
-        if kind is not Renew:
+            raise UnknownMethod(f"there is no method {ask.method[:_ECHO]!r}", allowed=sorted(REQUESTS))
+        if kind is not Renew and kind is not Ping:
             self._expect_room()
         request = wire.decode_params(kind, ask.params)
         result = self._operations.handle(request, self.peer)
-        if isinstance(result, Encoded):
+        if isinstance(result, msgspec.Struct):
+            self._write(wire.answer(ask.msgid, result))
+        elif isinstance(result, Encoded):
             self._write(wire.answer_encoded(ask.msgid, result.data))
-            return
-        if isinstance(result, Commit):
+        elif isinstance(result, Commit):
             self._replies += 1
             try:
                 self._operations.store.submit(result.txn, _Reply(self, ask.msgid, result.shape))
             except BaseException:
                 self._replies -= 1
                 raise
-            return
-        if kind is Hello:
-            self._greeted = True
-            if self._hello_timer is not None:
-                self._hello_timer.cancel()
-        if isinstance(result, Coroutine):
-            result = begin(result)
-        if isinstance(result, Coroutine | asyncio.Future):
-            task = self._loop.create_task(self._answer(ask.msgid, result))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         else:
-            self._write(wire.answer(ask.msgid, result))
+            self._await(ask.msgid, begin(result) if isinstance(result, Coroutine) else result)
+
+    def _await(self, msgid: int, result: Any) -> None:
+        if not isinstance(result, Coroutine | asyncio.Future):
+            self._write(wire.answer(msgid, result))
+            return
+        task = self._loop.create_task(self._answer(msgid, result))
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._close_if_done()
+
+    def _greet(self, ask: wire.Ask) -> None:
+        """The first call must be a hello that the registry accepts; after any other the connection ends."""
+        try:
+            if ask.method != Hello.method:
+                raise ProtocolError("the first call of a connection must be hello")
+            welcome = self._operations.hello(wire.decode_params(Hello, ask.params), self.peer)
+        except HomeportError as error:
+            self._write(wire.answer_error(ask.msgid, error))
+            self._refuse(error)
+            return
+        self._greeted = True
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+        self._write(wire.answer(ask.msgid, welcome))
 
     def _expect_room(self) -> None:
-        """Raise `Busy` unless this connection may have another answer under way."""
-        assert self._transport is not None
-        unsent = self._transport.get_write_buffer_size()
-        if unsent > CONNECTION_OUT_BYTES_MAX:
-            self._transport.pause_reading()  # until what is unsent has gone: even refusals take room
-            raise Busy("this connection does not read its answers", retry_after_s=_BUSY_S, unsent_bytes=unsent)
+        """Raise `Busy` if this connection does not read its answers, or has as many calls under way as it may."""
+        if self._events_wait and self._transport is not None:
+            unsent = self._transport.get_write_buffer_size() + self._out_bytes
+            if unsent > CONNECTION_OUT_BYTES_MAX:
+                self._transport.pause_reading()  # until what is unsent has gone: even refusals take room
+                raise Busy("this connection does not read its answers", retry_after_s=_BUSY_S, unsent_bytes=unsent)
         if len(self._tasks) + self._replies >= CONNECTION_CALLS_MAX:
             raise Busy(
                 f"this connection has {CONNECTION_CALLS_MAX} calls under way",
@@ -242,24 +273,32 @@ class RpcConnection(asyncio.Protocol):
             self._write(wire.answer(msgid, shape(result)))
         except HomeportError as error:
             self._write(wire.answer_error(msgid, error))
+        if self._ended:
+            self._close_if_done()
 
     def not_committed(self, msgid: int, error: HomeportError) -> None:
         """A transaction that a call asked for failed."""
         self._replies -= 1
         self._write(wire.answer_error(msgid, error))
+        if self._ended:
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._ended and not self._tasks and not self._replies and self._transport is not None:
+            self._flush()
+            self._transport.close()
 
     # --- what goes out ------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
         return (
             not self._events_wait
-            and self._unflushed_bytes < _EVENTS_BYTES
+            and self._out_bytes < _EVENTS_BYTES
             and not self._refused
             and self._transport is not None
         )
 
     def send(self, watch: int, outgoing: Outgoing) -> None:
-        self._unflushed_bytes += len(outgoing.encoded)
         self._write(wire.tell_encoded(outgoing.method, watch, outgoing.encoded))
 
     def wake(self) -> None:
@@ -276,7 +315,10 @@ class RpcConnection(asyncio.Protocol):
         if self._refused:
             return
         self._out.append(frame)
-        if not self._flushing:
+        self._out_bytes += len(frame)
+        if self._out_bytes >= _EVENTS_BYTES:
+            self._flush()  # so that the transport counts it, and says when it is too much
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush_soon)
 
@@ -288,20 +330,20 @@ class RpcConnection(asyncio.Protocol):
         if self._out and self._transport is not None and not self._transport.is_closing():
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
         self._out.clear()
-        if self._unflushed_bytes >= _EVENTS_BYTES:
-            self.wake()  # events that found no room within one turn of the loop may find it now
-        self._unflushed_bytes = 0
+        self._out_bytes = 0
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     def go_away(self, reason: str) -> None:
         """Say that this registry is going, and close once that is sent."""
         if self._transport is not None and self._refused:
-            self._transport.close()
+            self._transport.abort()
         elif self._transport is not None:
             self._out.append(b"\x93\x02" + wire.encode("goaway") + wire.encode([reason]))
             self._flush()
             self._transport.close()
+            # One that does not read must not keep the registry from stopping.
+            self._linger_timer = self._loop.call_later(_LINGER_S, self._transport.abort)
 
     def _refuse(self, error: HomeportError) -> None:
         """Say what was wrong with the connection itself, and end it: the stream cannot be trusted any more.
@@ -315,7 +357,7 @@ class RpcConnection(asyncio.Protocol):
             self._flush()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
-            self._linger_timer = self._loop.call_later(_LINGER_S, self._transport.close)
+            self._linger_timer = self._loop.call_later(_LINGER_S, self._transport.abort)
 
     def _no_hello(self) -> None:
         self._refuse(ProtocolError(f"no hello within {_HELLO_S:.0f} s"))
@@ -339,6 +381,17 @@ class _Reply:
 
     def set_exception(self, error: HomeportError, /) -> None:
         self._connection.not_committed(self._msgid, error)
+
+
+def keep_watch_over(transport: asyncio.Transport) -> None:
+    """Have the system notice a peer that vanished without a word: a drain waits for its followers."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _defect(msgid: int) -> bytes:
@@ -379,10 +432,23 @@ def _rest(call: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any,
             return stop.value
 
 
-def _remove_stale_socket(path: str) -> None:
-    """A socket left by a process that was killed would keep its successor from binding."""
+async def _make_way(path: str) -> None:
+    """Remove the socket that a killed process left behind; one that somebody listens on is theirs."""
+    if _inode(path) is None:
+        return
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
-    except FileNotFoundError:
-        pass
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        os.unlink(path)
+        return
+    writer.close()
+    raise OSError(errno.EADDRINUSE, f"another process listens on {path}")
+
+
+def _inode(path: str) -> int | None:
+    """Which file a socket's path leads to; None if there is no socket."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino if stat.S_ISSOCK(found.st_mode) else None

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from homeport.client.core.errors import HomeportError
+from homeport.client.core.model import KeyValue
 from homeport.registry.core.limits import TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Txn, TxnResult
@@ -76,6 +77,13 @@ class Store(Protocol):
 
     def submit(self, txn: Txn, reply: Reply, *, ops_max: int = TXN_OPS_MAX) -> None:
         """The same as `commit`, for callers with a lighter way to hear of the outcome than a future."""
+        ...
+
+    def at_head(self, key: bytes, end: bytes | None = None) -> list[KeyValue]:
+        """The newest decided versions of a range, in key order, durable or not.
+
+        For deciding a transaction that compares what it saw; never for an answer: it may still be taken back.
+        """
         ...
 
     async def barrier(self) -> None:

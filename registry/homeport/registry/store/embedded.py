@@ -26,7 +26,7 @@ from typing import Final, TypeVar
 from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import Closed, HomeportError, LimitExceeded, OutcomeUnknown, ReadOnly
-from homeport.client.core.model import validate_ttl
+from homeport.client.core.model import KeyValue, validate_ttl
 from homeport.registry.core import keys
 from homeport.registry.core.head import Head
 from homeport.registry.core.leases import BUCKET_S, LeaseTable
@@ -118,7 +118,7 @@ class EmbeddedStore:
         self._writer: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
-        self._queue: deque[_Waiting] = deque()  # bounded by the callers: each waits for its answer
+        self._queue: deque[_Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self._compact_to = 0
         self._listeners: list[Listener] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -314,6 +314,7 @@ class EmbeddedStore:
                 # What came before is known only now: an earlier revision of the tail may have written the same key.
                 self._advance(revision, tuple([Change(c.key, c.kv, self.mvcc.get(c.key)) for c in changes]))
             self._head.rollback()
+            self._leases.resume_all()
             self.read_only = None
             _log.warning("writing goes on; %d revisions of the failed batch had reached the disk", len(tail))
             return journal
@@ -349,6 +350,9 @@ class EmbeddedStore:
             pass  # batches are written in between
 
     # --- reading and watching -----------------------------------------------------------------------------------
+
+    def at_head(self, key: bytes, end: bytes | None = None) -> list[KeyValue]:
+        return list(self._head.range(key, end))
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -414,6 +418,7 @@ class EmbeddedStore:
             record = self.mvcc.get(keys.lease(lease))
             if record is not None and self.read_only is None and self._leases.is_due(now, lease):
                 unchanged = Compare(record.key, "mod", "=", record.mod_revision)
+                self._leases.begin_end(lease)
                 self.commit(Txn((unchanged,), (EndLease(lease),)))
         if len(due) > _ENDS_AT_ONCE and self._loop is not None:
             self._loop.call_soon(self._end_due, due[_ENDS_AT_ONCE:])
