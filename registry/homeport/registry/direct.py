@@ -125,6 +125,11 @@ class DirectLink:
         self._events.append((watch, outgoing))
         self.wake()
 
+    def deliver(self, watch: int, outgoing: Outgoing) -> bool:
+        if self._open:
+            self.send(watch, outgoing)
+        return self._open
+
     def wake(self) -> None:
         if not self._scheduled:
             self._scheduled = True

@@ -31,14 +31,15 @@ class Outgoing:
         self.event = event
 
     @cached_property
-    def method(self) -> str:
+    def head(self) -> bytes:
+        """What stands before the watch's number on the wire."""
         match self.event:
             case ServiceEvent():
-                return "service"
+                return wire.told("service")
             case KvEvents():
-                return "kv"
+                return wire.told("kv")
             case Lost():
-                return "lost"
+                return wire.told("lost")
 
     @cached_property
     def encoded(self) -> bytes:
@@ -52,7 +53,13 @@ class Outlet(Protocol):
         """Whether it takes more now; when it does again after a no, it calls `Peer.flush`."""
         ...
 
-    def send(self, watch: int, outgoing: Outgoing) -> None: ...
+    def send(self, watch: int, outgoing: Outgoing) -> None:
+        """Send, ready or not."""
+        ...
+
+    def deliver(self, watch: int, outgoing: Outgoing) -> bool:
+        """Send if it is ready, and say whether it was."""
+        ...
 
     def wake(self) -> None:
         """Call `Peer.flush` soon, from the loop."""
@@ -108,10 +115,11 @@ class ServiceWatch:
 class KeyWatch:
     """One peer following a range of users' keys."""
 
-    __slots__ = ("number", "peer", "watcher")
+    __slots__ = ("number", "outlet", "peer", "watcher")
 
     def __init__(self, peer: Peer, number: int) -> None:
         self.peer = peer
+        self.outlet = peer.outlet
         self.number = number
         self.watcher: Watcher | None = None
 
@@ -120,10 +128,13 @@ class KeyWatch:
 
     def push(self, batch: Batch) -> bool:
         """Send a batch now if nothing is in the way."""
-        outlet = self.peer.outlet
+        outlet = self.outlet
+        shared = _pages_of(batch)
+        if len(shared) == 1:
+            return outlet.deliver(self.number, shared[0])
         if not outlet.ready():
             return False
-        for outgoing in _pages_of(batch):
+        for outgoing in shared:
             outlet.send(self.number, outgoing)
         return True
 

@@ -240,12 +240,12 @@ def tell(notice: Notice) -> bytes:
     return encode((TELL, notice.method, (notice,)))
 
 
-_TOLD: Final = {method: b"\x93\x02" + encode(method) + b"\x92" for method in ("service", "kv", "lost")}
+def told(method: str) -> bytes:
+    """The beginning of a watch's event, `[2, method, [watch, event]]`; the watch and the event follow, encoded.
 
-
-def tell_encoded(method: str, watch: int, event: bytes) -> bytes:
-    """A watch's event, `[2, method, [watch, event]]`, around an event encoded once for all its watchers."""
-    return b"".join((_TOLD[method], encode(watch), event))
+    An event is encoded once for all its watchers, and only the watch's number differs.
+    """
+    return b"\x93\x02" + encode(method) + b"\x92"
 
 
 def decode_error(raw: msgspec.Raw) -> HomeportError | None:

@@ -299,7 +299,13 @@ class RpcConnection(asyncio.Protocol):
         )
 
     def send(self, watch: int, outgoing: Outgoing) -> None:
-        self._write(wire.tell_encoded(outgoing.method, watch, outgoing.encoded))
+        self._write(outgoing.head + wire.encode(watch) + outgoing.encoded)
+
+    def deliver(self, watch: int, outgoing: Outgoing) -> bool:
+        if self._events_wait or self._out_bytes >= _EVENTS_BYTES or self._refused or self._transport is None:
+            return False
+        self._write(outgoing.head + wire.encode(watch) + outgoing.encoded)
+        return True
 
     def wake(self) -> None:
         if not self._wake_scheduled:
