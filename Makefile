@@ -33,10 +33,12 @@ install: $(STAMP) ## create .venv and install everything that needs no root
 demo: $(STAMP) ## five microservices, sidecars, load, kills: the whole path in a minute
 	@$(BIN)/homeport demo
 
+COVERAGE := $(if $(COV),--cov --cov-report=term:skip-covered)
+
 .PHONY: test
-test: $(STAMP) ## every test that needs only Python (5 minutes at most)
+test: $(STAMP) ## every test that needs only Python (5 minutes at most; COV=1 reports coverage)
 	@echo "homeport: running the tests that need only Python ..."
-	@$(BIN)/python -m pytest -q -m "not peers and not long" --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not peers and not long" $(COVERAGE)
 
 .PHONY: peers
 peers: $(STAMP)
