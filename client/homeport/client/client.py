@@ -11,13 +11,23 @@ import logging
 import os
 import random
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from homeport.client.core.backoff import Backoff, Rng
-from homeport.client.core.errors import Closed, ConnectionLost, HomeportError, InvalidArgument, Unavailable
-from homeport.client.core.limits import CALL_S
+from homeport.client.core.errors import (
+    Closed,
+    ConnectionLost,
+    HomeportError,
+    InvalidArgument,
+    RegistryError,
+    RequestError,
+    Unavailable,
+    again,
+)
+from homeport.client.core.limits import CALL_S, REOPEN_S, RESOLVED_MAX, SETTLED_S
 from homeport.client.core.messages import (
     Applied,
     CancelWatch,
@@ -36,7 +46,7 @@ from homeport.client.core.messages import (
     WatchService,
     Welcome,
 )
-from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, ServiceEvent
+from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, ServiceEvent, validate_name
 from homeport.client.kv import Kv
 from homeport.client.registration import Registration
 from homeport.client.rpc import StreamTransport
@@ -50,6 +60,7 @@ R = TypeVar("R")
 ADDRESS_DEFAULT: Final = "127.0.0.1:8300"
 _PING_S: Final = 5.0  # how often a silent link is asked whether it is alive
 _PONG_S: Final = 5.0  # and how long it may take to say so: a paused registry is noticed within ten seconds
+_ID_RANGE: Final = 1 << 32  # of what makes an id unique that has no port to do so
 # Asking these twice is as good as asking once, so a broken link only means asking the next one.
 _REPEATABLE: Final = (KvGet, KvList, Ping, Renew, Resolve, Services, Stats)
 
@@ -110,8 +121,11 @@ class Client:
         self._task: asyncio.Task[None] | None = None
         self._closed = ""  # why it cannot be used any more
         self._error: HomeportError | None = None
+        self._failures: deque[HomeportError] = deque(maxlen=len(self._transports))  # one each, since the last link
+        self._refusal: RequestError | None = None  # what a registry said, while none of them lets this client in
         self._numbers = count(1)  # of watches, never used twice, so that a late event finds nobody
         self._feeds: dict[str, Feed] = {}
+        self._resolved: dict[str, Subscription] = {}  # what `resolve` follows, least recently asked for first
         self._watches: dict[int, _Watch | Feed] = {}
         self._heard = False
         self.link_epoch = 0  # how many links there have been
@@ -132,13 +146,20 @@ class Client:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         link, self._link = self._link, None
+        self._end()
         if link is not None:
             await link.close()
-        self._linked.set()  # whoever waits for a link finds that there will be none
-        for feed in self._feeds.values():
-            feed.unlinked()
-        for watch in tuple(self._watches.values()):
+
+    def _end(self) -> None:
+        """There will be no link any more: tell everyone who waits for one, or for what it would bring."""
+        self._linked.set()
+        for relinked in self._relinked:
+            relinked.set()
+        watches, self._watches = self._watches, {}
+        for watch in watches.values():
             watch.unlinked()
+        for feed in tuple(self._feeds.values()):
+            feed.end(Closed(self._closed))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -162,12 +183,14 @@ class Client:
         """Ask the registry anything of `homeport.client.core.messages`.
 
         Raises:
-            RequestError: the registry refuses; the message says why and what is allowed.
+            RequestError: the registry refuses; the message says why and what is allowed. At once, if what it
+                refuses is this client (`Unauthorized`), which goes on trying in the background.
             Unavailable: no answer within `timeout_s`; `ConnectionLost` if a write may have happened all the same.
             Closed: this client is closed, or was not started.
         """
         self._expect_usable()
         sent = False
+        garbled = 0
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -175,8 +198,10 @@ class Client:
                     sent = True
                     try:
                         return await link.call(request)
-                    except ConnectionLost:
-                        if not isinstance(request, _REPEATABLE):
+                    except ConnectionLost as lost:
+                        # Once more at most where it may be this very answer that breaks links, all others' with it.
+                        garbled += bool(lost.details.get("garbled"))
+                        if garbled > 1 or not isinstance(request, _REPEATABLE):
                             raise
                     if self._link is link:  # it knows that it is lost, and tells in a moment
                         await self._lost.wait()
@@ -191,6 +216,8 @@ class Client:
             self._expect_usable()
             if self._link is not None:
                 return self._link
+            if self._refusal is not None:
+                raise again(self._refusal)
             await self._linked.wait()
 
     def _expect_usable(self) -> None:
@@ -200,10 +227,17 @@ class Client:
             raise Closed(self._closed or "this client was not started; use async with")
 
     async def wait_connected(self, timeout_s: float = CALL_S) -> bool:
-        """Return whether there is a link, waiting for it up to `timeout_s`."""
+        """Return whether there is a link, waiting for it up to `timeout_s`, also while a registry refuses this client.
+
+        Raises:
+            Closed: this client is closed, or was not started.
+        """
+        self._expect_usable()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._wait_link()
+                while self._link is None:
+                    await self._linked.wait()
+                    self._expect_usable()
         except TimeoutError:
             pass
         return self.connected
@@ -230,7 +264,7 @@ class Client:
         """Register an instance for as long as the returned registration is entered (or started).
 
         Args:
-            id: unique per node; default `<service>-<host>-<port>`.
+            id: unique per node; default `<service>-<host>-<port>`, with something random in place of port 0.
             ttl_s: how long the registry keeps it after the last renewal; 0: until deregistered.
             idle_timeout_s: how long this server keeps idle connections; proxies stay below it.
 
@@ -239,7 +273,7 @@ class Client:
         """
         instance = Instance(
             service=service,
-            id=id or f"{service}-{socket.gethostname()}-{port}",
+            id=id or f"{service}-{socket.gethostname()}-{port or f'{self._rng.randrange(_ID_RANGE):08x}'}",
             node=node,
             address=address,
             port=port,
@@ -270,42 +304,71 @@ class Client:
     async def resolve(self, service: str, *, passing: bool = True, timeout_s: float = CALL_S) -> tuple[Instance, ...]:
         """The instances of a service that can take traffic, or with `passing=False` all of them.
 
-        The first call opens a watch that lasts as long as the client; later ones answer from memory, also while no
-        registry can be reached.
+        The first call opens a watch, which stays until a thousand other services were asked for since; later calls
+        answer from memory, also while no registry can be reached.
 
         Raises:
+            InvalidArgument: no service can have this name.
+            RequestError: the registry refuses to tell.
             Unavailable: the registry has not said anything about the service within `timeout_s`.
+            Closed: this client is closed, or was not started.
         """
-        feed = self._feeds.get(service)
-        if feed is None or not feed.view.known:
-            await self._wait_link_for(timeout_s)
-            if not await self.subscribe(service).wait_known(timeout_s):
-                raise Unavailable(f"nothing is known of service {service!r} after {timeout_s} s")
-            feed = self._feeds[service]
-        instances = feed.instances.values()
+        self._expect_usable()
+        subscription = self._resolved.pop(service, None) or await self._first_resolved(service, timeout_s)
+        self._resolved[service] = subscription
+        if len(self._resolved) > RESOLVED_MAX:
+            self._resolved.pop(next(iter(self._resolved))).close()
+        instances = subscription.instances.values()
         return tuple([instance for instance in instances if instance.available] if passing else instances)
 
-    async def _wait_link_for(self, timeout_s: float) -> None:
-        if not await self.wait_connected(timeout_s):
-            reason = f": {self._error.message}" if self._error is not None else ""
-            raise Unavailable(f"no registry could be reached within {timeout_s} s{reason}")
+    async def _first_resolved(self, service: str, timeout_s: float) -> Subscription:
+        """Follow a service for `resolve`, once it is known."""
+        subscription = self.subscribe(service)
+        try:
+            if not subscription.known:
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await self._wait_link()
+                        await subscription.wait_known(timeout_s)
+                except TimeoutError:
+                    pass
+            if not subscription.known:
+                reason = f": {self._error.message}" if self._error is not None and self._link is None else ""
+                raise Unavailable(f"nothing is known of service {service!r} after {timeout_s} s{reason}")
+        except BaseException:
+            subscription.close()
+            raise
+        meanwhile = self._resolved.pop(service, None)
+        if meanwhile is not None:
+            meanwhile.close()
+        return subscription
 
     def subscribe(self, service: str) -> Subscription:
         """Follow a service; all subscriptions of one service share one watch.
 
         Raises:
+            InvalidArgument: no service can have this name.
             Closed: this client is closed, or was not started.
         """
         self._expect_usable()
         feed = self._feeds.get(service)
         if feed is None:
+            validate_name("service", service)
             feed = self._feeds[service] = Feed(service, asyncio.get_running_loop().time, self._feed_idle)
             if self._link is not None:
                 self._open_feed(self._link, feed)
+            elif self._refusal is not None:
+                feed.fail(self._refusal)
         return Subscription(feed)
 
     async def watch(self, service: str) -> AsyncIterator[ServiceEvent]:
-        """Yield the instances of a service as a snapshot, then every change."""
+        """Yield the instances of a service as a snapshot, then every change.
+
+        Raises:
+            InvalidArgument: no service can have this name.
+            RequestError: the registry refuses to tell.
+            Closed: this client was closed, or not started.
+        """
         subscription = self.subscribe(service)
         try:
             async for event in subscription.events():
@@ -320,32 +383,63 @@ class Client:
         feed.linked(watch)
         self._watches[watch] = feed
         opening = asyncio.ensure_future(link.call(WatchService(watch=watch, service=feed.view.service)))
-        opening.add_done_callback(_note_failure)
+        opening.add_done_callback(lambda opened: self._feed_opened(link, feed, watch, opened))
+
+    def _feed_opened(self, link: Link, feed: Feed, watch: int, opened: asyncio.Future[Watching]) -> None:
+        error = None if opened.cancelled() else opened.exception()
+        if error is None or isinstance(error, ConnectionLost):  # then the next link will do
+            return
+        if self._watches.pop(watch, None) is None or feed.watch != watch:
+            return
+        _log.error("the watch of service %r was refused: %s", feed.view.service, error)
+        if isinstance(error, RegistryError):
+            feed.unlinked()
+            asyncio.get_running_loop().call_later(REOPEN_S, self._reopen_feed, link, feed)
+        else:
+            feed.fail(error if isinstance(error, HomeportError) else HomeportError(f"the watch failed: {error!r}"))
+
+    def _reopen_feed(self, link: Link, feed: Feed) -> None:
+        if self._link is link and not feed.watch and self._feeds.get(feed.view.service) is feed:
+            self._open_feed(link, feed)
 
     def _feed_idle(self, feed: Feed) -> None:
-        del self._feeds[feed.view.service]
+        if self._feeds.get(feed.view.service) is feed:
+            del self._feeds[feed.view.service]
         if feed.watch:
             self.close_watch(feed.watch)
 
     async def open_key_watch(
         self, key: bytes, prefix: bool, start_revision: int, store_id: str, watch: _Watch
     ) -> tuple[int, Watching]:
-        """Open a key watch on the present link, or the next; return its number. For `Kv.watch`."""
+        """Open a key watch on the present link, or the next; return its number. For `Kv.watch`.
+
+        Raises:
+            RequestError: the registry refuses the watch, or this client.
+            ConnectionLost: the link broke, or the registry did not answer in time.
+            Closed: this client is closed, or was not started.
+        """
         link = await self._wait_link()
         number = next(self._numbers)
         self._watches[number] = watch
         request = WatchKv(watch=number, key=key, prefix=prefix, start_revision=start_revision, store_id=store_id)
         try:
-            return number, await link.call(request)
-        except BaseException:
-            self._watches.pop(number, None)
+            async with asyncio.timeout(CALL_S):
+                return number, await link.call(request)
+        except TimeoutError:
+            self.close_watch(number, link)
+            raise ConnectionLost(f"{request.method}: no answer within {CALL_S} s") from None
+        except HomeportError:
+            self._watches.pop(number, None)  # there is none
+            raise
+        except BaseException:  # cancelled: it may be open, or be so any moment
+            self.close_watch(number, link)
             raise
 
-    def close_watch(self, number: int) -> None:
-        """Close a watch of the present link, if it still is."""
-        if self._watches.pop(number, None) is not None and self._link is not None:
+    def close_watch(self, number: int, link: Link | None = None) -> None:
+        """Close a watch of the present link, if it still is and is the one (if any) that is named."""
+        if self._watches.pop(number, None) is not None and self._link is not None and link in (None, self._link):
             closing = asyncio.ensure_future(self._link.call(CancelWatch(watch=number)))
-            closing.add_done_callback(_note_failure)
+            closing.add_done_callback(_forget)
 
     # --- Receiver: what the link tells --------------------------------------------------------------------------
 
@@ -369,21 +463,29 @@ class Client:
     # --- the link's life ----------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         backoff = Backoff(self._rng)
         for transport in self._in_turn():
             self._lost.clear()
             try:
                 link = await transport.connect(self)
             except Closed as error:  # a registry in this process, and it will not come back
-                self._closed = error.message
-                self._linked.set()
+                self._closed = self._closed or error.message
+                self._end()
                 return
             except HomeportError as error:
-                self._error = error
+                self._not_linked(error)
                 _log.info("%s", error)
                 await asyncio.sleep(backoff.next_s())
                 continue
-            backoff.reset()
+            except Exception as error:  # noqa: BLE001 - a transport's defect must not end this task for good
+                self._not_linked(Unavailable(f"no link could be opened: {error!r}"))
+                _log.exception("opening a link failed by a defect")
+                await asyncio.sleep(backoff.next_s())
+                continue
+            linked_at = loop.time()
+            self._failures.clear()
+            self._refusal = None
             self._link = link
             self.store_id = link.welcome.store_id
             self.link_epoch += 1
@@ -400,7 +502,22 @@ class Client:
             for watch in watches.values():
                 watch.unlinked()
             _log.info("the link is lost: %s", self._error)
+            if loop.time() - linked_at >= SETTLED_S:
+                backoff.reset()
             await asyncio.sleep(backoff.next_s())
+
+    def _not_linked(self, error: HomeportError) -> None:
+        """An attempt failed; if every registry has failed since the last link and one refuses this client, say so."""
+        self._error = error
+        self._failures.append(error)
+        if len(self._failures) == len(self._transports):
+            self._refusal = next((e for e in self._failures if isinstance(e, RequestError)), None)
+        if self._refusal is not None:
+            self._linked.set()  # wakes those who wait now, and no one later
+            self._linked.clear()
+            for feed in tuple(self._feeds.values()):
+                if not feed.view.known:
+                    feed.fail(self._refusal)
 
     def _in_turn(self) -> Iterator[Transport]:
         while True:
@@ -421,13 +538,20 @@ class Client:
         try:
             async with asyncio.timeout(_PONG_S):
                 await link.call(Ping())
-        except (TimeoutError, HomeportError) as error:
+        except (TimeoutError, Unavailable) as error:
             self._error = ConnectionLost(f"the registry does not answer: {str(error) or 'timeout'}")
             return False
+        except HomeportError as error:  # too busy, say: whatever it answers, it lives
+            _log.info("a ping was refused: %s", error)
         return True
 
     async def wait_relinked(self, epoch: int, timeout_s: float) -> bool:
-        """Return whether there is another link than number `epoch`, waiting for one up to `timeout_s`."""
+        """Return whether there is another link than number `epoch`, waiting for one up to `timeout_s`.
+
+        Raises:
+            Closed: this client is closed, or was not started.
+        """
+        self._expect_usable()
         if self._link is not None and self.link_epoch != epoch:
             return True
         relinked = asyncio.Event()
@@ -439,10 +563,11 @@ class Client:
             pass
         finally:
             self._relinked.discard(relinked)
+        self._expect_usable()
         return self._link is not None and self.link_epoch != epoch
 
 
-def _note_failure(done: asyncio.Future[Any]) -> None:
-    """A watch could not be opened or closed; if the link is at fault, the next one will do."""
-    if not done.cancelled() and done.exception() is not None and not isinstance(done.exception(), ConnectionLost):
-        _log.error("a watch was refused: %s", done.exception())
+def _forget(done: asyncio.Future[Any]) -> None:
+    """A watch could not be closed: the link is gone, or the watch was never opened. Either way there is none."""
+    if not done.cancelled() and done.exception() is not None:
+        _log.debug("a watch was not closed: %s", done.exception())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from homeport.client.core.errors import ConnectionLost, NotFound, RequestError
 from homeport.client.core.messages import Event, KvDelete, KvEvents, KvGet, KvList, KvPage, KvPut
-from homeport.client.core.model import KeyValue, Lost
+from homeport.client.core.model import KeyValue, KvSnapshot, Lost
 
 if TYPE_CHECKING:
     from homeport.client.client import Client
@@ -50,26 +50,49 @@ class Kv:
 
     async def list(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> list[KeyValue]:
         """All entries whose keys start with `prefix`, in key order, as of one revision."""
+        return [*(await self.snapshot(prefix, keys_only=keys_only)).entries]
+
+    async def snapshot(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> KvSnapshot:
+        """All entries whose keys start with `prefix`, and the revision they are of: to read, then watch, with no gap.
+
+        known = await client.kv.snapshot("settings/")
+        changes = client.kv.watch(
+            "settings/", prefix=True, start_revision=known.revision + 1, store_id=known.store_id
+        )
+        """
         start = _bytes(prefix)
-        entries: list[KeyValue] = []
-        page = KvPage(0, (), more=True)
-        while page.more:
-            after = entries[-1].key if entries else None
-            page = await self._client.call(
-                KvList(prefix=start, after=after, revision=page.revision, keys_only=keys_only)
-            )
-            entries += page.entries
-        return entries
+        while True:
+            store_id = self._client.store_id
+            entries: list[KeyValue] = []
+            page = KvPage(0, (), more=True)
+            while page.more:
+                after = entries[-1].key if entries else None
+                page = await self._client.call(
+                    KvList(prefix=start, after=after, revision=page.revision, keys_only=keys_only)
+                )
+                entries += page.entries
+            if store_id == self._client.store_id:  # else the pages may be of two histories, whose revisions differ
+                return KvSnapshot(page.revision, tuple(entries), store_id)
 
     async def watch(
-        self, key: str | bytes, *, prefix: bool = False, start_revision: int = 0
+        self, key: str | bytes, *, prefix: bool = False, start_revision: int = 0, store_id: str = ""
     ) -> AsyncIterator[KvEvents | Lost]:
         """Yield the changes of a key, or of a prefix, from `start_revision` on (0: from now), each revision once.
 
         It goes on over broken connections without losing anything that the registry still remembers; what it does
-        not is told as `Lost`, after which the keys should be read again.
+        not is told as `Lost`, after which the keys should be read again. By then it watches already: whatever that
+        reading does not show comes next. A `Lost` that begins at revision 1 says that this is another history, of
+        which nothing was told up to its end.
+
+        Args:
+            start_revision: for reading first, one more than the revision of a `snapshot`.
+            store_id: the history that it belongs to; default: the one this client is or was last connected to.
+
+        Raises:
+            RequestError: the registry refuses the watch.
+            Closed: the client was closed, or not started.
         """
-        watch = _KeyWatch(self._client, _bytes(key), prefix, start_revision)
+        watch = _KeyWatch(self._client, _bytes(key), prefix, start_revision, store_id)
         try:
             while True:
                 yield await watch.next()
@@ -80,12 +103,14 @@ class Kv:
 class _KeyWatch:
     """One watch over any number of links."""
 
-    def __init__(self, client: Client, key: bytes, prefix: bool, start_revision: int) -> None:
+    def __init__(self, client: Client, key: bytes, prefix: bool, start_revision: int, store_id: str) -> None:
         self._client = client
         self._key = key
         self._prefix = prefix
         self._next = start_revision
-        self._store_id = client.store_id if start_revision else ""  # a revision means nothing in another history
+        # A revision means nothing in another history.
+        self._store_id = (store_id or client.store_id) if start_revision else ""
+        self._elsewhere = False  # the history it was following is not to be had any more, and that is still to be told
         self._watch = 0  # its number on the present link, 0 while there is none
         self._events: deque[KvEvents | Lost] = deque()
         self._partial: list[KvEvents] = []
@@ -111,13 +136,19 @@ class _KeyWatch:
             self._watch, watching = await self._client.open_key_watch(
                 self._key, self._prefix, self._next, self._store_id, self
             )
-        except (NotFound, ConnectionLost) as error:
-            if isinstance(error, ConnectionLost):
-                return
-            # Another history: nothing of the old one can be had from here.
-            self._events.append(Lost(from_revision=self._next, to_revision=self._next))
+        except ConnectionLost:
+            if self._elsewhere:  # what came before the answer cannot be told before the `Lost` that the answer brings
+                self._events.clear()
+                self._next = 0
+            return
+        except NotFound:  # another history, of which to be told everything from now on, before saying so
+            self._elsewhere = True
             self._next, self._store_id = 0, ""
             return
+        if self._elsewhere:
+            self._elsewhere = False
+            # First, though the watch may have told something already.
+            self._events.appendleft(Lost(from_revision=1, to_revision=watching.revision))
         self._store_id = watching.store_id
         self._next = self._next or watching.revision + 1
 

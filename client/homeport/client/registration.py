@@ -1,4 +1,9 @@
-"""A registration: one instance, kept registered until it is stopped, whatever happens to the registry meanwhile."""
+"""A registration: one instance, kept registered until it is stopped, whatever happens to the registry meanwhile.
+
+Which lease is the present one is only known between two `Register` calls. So they are made one at a time, each in a
+task of its own that outlives whoever asked for it, and whoever is about to act on the lease waits for the one under
+way.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,26 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from homeport.client.core.backoff import Backoff, Rng
-from homeport.client.core.errors import Closed, HomeportError, RequestError
-from homeport.client.core.limits import CALL_S
-from homeport.client.core.messages import Deregister, Register, Registered, Renew, ReportCheck, SetState, WaitApplied
+from homeport.client.core.errors import (
+    Closed,
+    ConnectionLost,
+    HomeportError,
+    InvalidArgument,
+    LeaseGone,
+    OutcomeUnknown,
+    RequestError,
+)
+from homeport.client.core.limits import CALL_S, WAIT_APPLIED_S_MAX
+from homeport.client.core.messages import (
+    Deregister,
+    Register,
+    Registered,
+    Renew,
+    ReportCheck,
+    Resolve,
+    SetState,
+    WaitApplied,
+)
 from homeport.client.core.model import Instance, State, Status, validate_instance
 
 if TYPE_CHECKING:
@@ -22,14 +44,17 @@ _log = logging.getLogger("homeport.client")
 RENEWALS_PER_TTL: Final = 3  # two may be lost before the third comes too late
 RENEWAL_JITTER: Final = 0.1  # of the period, either way, so that many instances do not renew in step
 _DRAIN_CALL_S: Final = 1.0  # for the registry to take note, where `min_s` is shorter
-_STOP_S: Final = 2.0  # to deregister in; past that the lease does it
+_STOP_S: Final = 2.0  # for a registration under way to end, and to deregister in; past that the lease does it
+_UNLEASED_S: Final = 30.0  # stands in for a TTL where there is none: how often to look for anything to repair
 
 
 class Registration:
     """One registered instance; `async with`, or `start` and `stop`.
 
     It renews at a third of the TTL, and registers again by itself when the registry was restarted, has forgotten the
-    lease or is another one. Between `start` and `stop` it never gives up; `registered` says how it stands.
+    lease or is another one. Between `start` and `stop` it never gives up; `registered` and `error` say how it stands.
+    What it never does is fight: if its lease is gone because someone else registered the same node and id, it says so
+    (`error` is a `LeaseGone`) and waits for the id to become free.
     """
 
     def __init__(self, client: Client, instance: Instance, rng: Rng) -> None:
@@ -37,37 +62,51 @@ class Registration:
         self.instance = instance
         self.lease = 0
         self.registered = False
+        self.error: HomeportError | None = None  # what the last renewal or registration met; None while all is well
         self._client = client
         self._rng = rng
         self._backoff = Backoff(rng)
+        self._open = False  # between start and stop
+        self._displaced = False  # someone else has the id
+        self._doubtful = False  # a registration may have happened whose lease never arrived here
         self._link_epoch = -1  # the link that it was last registered over
+        self._turn = asyncio.Lock()  # held while a registration is under way
+        self._registering: asyncio.Task[Registered] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Register, and stay registered.
+        """Register, and stay registered. Cancelling it takes back what was registered, which may take a moment.
 
         Raises:
             RequestError: the registry refuses the registration; the message says why.
             Unavailable: no registry within the client's timeout; nothing is kept up then.
+            Closed: it was started already, or was stopped meanwhile.
         """
-        if self._task is not None:
+        if self._open:
             raise Closed("this registration was started already")
-        await self._register()
+        self._open = True
+        self.lease, self._link_epoch = 0, -1  # of an earlier life: this is a new registration, whoever has the id
+        self._displaced = self._doubtful = False
+        try:
+            await self._register()
+        except BaseException as error:
+            self._open = False
+            if isinstance(error, asyncio.CancelledError) or self._stays(error):
+                await self._withdraw()
+            raise
+        self._expect_open()  # stopped meanwhile, it is deregistered already
         self._task = asyncio.create_task(self._keep(), name=f"registration of {self.instance.id}")
 
     async def stop(self) -> None:
         """Deregister and stop renewing; if the registry cannot be reached, the lease ends by itself. Idempotent."""
-        task, self._task = self._task, None
-        if task is None:
+        if not self._open:
             return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        self.registered = False
-        try:
-            goodbye = Deregister(id=self.instance.id, node=self.instance.node, lease=self.lease)
-            await self._client.call(goodbye, timeout_s=_STOP_S)
-        except HomeportError as error:
-            _log.info("%s was not deregistered, its lease will end: %s", self.instance.id, error)
+        self._open = False
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._withdraw()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -77,14 +116,31 @@ class Registration:
         await self.stop()
 
     async def set_state(self, state: State, *, timeout_s: float = CALL_S) -> int:
-        """Tell everyone that this instance is `up`, `draining` or in `maintenance`; return that revision.
+        """Tell everyone that this instance is `up`, `draining` or in `maintenance`.
+
+        Returns:
+            The revision at which its service said so; acting on that one is acting on the state.
 
         Raises:
             Unavailable: no registry within `timeout_s`; whichever comes back is told with the next registration.
+            LeaseGone: another registration has taken its place.
+            Closed: it was not started, or was stopped.
         """
+        self._expect_open()
         self.instance = msgspec.structs.replace(self.instance, state=state)  # what later registrations say
-        request = SetState(id=self.instance.id, node=self.instance.node, state=state, lease=self.lease)
-        return (await self._client.call(request, timeout_s=timeout_s)).revision
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._settled()
+                request = SetState(id=self.instance.id, node=self.instance.node, state=state, lease=self.lease)
+                done = await self._client.call(request, timeout_s=timeout_s)
+                if done.applied:
+                    return done.revision
+                # It said so already, or the lease is gone: registering again says it, or changes nothing.
+                await self._register()
+                asked = Resolve(service=self.instance.service, passing=False)
+                return (await self._client.call(asked, timeout_s=timeout_s)).revision
+        except TimeoutError:
+            raise ConnectionLost(f"set_state: no answer within {timeout_s} s") from None
 
     async def drain(self, *, ack_timeout_s: float = 5.0, min_s: float = 2.0) -> None:
         """Take this instance out of rotation, and return when no follower sends to it any more.
@@ -92,7 +148,18 @@ class Registration:
         Returns when every live follower has acted on it, or after `ack_timeout_s`, and never before `min_s`, which is
         for those who poll. It stays registered, so keep serving. Without a registry it returns after `min_s`, a second
         at least.
+
+        Raises:
+            InvalidArgument: `ack_timeout_s` is over 30, or one of the two is no time to wait.
+            Closed: it was not started, or was stopped.
         """
+        if not 0 <= ack_timeout_s <= WAIT_APPLIED_S_MAX:
+            raise InvalidArgument(
+                f"ack_timeout_s is {ack_timeout_s}; allowed: 0 to {WAIT_APPLIED_S_MAX:.0f}", field="ack_timeout_s"
+            )
+        if not 0 <= min_s < float("inf"):
+            raise InvalidArgument(f"min_s is {min_s}; allowed: 0 or more", field="min_s")
+        self._expect_open()
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
@@ -108,37 +175,110 @@ class Registration:
         request = ReportCheck(id=self.instance.id, node=self.instance.node, check=check, status=status, output=output)
         await self._client.call(request)
 
-    async def _register(self) -> Registered:
-        epoch = self._client.link_epoch
-        done = await self._client.call(Register(instance=self.instance, lease=self.lease))
+    def _expect_open(self) -> None:
+        if not self._open:
+            raise Closed("this registration was not started, or was stopped")
+
+    # --- registering, one at a time -----------------------------------------------------------------------------
+
+    async def _register(self) -> None:
+        """Register, over anyone who has the id, unless that is known to be someone who came later."""
+        async with self._turn:
+            self._expect_open()
+            stands_since = self._client.link_epoch == self._link_epoch
+            free = self._displaced or (stands_since and self.lease != 0 and not self._doubtful)
+            self._registering = asyncio.create_task(self._ask(free), name=f"registering {self.instance.id}")
+            self._registering.add_done_callback(_heard)
+            await asyncio.shield(self._registering)
+
+    async def _ask(self, expect_free: bool) -> Registered:
+        epoch = self._client.link_epoch + (not self._client.connected)  # of the link that it goes over
+        request = Register(instance=self.instance, lease=self.lease, expect_free=expect_free)
+        try:
+            done = await self._client.call(request)
+        except LeaseGone:
+            self._displaced = True
+            self.registered = False
+            raise
+        except (ConnectionLost, OutcomeUnknown):
+            self._doubtful = True
+            raise
         self._link_epoch = epoch
         self.lease = done.lease
         self.registered = True
-        self._backoff.reset()
+        self.error = None
+        self._displaced = self._doubtful = False
         return done
+
+    async def _settled(self) -> None:
+        """Return when no registration is under way, so that the lease is the one in force."""
+        async with self._turn:
+            pass
+
+    def _stays(self, error: BaseException) -> bool:
+        """Whether a failed registration may have happened, with no lease to end it."""
+        return not self.instance.ttl_s and isinstance(error, ConnectionLost | OutcomeUnknown)
+
+    async def _withdraw(self) -> None:
+        """Let a registration under way end, so that its lease is known, and deregister."""
+        task, self._registering = self._registering, None
+        if task is not None and not task.done():
+            if self._client.connected:
+                await asyncio.wait((task,), timeout=_STOP_S)
+            task.cancel()  # it still waits for a link, or for an answer that takes too long
+        self.registered = False
+        if self.instance.ttl_s and not self.lease:
+            return  # nothing is known to stand, and without its lease it might be someone else's
+        try:
+            goodbye = Deregister(id=self.instance.id, node=self.instance.node, lease=self.lease)
+            await self._client.call(goodbye, timeout_s=_STOP_S)
+        except HomeportError as error:
+            _log.info("%s was not deregistered, its lease will end: %s", self.instance.id, error)
+
+    # --- staying registered -------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
         """Renew while the link stands, register again when it is another one or the lease is gone."""
+        tried = self._link_epoch  # a link over which it failed is left alone until the next delay is over
+        delay_s = self._period_s()
         while True:
-            period_s = (self.instance.ttl_s or 30.0) / RENEWALS_PER_TTL
-            jitter_s = period_s * RENEWAL_JITTER
-            relinked = await self._client.wait_relinked(
-                self._link_epoch, self._rng.uniform(period_s - jitter_s, period_s + jitter_s)
-            )
             try:
-                if relinked or not await self._renew():
+                await self._client.wait_relinked(tried, delay_s)
+                tried = self._client.link_epoch
+                if self._displaced or tried != self._link_epoch or not await self._renew():
                     self.registered = False
                     await self._register()
                     _log.info("%s is registered again", self.instance.id)
-            except RequestError as error:
-                _log.error("%s cannot be registered: %s", self.instance.id, error)
-                await asyncio.sleep(self._backoff.next_s())
+                self.error = None
+                self._backoff.reset()
+                delay_s = self._period_s()
+            except Closed as error:  # the client's end is its end
+                self.registered = False
+                self.error = error
+                return
+            except LeaseGone as error:
+                if self.error is None or not isinstance(self.error, LeaseGone):
+                    _log.error("%s is not registered any more, and waits for its id: %s", self.instance.id, error)
+                self.error = error
+                delay_s = self._period_s()
             except HomeportError as error:
-                _log.warning("%s could not renew: %s", self.instance.id, error)
-                await asyncio.sleep(self._backoff.next_s())
+                self.error = error
+                level = logging.ERROR if isinstance(error, RequestError) else logging.WARNING
+                _log.log(level, "%s could not be kept registered: %s", self.instance.id, error)
+                delay_s = min(self._backoff.next_s(), self._period_s())
+
+    def _period_s(self) -> float:
+        period_s = (self.instance.ttl_s or _UNLEASED_S) / RENEWALS_PER_TTL
+        return period_s * self._rng.uniform(1 - RENEWAL_JITTER, 1 + RENEWAL_JITTER)
 
     async def _renew(self) -> bool:
         if not self.lease:
             return True
         renewed = await self._client.call(Renew(leases=(self.lease,)))
         return renewed.ttls_s[0] > 0
+
+
+def _heard(registering: asyncio.Task[Registered]) -> None:
+    """Whoever asked may have gone; the failure was logged, or was theirs to hear."""
+    if not registering.cancelled():
+        registering.exception()

@@ -17,7 +17,7 @@ from homeport.client.core.errors import (
     from_wire,
 )
 from homeport.client.core.messages import RESULTS, Event, Hello, KvEvents, Notice, Request, Welcome
-from homeport.client.core.model import Lost, ServiceEvent
+from homeport.client.core.model import Lost, ServiceEvent, is_port
 from homeport.client.transport import Link, Receiver
 
 R = TypeVar("R")
@@ -38,7 +38,7 @@ class StreamTransport:
         self._hello = Hello(token=token, client=name)
         self._path = address.removeprefix("unix:") if address.startswith("unix:") else ""
         host, colon, port = address.rpartition(":")
-        if not self._path and not (colon and host and port.isdigit() and 0 < int(port) <= 65_535):
+        if not self._path and not (colon and host and is_port(port)):
             raise InvalidArgument(f"registry address {address!r}; allowed: host:port or unix:/path", field="address")
         self._host, self._port = host.strip("[]"), port
 
@@ -55,10 +55,18 @@ class StreamTransport:
         except (OSError, TimeoutError) as error:
             await link.close()
             raise Unavailable(f"no registry at {self.address}: {str(error) or 'no answer in time'}") from error
+        except ValueError as error:  # also UnicodeError: not a host name or path that any system would look up
+            await link.close()
+            raise InvalidArgument(f"registry address {self.address!r}: {error}", field="address") from error
         except BaseException:
             await link.close()
             raise
         return link
+
+
+def garbled(error: HomeportError) -> ConnectionLost:
+    """What ends a link whose registry sent nonsense; `details["garbled"]` tells it from a link that merely broke."""
+    return ConnectionLost(f"the registry's bytes make no sense: {error.message}", garbled=True)
 
 
 class RpcLink(asyncio.Protocol):
@@ -115,7 +123,7 @@ class RpcLink(asyncio.Protocol):
             for frame in self._splitter.feed(data):
                 self._message(wire.decode_message(frame))
         except HomeportError as error:
-            self._error = ConnectionLost(f"the registry's bytes make no sense: {error.message}")
+            self._error = garbled(error)
             if self._transport is not None:
                 self._transport.abort()
 
@@ -137,11 +145,16 @@ class RpcLink(asyncio.Protocol):
                 answer, kind = self._calls.pop(message.msgid, (None, object))
                 if answer is None or answer.done():  # cancelled meanwhile, or never asked: nobody waits for it
                     return
-                error = wire.decode_error(message.error)
+                try:
+                    error = wire.decode_error(message.error)
+                    result = wire.decode(kind, message.result) if error is None else None
+                except HomeportError as nonsense:  # whoever asked must hear of it, since the call is forgotten by now
+                    answer.set_exception(garbled(nonsense))
+                    raise
                 if error is not None:
                     answer.set_exception(error)
                 else:
-                    answer.set_result(wire.decode(kind, message.result))
+                    answer.set_result(result)
             case wire.Tell():
                 self._told(message)
             case wire.Ask():

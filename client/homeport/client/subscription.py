@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
+from homeport.client.core.errors import HomeportError, again
 from homeport.client.core.messages import Event
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 from homeport.client.core.resolver import ServiceView
+
+_log = logging.getLogger("homeport.client")
 
 _QUEUE_MAX: Final = 256  # changes that an iterator's reader may be behind before they are folded into a snapshot
 
@@ -26,7 +30,8 @@ class Feed:
         self.watch = 0  # the number of its watch on the present link
         self.listeners: dict[object, Changed] = {}
         self.subscriptions = 0
-        self.first: asyncio.Event = asyncio.Event()
+        self.error: HomeportError | None = None  # why nothing more comes, unless the next link says otherwise
+        self.waiting: set[asyncio.Event] = set()  # set, each, after a change and when there is an error
         self._now = now
         self._idle = idle
         self._confirmed_at = now()
@@ -35,6 +40,7 @@ class Feed:
     def linked(self, watch: int) -> None:
         """A link is there, and the watch is being opened on it."""
         self.watch = watch
+        self.error = None
         self.view.reconnected()
 
     def unlinked(self) -> None:
@@ -53,8 +59,20 @@ class Feed:
             return None
         self.live = True
         self._tell(changed)
-        self.first.set()
         return self.view.revision
+
+    def fail(self, error: HomeportError) -> None:
+        """The watch was refused, or the client is closed; whoever waits is told, and what was known stays."""
+        self.unlinked()
+        self.error = error
+        self._wake()
+
+    def end(self, error: HomeportError) -> None:
+        """The same, and nothing is held back any more: there is no clock to let go of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.fail(error)
 
     def age_s(self) -> float:
         return 0.0 if self.live else self._now() - self._confirmed_at
@@ -77,7 +95,15 @@ class Feed:
             delay_s = max(0.0, held_until - self._now())
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._let_go)
         for listener in tuple(self.listeners.values()):
-            listener(changed)
+            try:
+                listener(changed)
+            except Exception:  # noqa: BLE001 - whatever it is, the link and the other listeners must not suffer
+                _log.exception("a listener to service %r failed", self.view.service)
+        self._wake()
+
+    def _wake(self) -> None:
+        for waiting in self.waiting:
+            waiting.set()
 
     def _let_go(self) -> None:
         self._timer = None
@@ -127,21 +153,37 @@ class Subscription:
         """Call `changed`, synchronously, after each change of `instances`; return what stops that.
 
         The registry is told that a revision was acted upon once every listener has returned. A listener must neither
-        block nor raise.
+        block nor raise; what it raises all the same goes to the log.
         """
         token = object()
         self._feed.listeners[token] = changed
         return lambda: self._feed.listeners.pop(token, None) and None
 
     async def wait_known(self, timeout_s: float) -> bool:
-        """Return whether the registry has said who is there, waiting for it up to `timeout_s`."""
-        if not self.known:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._feed.first.wait()
-            except TimeoutError:
-                pass
+        """Return whether the registry has said who is there, waiting for it up to `timeout_s`.
+
+        Raises:
+            Closed: the client is closed.
+            RequestError: the registry refused to tell.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wait_known()
+        except TimeoutError:
+            pass
         return self.known
+
+    async def _wait_known(self) -> None:
+        more = asyncio.Event()
+        self._feed.waiting.add(more)
+        try:
+            while not self.known:
+                if self._feed.error is not None:
+                    raise again(self._feed.error)
+                more.clear()
+                await more.wait()
+        finally:
+            self._feed.waiting.discard(more)
 
     def close(self) -> None:
         """Let go. Idempotent."""
@@ -150,7 +192,12 @@ class Subscription:
             self._feed.release()
 
     async def events(self) -> AsyncIterator[ServiceEvent]:
-        """What is known as a snapshot, then every change; a slow reader gets a fresh snapshot instead of a backlog."""
+        """What is known as a snapshot, then every change; a slow reader gets a fresh snapshot instead of a backlog.
+
+        Raises:
+            Closed: the client was closed.
+            RequestError: the registry refuses to tell.
+        """
         waiting: deque[ServiceEvent] = deque()
         more = asyncio.Event()
 
@@ -160,20 +207,22 @@ class Subscription:
                 waiting.append(self._snapshot())
             else:
                 waiting.append(event)
-            more.set()
 
+        await self._wait_known()
         stop = self.listen(changed)
+        self._feed.waiting.add(more)
         try:
-            await self._feed.first.wait()
-            waiting.clear()
             yield self._snapshot()
             while True:
                 while waiting:
                     yield waiting.popleft()
+                if self._feed.error is not None:
+                    raise again(self._feed.error)
                 more.clear()
                 await more.wait()
         finally:
             stop()
+            self._feed.waiting.discard(more)
 
     def _snapshot(self) -> ServiceEvent:
         known = tuple(self.instances.values())

@@ -127,6 +127,14 @@ class KeyValue(msgspec.Struct, frozen=True, gc=False):
     lease: int = 0
 
 
+class KvSnapshot(msgspec.Struct, frozen=True):
+    """Entries in key order, all as of `revision` of the history that `store_id` names."""
+
+    revision: int
+    entries: tuple[KeyValue, ...]
+    store_id: str
+
+
 class KvEvent(msgspec.Struct, frozen=True, gc=False):
     """A key was put (`value` present) or deleted (`value` None) at `revision`."""
 

@@ -8,7 +8,7 @@ encoded, which is how one encoding serves every reader.
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgpack
 import msgspec
@@ -87,32 +87,35 @@ class Splitter:
         )
 
 
-class Ask(msgspec.Struct, frozen=True, gc=False):
+class Ask(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """`[0, msgid, method, params]`; `params` still encoded."""
 
-    msgid: int
+    kind: Literal[0]
+    msgid: Annotated[int, msgspec.Meta(ge=0, le=MSGID_MAX)]
     method: str
     params: msgspec.Raw
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class Answer(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """`[1, msgid, error, result]`; exactly one of the two is not nil."""
 
+    kind: Literal[1]
     msgid: int
     error: msgspec.Raw
     result: msgspec.Raw
 
 
-class Tell(msgspec.Struct, frozen=True, gc=False):
+class Tell(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """`[2, method, params]`."""
 
+    kind: Literal[2]
     method: str
     params: msgspec.Raw
 
 
-_decode_ask = msgspec.msgpack.Decoder(tuple[int, int, str, msgspec.Raw]).decode
-_decode_answer = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw, msgspec.Raw]).decode
-_decode_tell = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw]).decode
+_decode_ask = msgspec.msgpack.Decoder(Ask).decode
+_decode_answer = msgspec.msgpack.Decoder(Answer).decode
+_decode_tell = msgspec.msgpack.Decoder(Tell).decode
 _decode_any = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_int = msgspec.msgpack.Decoder(int).decode
 _decode_error = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]]).decode
@@ -129,16 +132,11 @@ def decode_message(data: bytes) -> Ask | Answer | Tell:
         # Every encoder in use writes the array and its first element in one byte each; others take the long way.
         kind = data[1] if data[0] in (0x93, 0x94) else _decode_int(_decode_any(data)[0])
         if kind == ASK:
-            _, msgid, method, params = _decode_ask(data)
-            if not 0 <= msgid <= MSGID_MAX:
-                raise ProtocolError(f"msgid is {msgid}; allowed: 0 to {MSGID_MAX}")
-            return Ask(msgid, method, params)
+            return _decode_ask(data)
         if kind == ANSWER:
-            _, msgid, error, result = _decode_answer(data)
-            return Answer(msgid, error, result)
+            return _decode_answer(data)
         if kind == TELL:
-            _, method, params = _decode_tell(data)
-            return Tell(method, params)
+            return _decode_tell(data)
     except (msgspec.MsgspecError, IndexError, RecursionError) as error:
         raise ProtocolError(f"not a MessagePack-RPC message: {error}") from None
     raise ProtocolError("not a MessagePack-RPC message: the first element must be 0, 1 or 2")

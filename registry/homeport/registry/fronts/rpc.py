@@ -175,23 +175,22 @@ class RpcConnection(asyncio.Protocol):
 
     def _message(self, message: wire.Ask | wire.Answer | wire.Tell) -> bool:
         """Act on one message; False if that was the connection's last."""
-        match message:
-            case wire.Ask() if not self._greeted:
-                self._greet(message)
-            case wire.Ask():
-                try:
-                    self._ask(message)
-                except HomeportError as error:
-                    self._write(wire.answer_error(message.msgid, error))
-                except Exception:  # noqa: BLE001 - a defect in one call must not take the connection's others with it
-                    self._write(_defect(message.msgid))
-            case wire.Tell():
-                kind = NOTICES.get(message.method)
-                if kind is not None and self._greeted:  # unknown ones are from a newer release: not ours to mind
-                    self._operations.notice(wire.decode_params(kind, message.params), self.peer)
-            case wire.Answer():
-                raise ProtocolError("this side asks nothing, so it takes no answers")
-        return not self._refused
+        if isinstance(message, wire.Ask):
+            if not self._greeted:
+                return self._greet(message)
+            try:
+                self._ask(message)
+            except HomeportError as error:
+                self._write(wire.answer_error(message.msgid, error))
+            except Exception:  # noqa: BLE001 - a defect in one call must not take the connection's others with it
+                self._write(_defect(message.msgid))
+        elif isinstance(message, wire.Tell):
+            kind = NOTICES.get(message.method)
+            if kind is not None and self._greeted:  # unknown ones are from a newer release: not ours to mind
+                self._operations.notice(wire.decode_params(kind, message.params), self.peer)
+        else:
+            raise ProtocolError("this side asks nothing, so it takes no answers")
+        return True
 
     def _ask(self, ask: wire.Ask) -> None:
         kind = REQUESTS.get(ask.method)
@@ -227,8 +226,8 @@ class RpcConnection(asyncio.Protocol):
         self._tasks.discard(task)
         self._close_if_done()
 
-    def _greet(self, ask: wire.Ask) -> None:
-        """The first call must be a hello that the registry accepts; after any other the connection ends."""
+    def _greet(self, ask: wire.Ask) -> bool:
+        """The first call must be a hello that the registry accepts; after any other the connection ends (False)."""
         try:
             if ask.method != Hello.method:
                 raise ProtocolError("the first call of a connection must be hello")
@@ -236,11 +235,12 @@ class RpcConnection(asyncio.Protocol):
         except HomeportError as error:
             self._write(wire.answer_error(ask.msgid, error))
             self._refuse(error)
-            return
+            return False
         self._greeted = True
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self._write(wire.answer(ask.msgid, welcome))
+        return True
 
     def _expect_room(self) -> None:
         """Raise `Busy` if this connection does not read its answers, or has as many calls under way as it may."""
