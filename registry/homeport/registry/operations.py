@@ -87,12 +87,14 @@ from homeport.registry.core.txn import (
     EndLease,
     Op,
     Put,
+    PutResult,
     Range,
     RangeResult,
     Txn,
     TxnResult,
 )
 from homeport.registry.peers import Peer, Peers
+from homeport.registry.sessions import Sessions
 from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import lease_put
 from homeport.registry.transfers import Transfers
@@ -146,12 +148,13 @@ class Commit(Generic[A]):
 class Standing:
     """A registration at head: what it says, its lease, and the key it stands under."""
 
-    __slots__ = ("instance", "key", "lease", "mod_revision")
+    __slots__ = ("create_revision", "instance", "key", "lease", "mod_revision")
 
     def __init__(self, kv: KeyValue) -> None:
         self.key = kv.key
         self.instance = wire.decode(Instance, kv.value)
         self.lease = kv.lease
+        self.create_revision = kv.create_revision
         self.mod_revision = kv.mod_revision
 
 
@@ -163,6 +166,7 @@ class Operations:
         store: Store,
         catalogue: Catalogue,
         peers: Peers,
+        sessions: Sessions,
         *,
         node: str,
         server: str,
@@ -172,6 +176,7 @@ class Operations:
         self.store = store
         self.catalogue = catalogue
         self.peers = peers
+        self.sessions = sessions
         self.node = node
         self._server = server
         self.token = token
@@ -249,13 +254,12 @@ class Operations:
         key = instance.key
         for _ in range(_RACES_MAX):
             standing = self._standing(key)
-            if (
-                standing is not None
-                and self._stands(standing, instance, request.lease)
-                and (not standing.lease or self.store.lease_renew(standing.lease))
-            ):
-                await self.store.barrier()
-                return self._registered(standing, peer)
+            if standing is not None and standing.lease == request.lease and self._says_the_same(standing, instance):
+                if self._nothing_to_clear(instance) and (not standing.lease or self.store.lease_renew(standing.lease)):
+                    await self.store.barrier()
+                    return self._registered(peer, instance, standing.lease, standing.create_revision)
+                # Whoever set the state since meant it, and its owner has another call to say otherwise.
+                instance = msgspec.structs.replace(instance, state=standing.instance.state)
             if request.expect_free and standing is not None and standing.lease != request.lease:
                 raise LeaseGone(
                     f"another registration has taken the place of {instance.id!r}: {standing.instance.address}:"
@@ -263,12 +267,13 @@ class Operations:
                     id=instance.id,
                 )
             lease = self.store.new_lease() if instance.ttl_s else 0
-            result = await self.store.commit(self._registration(instance, lease, standing), ops_max=_OWN_OPS_MAX)
+            txn = self._registration(instance, lease, standing)
+            result = await self.store.commit(txn, ops_max=_OWN_OPS_MAX)
             if result.succeeded:
-                standing = self._standing(key)
-                if standing is None or standing.lease != lease:
-                    continue  # replaced or gone again before this answer: decide anew
-                return self._registered(standing, peer)
+                put = result.responses[next(at for at, op in enumerate(txn.then) if _is_instance(op))]
+                assert isinstance(put, PutResult)
+                created = put.prev.create_revision if put.prev is not None else result.revision
+                return self._registered(peer, instance, lease, created)
         raise LimitExceeded(
             f"instance {instance.id!r} was registered by others {_RACES_MAX} times meanwhile; is the id unique?",
             limit="races",
@@ -303,20 +308,17 @@ class Operations:
         prefix = keys.checks_of(*key)
         return {keys.split(kv.key)[2]: kv for kv in self.store.at_head(prefix, keys.prefix_end(prefix))}
 
-    def _stands(self, standing: Standing, instance: Instance, lease: int) -> bool:
-        """Whether this very registration is in force, owned by this caller, with nothing to clear up.
+    def _says_the_same(self, standing: Standing, instance: Instance) -> bool:
+        """Whether a registration says what stands already, but maybe for the state."""
+        return msgspec.structs.replace(standing.instance, state=instance.state) == instance
 
-        The state may differ: whoever set it since meant it, and its owner has another call to say otherwise.
-        """
-        same = msgspec.structs.replace(standing.instance, state=instance.state) == instance
-        defined = {check.name for check in instance.checks}
-        return same and standing.lease == lease and self._records(instance.key).keys() <= defined
+    def _nothing_to_clear(self, instance: Instance) -> bool:
+        """Whether no status is written but those of its own checks: a refused connection, say."""
+        return self._records(instance.key).keys() <= {check.name for check in instance.checks}
 
-    def _registered(self, standing: Standing, peer: Peer) -> Registered:
-        instance = standing.instance
-        peer.registered[instance.key] = standing.lease
-        created = self.store.at_head(standing.key)[0].create_revision
-        return Registered(standing.lease, instance.ttl_s, created, self.catalogue.revision)
+    def _registered(self, peer: Peer, instance: Instance, lease: int, created: int) -> Registered:
+        peer.registered[instance.key] = lease
+        return Registered(lease, instance.ttl_s, created, self.store.mvcc.revision)
 
     def _registration(self, instance: Instance, lease: int, standing: Standing | None) -> Txn:
         """One transaction that puts an instance in place of whatever was registered under its node and id."""
@@ -435,11 +437,12 @@ class Operations:
         if old is not None and self.store.lease_renew(old.lease) and old.value == record:
             await self.store.barrier()
             return Done(False, self.store.mvcc.revision)
-        created = self.store.at_head(standing.key)[0].create_revision
         ops = self._ttl_check(standing.instance, check.name, record)
         if old is not None:
             ops.append(EndLease(old.lease))
-        result = await self.store.commit(Txn((Compare(standing.key, "create", "=", created),), tuple(ops)))
+        result = await self.store.commit(
+            Txn((Compare(standing.key, "create", "=", standing.create_revision),), tuple(ops))
+        )
         return Done(result.succeeded, result.revision)
 
     def wait_applied(self, request: WaitApplied, _peer: Peer) -> Awaitable[Done]:
@@ -609,6 +612,10 @@ class Operations:
 def _bare(kv: KeyValue) -> KeyValue:
     """A user's entry without the prefix it is stored under."""
     return KeyValue(kv.key[len(keys.USER) :], kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+
+
+def _is_instance(op: Op) -> bool:
+    return isinstance(op, Put) and op.key.startswith(keys.INSTANCES)
 
 
 def _written(result: TxnResult) -> KvWritten:

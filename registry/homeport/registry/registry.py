@@ -32,6 +32,7 @@ from homeport.registry.health.probes import Prober
 from homeport.registry.health.scheduler import Scheduler
 from homeport.registry.operations import Operations
 from homeport.registry.peers import Peer, Peers
+from homeport.registry.sessions import Sessions
 from homeport.registry.statuses import StatusWriter
 from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.journal import FILE_NAME, install_backup, verify_backup
@@ -61,6 +62,7 @@ class Registry:
         rng: the only source of randomness; default: seeded by the system.
         now: the clock, seconds; default: the loop's.
         connector_factory: how HTTP checks connect; default: ordinary TCP.
+        http_access_log: whether to log every HTTP request, on the logger `homeport.registry.http.access`.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Registry:
         rng: random.Random | None = None,
         now: Callable[[], float] | None = None,
         connector_factory: Callable[[], aiohttp.BaseConnector] | None = None,
+        http_access_log: bool = False,
     ) -> None:
         self._data_dir = None if data_dir is None else os.fspath(data_dir)
         self.node = node or socket.gethostname()
@@ -79,6 +82,7 @@ class Registry:
         self._rng = rng or random.Random()
         self._now = now
         self._connector_factory = connector_factory
+        self._http_access_log = http_access_log
         self._started = False
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,10 +109,12 @@ class Registry:
         await self.store.start()
         self.catalogue = Catalogue()
         self.peers = Peers(self.store, self.catalogue)
+        self._sessions = Sessions(self.store, self.catalogue, self._rng)
         self.operations = Operations(
             self.store,
             self.catalogue,
             self.peers,
+            self._sessions,
             node=self.node,
             server=f"homeport/{version('homeport')}",
             token=self._token,
@@ -118,11 +124,12 @@ class Registry:
         self._prober = Prober(self._connector_factory)
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
         self._rpc = RpcFront(self.operations, self._peer_lost)
-        self._http = HttpFront(self.operations, rng=self._rng)
+        self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
         for event in self.catalogue.load(self.store.mvcc):
             for instance in event.changed:
                 self._scheduler.put(instance, self.catalogue.statuses(instance.key))
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
+        self._sessions.start()
         self._started = True
 
     async def close(self) -> None:
@@ -147,6 +154,7 @@ class Registry:
         await self._rpc.close()
         for link in tuple(self._links):
             link.lost()
+        await self._sessions.close()
         await self._scheduler.close()
         await self._prober.close()
         self._statuses.close()

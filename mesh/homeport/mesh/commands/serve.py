@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from homeport.mesh.commands.options import OFF, listener, rpc_listeners
-from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
+from homeport.mesh.commands.running import ExitCode, StopSignals, log_bare_lines, run_and_exit
 from homeport.registry import Registry
 from homeport.registry.store.journal import JournalError
 
@@ -40,7 +40,8 @@ from homeport.registry.store.journal import JournalError
 )
 @click.option("--memory", is_flag=True, help="Keep everything in memory instead: a restart begins empty.")
 @click.option("--node", default="", help="This node's name [default: the host name].")
-def serve(http: str, rpc: str, data_dir: Path | None, memory: bool, node: str) -> None:
+@click.option("--access-log", is_flag=True, help="Write a line of JSON for each HTTP request to standard error.")
+def serve(http: str, rpc: str, data_dir: Path | None, memory: bool, node: str, access_log: bool) -> None:
     """Run a registry that keeps what it acknowledged on disk.
 
     Prints one line with the addresses and the place of the data once it answers. SIGTERM and Ctrl-C stop it gracefully.
@@ -50,7 +51,7 @@ def serve(http: str, rpc: str, data_dir: Path | None, memory: bool, node: str) -
             "--data-dir and --memory exclude each other (both may also come from --config or "
             "HOMEPORT_SERVE_... variables)."
         )
-    run_and_exit(_serve(http, rpc, None if memory else (data_dir or default_data_dir()).absolute(), node))
+    run_and_exit(_serve(http, rpc, None if memory else (data_dir or default_data_dir()).absolute(), node, access_log))
 
 
 def default_data_dir() -> Path:
@@ -69,11 +70,13 @@ def _make(data_dir: Path) -> None:
         ) from error
 
 
-async def _serve(http: str, rpc: str, data_dir: Path | None, node: str) -> int:
+async def _serve(http: str, rpc: str, data_dir: Path | None, node: str, access_log: bool) -> int:
     signals = StopSignals()
+    if access_log:
+        log_bare_lines("homeport.registry.http.access")
     if data_dir is not None:
         _make(data_dir)
-    async with Registry(data_dir, node=node) as registry:
+    async with Registry(data_dir, node=node, http_access_log=access_log) as registry:
         # What was just loaded lives long. Left to the collector, every full collection would walk all of it and stall
         # the loop for as long; frozen, it is never looked at again, and still freed when its last reference goes. Only
         # the command does so: a library has no say over the other objects of its process.

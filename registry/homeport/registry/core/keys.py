@@ -4,7 +4,8 @@
     h/<node>/<id>/<check>      one check's status        c/<node>               a node and its maintenance
     k/<key>                    a user's key, raw         m/<key>                what only some fronts know of it
     n/<session>                a session                 d/<key>                a lock delay
-    l/<lease>                  a lease                   q/ e/                  prepared queries, events
+    l/<lease>                  a lease                   e/<name>/<time>        an event
+    q/                         prepared queries
 
 Segments are percent-encoded (`%`, `/`, bytes up to 0x20 and from 0x7F), so that a slash in a name is not a level.
 """
@@ -20,6 +21,9 @@ IDS: Final = b"i/"
 CHECKS: Final = b"h/"
 USER: Final = b"k/"
 USER_DETAILS: Final = b"m/"
+SESSIONS: Final = b"n/"
+DELAYS: Final = b"d/"
+EVENTS: Final = b"e/"
 
 _UNSAFE: Final = re.compile(rb"[%/\x00-\x20\x7f-\xff]")
 _ESCAPED: Final = re.compile(rb"%([0-9A-F]{2})")
@@ -58,6 +62,23 @@ def lease(number: int) -> bytes:
 
 def lease_number(key: bytes) -> int:
     return int(key.removeprefix(LEASES), 16)
+
+
+def node(name: str) -> bytes:
+    return b"c/%b" % escape(name)
+
+
+def session(id: str) -> bytes:  # noqa: A002
+    return b"n/%b" % escape(id)
+
+
+def event(name: str, time: int) -> bytes:
+    return b"e/%b/%016x" % (escape(name), time)
+
+
+def events_of(name: str) -> bytes:
+    """The prefix of all events of a name."""
+    return b"e/%b/" % escape(name)
 
 
 def split(key: bytes) -> list[str]:

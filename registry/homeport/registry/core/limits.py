@@ -23,6 +23,7 @@ CONNECTIONS_MAX: Final = 20_000  # half of a usual file limit of 65,536 stays fr
 PAGE_BYTES: Final = 1024 * 1024  # a page of a longer answer: half a frame, so that one largest value still fits
 
 DELETIONS_REMEMBERED: Final = 100_000  # so that absent names answer an index of their own; 100 bytes each
+PREFIXES_REMEMBERED: Final = 16_384  # whose index is kept up to date: as many as can be waited for at once
 HTTP_BODY_BYTES_MAX: Final = 2 * 1024 * 1024  # a base64 transaction holding one value of the largest size
 BLOCKING_WAIT_S_MAX: Final = 600.0  # Consul's cap on `wait`
 PROBES_AT_ONCE: Final = 256  # open probe connections: 10,000 checks each 10 s at 250 ms each

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from homeport.client.core.backoff import Rng
@@ -22,11 +23,22 @@ from homeport.client.core.errors import HomeportError
 from homeport.client.core.messages import Deregister
 from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import Change
+from homeport.registry.fronts import access_log
 from homeport.registry.fronts.consul import bodies
 from homeport.registry.fronts.consul.access import authorize, caller_of
 from homeport.registry.fronts.consul.agent import Agent
-from homeport.registry.fronts.consul.answers import JSON, TEXT, Answer, Refusal, crowded, refused
+from homeport.registry.fronts.consul.answers import (
+    JSON,
+    TEXT,
+    Answer,
+    Refusal,
+    content_hash,
+    crowded,
+    refused,
+    with_content_hash,
+)
 from homeport.registry.fronts.consul.calls import (
+    STREAM,
     Call,
     Endpoint,
     decode_body,
@@ -36,7 +48,9 @@ from homeport.registry.fronts.consul.calls import (
 )
 from homeport.registry.fronts.consul.reaping import SWEEP_S
 from homeport.registry.fronts.consul.table import TABLE, Match, Routes
-from homeport.registry.fronts.http_server import HttpServer
+from homeport.registry.fronts.consul.waiting import Resource
+from homeport.registry.fronts.http_bodies import BODIES_BYTES_MAX, Bodies, pieces, stream
+from homeport.registry.fronts.http_server import FIRST_HEAD_S_MAX, STALLED_S_MAX, HttpServer
 from homeport.registry.fronts.metrics import FrontNumbers
 from homeport.registry.operations import Operations
 
@@ -46,10 +60,19 @@ log.addHandler(logging.NullHandler())
 BLOCKED_QUERIES_MAX: Final = 16_384  # leaves room for other requests among CONNECTIONS_MAX connections; some 10 KB each
 WAIT_S_DEFAULT: Final = 300.0  # Consul's
 WAIT_JITTER: Final = 1 / 16  # of the wait, on top: a crowd that came together does not come back together
-BODY_S_MAX: Final = 30.0  # for a body to arrive: one that trickles holds a connection, no longer
 _CLOSE_S: Final = 5.0  # for answers under way when the front closes
-_CHUNK_BYTES: Final = 64 * 1024
 _NO_ROUTE: Final = "none"  # the endpoint that unknown paths are counted under
+
+# What Consul says of every read, by the consistency asked for; this registry is its own leader, and its reads are of
+# the newest state.
+_READ_HEADERS: Final = {
+    consistency: {
+        "X-Consul-KnownLeader": "true",
+        "X-Consul-LastContact": "0",
+        "X-Consul-Effective-Consistency": consistency,
+    }
+    for consistency in ("leader", "stale", "consistent")
+}
 
 
 class HttpFront:
@@ -60,6 +83,10 @@ class HttpFront:
         rng: where the jitter of blocking queries is drawn from; default: seeded by the system.
         connections_max: connections beyond this are answered 429 and closed.
         blocked_max: blocking queries beyond this are answered 429.
+        bodies_bytes_max: bodies that are being read may have so many bytes together; beyond, they are answered 429.
+        first_head_s_max: a connection that has not asked for anything by then is cut off.
+        stalled_s_max: so is one that takes next to nothing of its answer for so long.
+        access_log: whether to write a line for each request, on the logger `homeport.registry.http.access`.
 
     `numbers` counts what happens, for the metrics.
     """
@@ -71,13 +98,21 @@ class HttpFront:
         rng: Rng | None = None,
         connections_max: int = CONNECTIONS_MAX,
         blocked_max: int = BLOCKED_QUERIES_MAX,
+        bodies_bytes_max: int = BODIES_BYTES_MAX,
+        first_head_s_max: float = FIRST_HEAD_S_MAX,
+        stalled_s_max: float = STALLED_S_MAX,
+        access_log: bool = False,
     ) -> None:
         self._operations = operations
         self._rng = rng or random.Random()
         self._connections_max = connections_max
         self._blocked_max = blocked_max
+        self._first_head_s_max = first_head_s_max
+        self._stalled_s_max = stalled_s_max
+        self._access_log = access_log
         self._routes = Routes(TABLE)
         self.numbers = FrontNumbers()
+        self._bodies = Bodies(bodies_bytes_max, self.numbers)
         self._server: HttpServer | None = None
         self._listeners: list[asyncio.Server] = []
         self._agent: Agent | None = None
@@ -100,8 +135,14 @@ class HttpFront:
         loop = asyncio.get_running_loop()
         if self._server is None or self._agent is None:
             self._loop = loop
-            self._server = HttpServer(self._handle, self._connections_max, self.numbers)
-            self._agent = Agent(self._operations, _advertised(bare), loop.time(), self.numbers)
+            self._server = HttpServer(
+                self._handle,
+                self._connections_max,
+                self.numbers,
+                first_head_s_max=self._first_head_s_max,
+                stalled_s_max=self._stalled_s_max,
+            )
+            self._agent = Agent(self._operations, _advertised(bare), loop.time(), self.numbers, self._rng)
             self._operations.store.listen(self._revision)
             self._arm_sweep()
         listener = await loop.create_server(self._server.accept, bare or None, int(port))
@@ -113,6 +154,8 @@ class HttpFront:
         self._closing = True
         for woken in self._blocked:
             _wake(woken, False)
+        if self._agent is not None:
+            self._agent.end_streams()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         if self._reaping is not None:
@@ -134,30 +177,48 @@ class HttpFront:
     # --- one request --------------------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._server is not None
+        assert self._loop is not None
+        self._server.heard(request)
         self._under_way += 1
+        began = self._loop.time()
+        path, _, query = _target(request.raw_path).partition("?")
+        match = self._routes.match(path)
+        endpoint = _endpoint(request.method, match)
+        name = endpoint.name if endpoint else _NO_ROUTE
+        status, size = access_log.HUNG_UP, 0
         try:
-            return await self._respond(request)
+            answer, headers = await self._decide(request, path, query, match, endpoint)
+            status, size = answer.status, len(answer.body)
+            self.numbers.requests[name, status] += 1
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s %s %s %d", request.remote, request.method, path, status)
+            if answer.stream is not None:
+                response, size = await stream(request, answer, headers)
+                return response
+            whole = web.Response(status=status, body=answer.body, headers=headers)
+            if self._closing or (status >= 400 and not request.content.is_eof()):
+                whole.force_close()  # a refused body is not read to its end
+            return whole
         finally:
             self._under_way -= 1
             if self._closing and not self._under_way:
                 self._quiet.set()
+            if self._access_log:
+                access_log.write(request, name, status, size, self._loop.time() - began)
 
-    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        path, _, query = _target(request.raw_path).partition("?")
-        match = self._routes.match(path)
-        endpoint = match.rows.get(request.method, match.rows.get("*")) if match else None
-        if endpoint is None and match is not None and request.method == "HEAD":
-            endpoint = match.rows.get("GET")
-        pretty = False
+    async def _decide(
+        self, request: web.BaseRequest, path: str, query: str, match: Match | None, endpoint: Endpoint | None
+    ) -> tuple[Answer, dict[str, str]]:
+        """The answer to a request, errors included, and its headers."""
         parameters: list[tuple[str, str]] = []
         try:
-            parameters = decode_query(query)
-            pretty = any(name == "pretty" for name, _ in parameters)
+            if query:
+                parameters = decode_query(query)
             if match is None or endpoint is None or endpoint.view is None:
                 answer = _no_view(request.method, path, match, endpoint)
             else:
-                call = self._call(request, endpoint, match, parameters)
-                answer = await self._answer(request, call)
+                answer = await self._answer(request, self._call(request, endpoint, match, parameters))
         except Refusal as refusal:
             answer = refusal.answer()
         except HomeportError as error:
@@ -165,19 +226,16 @@ class HttpFront:
         except Exception:
             log.exception("%s %s failed by a defect of the registry", request.method, path)
             answer = Answer(status=500, body=b"The registry failed; its log says more", content_type=TEXT)
-        self.numbers.requests[endpoint.name if endpoint else _NO_ROUTE, answer.status] += 1
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s %s %s %d", request.remote, request.method, path, answer.status)
-        headers = {"Content-Type": answer.content_type, **answer.headers}
+        headers = {"Content-Type": answer.content_type}
         if answer.index:
             headers["X-Consul-Index"] = str(answer.index)
         if endpoint is not None and endpoint.read:
-            headers |= _read_headers(parameters)
-        body = bodies.pretty(answer.body) if pretty and answer.content_type == JSON else answer.body
-        response = web.Response(status=answer.status, body=body, headers=headers)
-        if self._closing or (answer.status >= 400 and not request.content.is_eof()):
-            response.force_close()  # a refused body is not read to its end
-        return response
+            headers |= _READ_HEADERS[_consistency(parameters)]
+        if answer.headers:
+            headers |= answer.headers
+        if answer.content_type == JSON and any(name == "pretty" for name, _ in parameters):
+            answer = msgspec.structs.replace(answer, body=bodies.pretty(answer.body))
+        return answer, headers
 
     def _call(
         self, request: web.BaseRequest, endpoint: Endpoint, match: Match, parameters: list[tuple[str, str]]
@@ -191,16 +249,19 @@ class HttpFront:
 
     async def _answer(self, request: web.BaseRequest, call: Call) -> Answer:
         endpoint = call.endpoint
-        if endpoint.takes is not None:
-            call.body = await _read_body(request, endpoint.body_bytes_max)
+        if endpoint.takes == STREAM:
+            call.pieces = pieces(request, endpoint.body_bytes_max)
+        elif endpoint.takes is not None:
+            call.body = await self._bodies.read(request, endpoint.body_bytes_max)
             decode_body(call)
         if endpoint.path == "/readyz" and self._closing:
             raise Refusal(503, "closing\n")
         if call.flag("consistent"):
             await self._operations.store.barrier()
-        if endpoint.resource is not None and call.number("index"):
-            return await self._blocking(call)
-        return await self._view(call)
+        if endpoint.resource is not None and (call.number("index") or call.text("hash")):
+            await self._until_news(call, endpoint.resource(call))
+        answer = await self._view(call)
+        return with_content_hash(answer) if "hash" in call.values else answer
 
     async def _view(self, call: Call) -> Answer:
         assert call.endpoint.view is not None
@@ -209,18 +270,12 @@ class HttpFront:
 
     # --- blocking queries ---------------------------------------------------------------------------------------
 
-    async def _blocking(self, call: Call) -> Answer:
-        """Answer when the resource's index is past the one given, or the wait is over.
-
-        An index from another history, beyond anything this store has reached, is answered at once.
-        """
+    async def _until_news(self, call: Call, resource: Resource) -> None:
+        """Return when the call would be answered by something new, or its wait is over."""
         assert self._loop is not None
-        assert call.endpoint.resource is not None
-        resource = call.endpoint.resource(call)
-        index = call.number("index") or 0
         deadline = self._loop.time() + self._wait_s(call)
         numbers = self.numbers
-        while resource.index() <= index <= self._operations.store.mvcc.revision and not self._closing:
+        while await self._is_known(call, resource) and not self._closing:
             if numbers.blocked >= self._blocked_max:
                 raise crowded("blocking queries")
             woken: asyncio.Future[bool] = self._loop.create_future()
@@ -230,14 +285,22 @@ class HttpFront:
             numbers.blocked += 1
             try:
                 if not await woken:
-                    break
+                    return
                 numbers.wakes += 1
             finally:
                 numbers.blocked -= 1
                 del self._blocked[woken]
                 timer.cancel()
                 unsubscribe()
-        return await self._view(call)
+
+    async def _is_known(self, call: Call, resource: Resource) -> bool:
+        """Whether the caller has what it would be told: this content, or all up to this index.
+
+        An index from another history, beyond anything this store has reached, says nothing of what it has.
+        """
+        if known := call.text("hash"):
+            return content_hash(await self._view(call)) == known  # which does not wait: the view is of a read
+        return resource.index() <= (call.number("index") or 0) <= self._operations.store.mvcc.revision
 
     def _wait_s(self, call: Call) -> float:
         wait_s = call.seconds("wait") or 0.0
@@ -284,28 +347,12 @@ def _target(raw: str) -> str:
     return raw if raw.startswith("/") else "/" + raw.partition("://")[2].partition("/")[2]
 
 
-async def _read_body(request: web.BaseRequest, bytes_max: int) -> bytes:
-    """The whole body.
-
-    Raises:
-        Refusal: 413, it is longer than `bytes_max`; 408, it took too long to come.
-    """
-    too_long = Refusal(413, f"Request body too large, max size: {bytes_max} bytes")
-    if request.content_length is not None and request.content_length > bytes_max:
-        raise too_long
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S_MAX):
-            while chunk := await request.content.read(_CHUNK_BYTES):
-                body += chunk
-                if len(body) > bytes_max:
-                    raise too_long
-    except TimeoutError:
-        raise Refusal(408, f"The request's body did not come within {BODY_S_MAX:.0f} s") from None
-    return bytes(body)
+def _endpoint(method: str, match: Match | None) -> Endpoint | None:
+    """The row that a request is for, if there is one."""
+    if match is None:
+        return None
+    found = match.rows.get(method) or match.rows.get("*")
+    return match.rows.get("GET") if found is None and method == "HEAD" else found
 
 
 def _no_view(method: str, path: str, match: Match | None, endpoint: Endpoint | None) -> Answer:
@@ -323,14 +370,8 @@ def _no_view(method: str, path: str, match: Match | None, endpoint: Endpoint | N
     return Answer(status=405, body=text.encode(), content_type=TEXT, headers={"Allow": allowed})
 
 
-def _read_headers(query: list[tuple[str, str]]) -> dict[str, str]:
-    """What Consul says of every read; this registry is its own leader, and its reads are of the newest state."""
-    asked = [name for name, _ in query if name in ("stale", "consistent")]
-    return {
-        "X-Consul-KnownLeader": "true",
-        "X-Consul-LastContact": "0",
-        "X-Consul-Effective-Consistency": asked[0] if asked else "leader",
-    }
+def _consistency(parameters: list[tuple[str, str]]) -> str:
+    return next((name for name, _ in parameters if name in _READ_HEADERS), "leader")
 
 
 def _wake(woken: asyncio.Future[bool], changed: bool) -> None:

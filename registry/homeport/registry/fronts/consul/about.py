@@ -1,15 +1,20 @@
-"""What the registry says of itself: to Consul's clients, to load balancers."""
+"""What the registry says of itself: to Consul's clients, to operators, to load balancers.
+
+It is a cluster of one, and says so: its only member, its only server, its own leader.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from homeport.registry.fronts.consul import bodies, shapes
-from homeport.registry.fronts.consul.agent import DATACENTER, VERSION, node_id
-from homeport.registry.fronts.consul.answers import TEXT, Answer
+from homeport.registry.fronts.consul.agent import DATACENTER, VERSION, Agent, node_id
+from homeport.registry.fronts.consul.answers import TEXT, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
+from homeport.registry.fronts.metrics import exposition, telemetry
 
 _SERF_PORT: Final = 8301  # where Consul's agents gossip; nothing listens there, but clients expect a number
+_SERF_WAN_PORT: Final = 8302
 _RPC_PORT: Final = 8300
 _ALIVE: Final = 1  # as Serf numbers the states of members
 
@@ -41,8 +46,56 @@ def agent_self(call: Call) -> Answer:
     )
 
 
+def members(call: Call) -> Answer:
+    """The members of the cluster; those of other datacenters, if there were any, would come with `wan`."""
+    agent = call.agent
+    name = f"{agent.node}.{DATACENTER}" if call.flag("wan") else agent.node
+    member = shapes.Member(
+        name=name,
+        addr=agent.address,
+        port=_SERF_WAN_PORT if call.flag("wan") else _SERF_PORT,
+        tags={"build": VERSION, "dc": DATACENTER, "id": node_id(agent.node), "port": str(_RPC_PORT), "role": "consul"},
+        status=_ALIVE,
+    )
+    return Answer(body=bodies.encode([member]))
+
+
+def force_leave(call: Call) -> Answer:
+    """There is nobody to be made to leave, and that is the answer."""
+    if call.name in (call.agent.node, f"{call.agent.node}.{DATACENTER}"):
+        raise Refusal(400, f"{call.name!r} is this registry itself, its only member: stop its process instead")
+    raise Refusal(404, f"No node found with name {call.name!r}")
+
+
+def metrics(call: Call) -> Answer:
+    """Its numbers, as JSON or for Prometheus."""
+    asked = call.text("format")
+    if asked not in ("", "prometheus"):
+        raise Refusal(400, f"Invalid format: {asked!r}; allowed: prometheus, or none for JSON")
+    return exposition(call) if asked else Answer(body=bodies.encode(telemetry(call.agent)))
+
+
 def leader(call: Call) -> Answer:
-    return Answer(body=bodies.encode(f"{call.agent.address}:{_RPC_PORT}"))
+    return Answer(body=bodies.encode(_server(call.agent)))
+
+
+def peers(call: Call) -> Answer:
+    return Answer(body=bodies.encode([_server(call.agent)]))
+
+
+def datacenters(_call: Call) -> Answer:
+    return Answer(body=bodies.encode([DATACENTER]))
+
+
+def raft_configuration(call: Call) -> Answer:
+    """The servers of the quorum: this one."""
+    agent = call.agent
+    one = shapes.RaftServer(id=node_id(agent.node), node=agent.node, address=_server(agent))
+    return Answer(body=bodies.encode(shapes.RaftConfiguration(servers=(one,), index=agent.store.mvcc.revision)))
+
+
+def _server(agent: Agent) -> str:
+    return f"{agent.address}:{_RPC_PORT}"
 
 
 def healthz(_call: Call) -> Answer:

@@ -1,21 +1,22 @@
 """The agent that Consul's clients believe they talk to: this registry under one node name, and what that takes.
 
 Everything here follows the store revision by revision and could be computed anew from it at any moment: which CheckID
-means which check, which deletions an index must remember, who waits for which service.
+means which check, which index a name has, there or not, who waits for which service.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Final
 
+from homeport.client.core.backoff import Rng
 from homeport.client.core.model import InstanceKey
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Entry
-from homeport.registry.core.indexes import Deletions
+from homeport.registry.core.indexes import Indexes
 from homeport.registry.core.txn import Change
 from homeport.registry.fronts.consul.reaping import Reaper
 from homeport.registry.fronts.consul.registrations import check_id
@@ -43,6 +44,9 @@ class NoOutlet:
     def send(self, watch: int, outgoing: object) -> None:
         raise AssertionError("nobody watches through this")
 
+    def deliver(self, watch: int, outgoing: object) -> bool:
+        raise AssertionError("nobody watches through this")
+
     def wake(self) -> None:
         raise AssertionError("nobody watches through this")
 
@@ -50,14 +54,20 @@ class NoOutlet:
 class Agent:
     """What views read and write. Made when the front opens; from then on it hears of every revision."""
 
-    def __init__(self, operations: Operations, address: str, now: float, numbers: FrontNumbers) -> None:
+    def __init__(self, operations: Operations, address: str, now: float, numbers: FrontNumbers, rng: Rng) -> None:
         self.numbers = numbers
+        self.started = now
+        self.streams: dict[Callable[[], None], None] = {}  # endless answers under way: what ends each
+        self._rng = rng
         self.operations = operations
         self.store = operations.store
         self.catalogue = operations.catalogue
         self.node = operations.node
         self.address = address
-        self.deletions = Deletions(keys.USER, self.store.mvcc.revision)
+        self.sessions = operations.sessions
+        self.key_indexes = Indexes(self.store.mvcc, keys.USER)
+        self.session_indexes = Indexes(self.store.mvcc, keys.SESSIONS)
+        self.event_indexes = Indexes(self.store.mvcc, keys.EVENTS)
         self.waits = ServiceWaits(self.catalogue)
         self.reaper = Reaper(self.catalogue)
         self.services_shown = (0, b"")  # the list of services as last encoded, and the index it is of
@@ -66,6 +76,15 @@ class Agent:
         for service in self.catalogue.services.values():
             for key in service.entries:
                 self._follow(key, now)
+
+    def new_id(self) -> str:
+        """A new UUID, as Consul gives its events and sessions."""
+        return str(uuid.UUID(int=self._rng.randrange(1 << 128), version=4))
+
+    def end_streams(self) -> None:
+        """The front closes."""
+        for end in tuple(self.streams):
+            end()
 
     def peer(self) -> Peer:
         """Who asks, as far as operations care."""
@@ -81,7 +100,9 @@ class Agent:
 
     def revision(self, revision: int, changes: tuple[Change, ...], now: float) -> None:
         """Take in one revision, after the catalogue has."""
-        self.deletions.apply(revision, changes)
+        self.key_indexes.apply(revision, changes)
+        self.session_indexes.apply(revision, changes)
+        self.event_indexes.apply(revision, changes)
         touched = _touched(changes)
         if touched:
             for key in touched:

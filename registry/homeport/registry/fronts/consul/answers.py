@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
 
 import msgspec
 
@@ -24,14 +26,26 @@ TEXT: Final = "text/plain; charset=utf-8"
 RETRY_AFTER_S: Final = 1  # told to those who came when there was no room
 
 
+class Stream(Protocol):
+    """The body of an answer in pieces; closed when nobody wants more of it, asked for any or not."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    async def aclose(self) -> None: ...
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """A response before it is written. `index` 0: it belongs to nothing that can be waited for."""
+    """A response before it is written. `index` 0: it belongs to nothing that can be waited for.
+
+    `stream`, where given, is the body in pieces, written as they come until it ends or the client goes; it is closed
+    in either case.
+    """
 
     status: int = 200
     body: bytes = b""
     content_type: str = JSON
     index: int = 0
     headers: dict[str, str] = {}
+    stream: Stream | None = None
 
 
 NOTHING: Final = Answer(content_type=TEXT)
@@ -49,6 +63,16 @@ class Refusal(Exception):
 
     def answer(self) -> Answer:
         return Answer(status=self.status, body=str(self).encode(), content_type=TEXT, headers=self.headers)
+
+
+def content_hash(answer: Answer) -> str:
+    """What stands for the answer's content in `?hash`: equal for equal content, whatever its index."""
+    return hashlib.blake2b(answer.body, digest_size=8).hexdigest()
+
+
+def with_content_hash(answer: Answer) -> Answer:
+    headers = {**answer.headers, "X-Consul-ContentHash": content_hash(answer)}
+    return msgspec.structs.replace(answer, headers=headers)
 
 
 def crowded(what: str) -> Refusal:

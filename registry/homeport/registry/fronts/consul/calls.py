@@ -7,7 +7,7 @@ nobody knows is skipped, as Consul does.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -25,6 +25,7 @@ Support = Literal["supported", "differs", "refused"]
 
 NUMBER_MAX: Final = 2**64 - 1  # flags and indexes are unsigned 64-bit numbers
 QUERY_FIELDS_MAX: Final = 64  # parameters of one request
+STREAM: Final = "stream"  # what a row takes whose view reads the body itself, piece by piece
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -41,8 +42,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `path` may end in one variable, which takes the rest of the path, slashes and all; `*` as method is any. `view` is a
     pure function of the call for reads; for writes it returns an awaitable. `resource` makes a read one that can block.
-    `takes` is what the body is decoded as (`bytes`: as it is); `answers` what a success holds. `read` adds the headers
-    and parameters that every read of the catalogue and of keys has.
+    `takes` is what the body is decoded as (`bytes`: as it is; `STREAM`: it is not, the view reads `call.pieces`);
+    `body_optional` lets an empty one stand for `{}`. `answers` is what an answer with one of the `statuses` holds
+    (None: text). `read` adds the headers and parameters that every read of the catalogue and of keys has.
     """
 
     method: str
@@ -53,9 +55,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     resource: Callable[[Call], Resource] | None = None
     takes: Any = None
     answers: Any = None
+    statuses: tuple[int, ...] = (200,)
     access: Access = "read"
     read: bool = False
     body_bytes_max: int = 0
+    body_optional: bool = False
     support: Support = "supported"
     note: str = ""
 
@@ -67,7 +71,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 class Call:
     """A request as its view sees it."""
 
-    __slots__ = ("agent", "body", "caller", "endpoint", "payload", "raw", "values")
+    __slots__ = ("agent", "body", "caller", "endpoint", "payload", "pieces", "raw", "values")
 
     def __init__(
         self, endpoint: Endpoint, agent: Agent, caller: Caller, raw: bytes, values: dict[str, Any], body: bytes = b""
@@ -79,6 +83,7 @@ class Call:
         self.values = values
         self.body = body
         self.payload: Any = None
+        self.pieces: AsyncIterator[bytes] | None = None
 
     @property
     def name(self) -> str:
@@ -166,7 +171,8 @@ def decode_body(call: Call) -> None:
     if takes is bytes:
         call.payload = call.body
     elif takes is not None:
-        call.payload = bodies.decode(takes, call.body)
+        empty = call.endpoint.body_optional and not call.body.strip()
+        call.payload = bodies.decode(takes, b"{}" if empty else call.body)
 
 
 def _value(parameter: Parameter, text: str) -> Any:

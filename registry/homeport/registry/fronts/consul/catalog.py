@@ -10,7 +10,7 @@ from homeport.registry.core.catalogue import Entry
 from homeport.registry.core.catalogue import Service as CatalogueService
 from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER, Agent, node_id
-from homeport.registry.fronts.consul.answers import Answer
+from homeport.registry.fronts.consul.answers import YES, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
 from homeport.registry.fronts.consul.durations import format_duration
 from homeport.registry.fronts.consul.registrations import (
@@ -23,6 +23,7 @@ from homeport.registry.fronts.consul.registrations import (
 
 _SHAPES_KEPT_MAX: Final = 64  # answers kept per service: its tags combined in every way would be endless
 _TTL_EXPIRED: Final = "TTL expired"
+_NO_REASON: Final = "Maintenance mode is enabled for this service, but no reason was given."
 
 
 def services(call: Call) -> Answer:
@@ -65,36 +66,73 @@ def _health(agent: Agent, service: CatalogueService, passing: bool, tags: tuple[
 
 def _entry(agent: Agent, entry: Entry) -> shapes.HealthEntry:
     one = entry.registered
-    details = details_of(one)
     address = agent.address if one.node == agent.node else one.address
     return shapes.HealthEntry(
-        node=shapes.Node(
-            id=node_id(one.node),
-            node=one.node,
-            address=address,
-            datacenter=DATACENTER,
-            tagged_addresses={"lan": address, "wan": address},
-        ),
-        service=shapes.Service(
-            id=one.id,
-            service=one.service,
-            tags=one.tags,
-            address=one.address if details.address_given else "",
-            tagged_addresses=tagged_addresses(details),
-            meta=one.meta,
-            port=one.port,
-            weights=shapes.Weights(one.weight, details.weight_warning),
-            enable_tag_override=details.enable_tag_override,
-            create_index=one.create_revision,
-            modify_index=one.mod_revision,
-        ),
-        checks=tuple(_checks(agent, entry, details)),
+        node=_node(one.node, address), service=service_of(entry), checks=tuple(checks_of(agent, entry))
     )
 
 
-def _checks(agent: Agent, entry: Entry, details: Details) -> list[shapes.Check]:
-    """Its checks as defined, then what the registry itself found or was told about it."""
+def own_node(agent: Agent) -> shapes.Node:
+    """The agent's own node, which always exists."""
+    return _node(agent.node, agent.address)
+
+
+def register(call: Call) -> Answer:
+    """Register the agent's own node as it is, which changes nothing; clients do so before they make a session."""
+    asked: shapes.NodeDefinition = call.payload
+    if not asked.node or not asked.address:
+        raise Refusal(400, "Must provide node and address")
+    if (asked.node, asked.address) != (call.agent.node, call.agent.address):
+        raise Refusal(
+            501, f"Only the agent's own node, {call.agent.node!r} at {call.agent.address}, can be registered yet"
+        )
+    if asked.service or asked.check or asked.checks or asked.node_meta or asked.tagged_addresses:
+        raise Refusal(501, "Only a bare node can be registered here yet; register services with the agent")
+    return YES
+
+
+def _node(name: str, address: str) -> shapes.Node:
+    return shapes.Node(
+        id=node_id(name),
+        node=name,
+        address=address,
+        datacenter=DATACENTER,
+        tagged_addresses={"lan": address, "wan": address},
+    )
+
+
+def service_of(entry: Entry) -> shapes.Service:
+    """An instance as registered."""
     one = entry.registered
+    details = details_of(one)
+    return shapes.Service(
+        id=one.id,
+        service=one.service,
+        tags=one.tags,
+        address=one.address if details.address_given else "",
+        tagged_addresses=tagged_addresses(details),
+        meta=one.meta,
+        port=one.port,
+        weights=shapes.Weights(one.weight, details.weight_warning),
+        enable_tag_override=details.enable_tag_override,
+        create_index=one.create_revision,
+        modify_index=one.mod_revision,
+    )
+
+
+def check_of(agent: Agent, check_id: str) -> shapes.Check | None:
+    """The check of the agent's own node that goes by a CheckID."""
+    found = agent.check(check_id)
+    entry = agent.catalogue.find(*found[0]) if found else None
+    if entry is None:
+        return None
+    return next((check for check in checks_of(agent, entry) if check.check_id == check_id), None)
+
+
+def checks_of(agent: Agent, entry: Entry) -> list[shapes.Check]:
+    """The checks of an instance as defined, then what the registry itself found or was told about it."""
+    one = entry.registered
+    details = details_of(one)
     defined = {check.name for check in one.checks}
     shown = [_check(agent, entry, check, details) for check in one.checks]
     for name in agent.catalogue.check_names(one.key):
@@ -103,7 +141,7 @@ def _checks(agent: Agent, entry: Entry, details: Details) -> list[shapes.Check]:
             shown.append(_check(agent, entry, check, details))
     if one.state == "maintenance":
         id_ = f"_service_maintenance:{one.id}"
-        shown.append(_told(entry, id_, "Service Maintenance Mode", "Maintenance mode is on."))
+        shown.append(_told(entry, id_, "Service Maintenance Mode", details.maintenance_reason or _NO_REASON))
     elif one.state == "draining":
         id_ = f"_service_draining:{one.id}"
         shown.append(_told(entry, id_, "Service Draining", "The service is shutting down."))

@@ -1,6 +1,7 @@
-"""Keys: reads, conditional writes and deletions, as transactions over `k/<key>` and, where flags are set, `m/<key>`.
+"""Keys: reads, conditional writes, locks and deletions, as transactions over `k/<key>` and what stands beside it.
 
-Every write is decided by the store in one transaction. A PUT of what stands already changes nothing and wakes nobody.
+Every write is one transaction: decided on the state at hand, on the condition that it still stands, else decided anew.
+A PUT of what stands already changes nothing and wakes nobody.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from typing import Final
 
 import msgspec
 
-from homeport.client.core import wire
 from homeport.client.core.model import KeyValue
-from homeport.registry.core import keys
-from homeport.registry.core.txn import Compare, Delete, Op, Put, Range, RangeResult, Txn, TxnResult
+from homeport.registry.core import keys, user_keys
+from homeport.registry.core.limits import KEY_BYTES_MAX
+from homeport.registry.core.overlay import Overlay
+from homeport.registry.core.sessions import Refused, lock, unlock
+from homeport.registry.core.txn import Compare, Delete, Put, Range, RangeResult, Txn
 from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.answers import NO, TEXT, YES, Answer, Refusal
@@ -21,28 +24,15 @@ from homeport.registry.fronts.consul.calls import Call
 from homeport.registry.fronts.consul.waiting import Keys
 
 KV_BYTES_MAX: Final = 512 * 1024  # Consul's limit for a value
-_RACES_MAX: Final = 16  # times a write is decided anew because the key's lease or flags changed meanwhile
 # A value that is shown as a page on this origin must not run as one.
 _RAW_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
-
-
-class KeyDetails(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What stands under `m/<key>`: what only Consul's clients know of a key.
-
-    It belongs to the key as it stands only if it is no older: a key that ended with its lease, or was deleted by
-    someone who knows nothing of it, leaves it behind.
-    """
-
-    flags: int = 0
-    lock_index: int = 0
-    session: str = ""
 
 
 def resource(call: Call) -> Keys:
     """What a read of keys waits for: the key, or all that start with it."""
     key = keys.USER + call.raw
     prefix = call.flag("recurse") or call.flag("keys")
-    return Keys(call.agent, key, keys.prefix_end(key) if prefix else None)
+    return Keys(call.agent.store, call.agent.key_indexes, key, keys.prefix_end(key) if prefix else None)
 
 
 def read(call: Call) -> Answer:
@@ -51,6 +41,7 @@ def read(call: Call) -> Answer:
         return _names(call)
     if not call.raw and not call.flag("recurse"):
         raise Refusal(400, "Missing key name")
+    mvcc = call.agent.store.mvcc
     entries = list(_entries(call))
     index = resource(call).index()
     if not entries:
@@ -59,40 +50,67 @@ def read(call: Call) -> Answer:
         if call.flag("recurse"):
             raise Refusal(400, "Conflicting flags: raw shows one key, recurse many")
         return Answer(body=entries[0].value, content_type=TEXT, index=index, headers=_RAW_HEADERS)
-    return Answer(body=bodies.encode([_shown(call.agent, entry) for entry in entries]), index=index)
+    return Answer(body=bodies.encode([shape(user_keys.shown(mvcc, entry)) for entry in entries]), index=index)
 
 
 async def write(call: Call) -> Answer:
-    """Write a key, with `cas` only if it is at that index (0: only if it is absent)."""
+    """Write a key, whoever holds it; with `cas` only at that index (0: only if it is absent). Or lock or unlock it."""
     if not call.raw:
         raise Refusal(400, "Missing key name")
+    if len(call.raw) > KEY_BYTES_MAX - len(keys.USER):
+        raise Refusal(413, f"the key has {len(call.raw)} bytes; allowed: {KEY_BYTES_MAX - len(keys.USER)}")
+    if sum(name in call.values for name in ("cas", "acquire", "release")) > 1:
+        raise Refusal(400, "Conflicting flags: only one of cas, acquire and release")
+    if "acquire" in call.values:
+        return await _lock(call)
+    if "release" in call.values:
+        return await _unlock(call)
+    return await _set(call)
+
+
+async def _set(call: Call) -> Answer:
     key, meta = keys.USER + call.raw, keys.USER_DETAILS + call.raw
-    cas = call.number("cas")
+    cas, flags = call.number("cas"), call.number("flags") or 0
+
+    def attempt(overlay: Overlay) -> bool:
+        if cas is not None:
+            found = overlay.get(key)
+            if (found.mod_revision if found else 0) != cas:
+                return False
+        user_keys.write(overlay, call.raw, call.body, flags)
+        return True
+
     store = call.agent.store
-    for _ in range(_RACES_MAX):
-        old, old_meta = store.mvcc.get(key), store.mvcc.get(meta)
-        details = _details(old_meta, old)
-        new = msgspec.structs.replace(details, flags=call.number("flags") or 0)
-        lease = old.lease if old else 0
-        writes: list[Op] = [Put(key, call.body, lease)]
-        if new != details:
-            writes.append(Put(meta, wire.encode(new), lease) if new != KeyDetails() else Delete(meta))
-        # What the decision was made from; if it changed meanwhile, it is made anew.
-        basis = (
-            Compare(key, "lease", "=", lease),
-            Compare(meta, "mod", "=", old_meta.mod_revision if old_meta else 0),
-        )
-        same = (Compare(key, "value", "=", call.body),) if new == details else (_never(key),)
-        inner = Txn(basis, (Txn(same, (), tuple(writes)),))
-        demand = () if cas is None else (Compare(key, "mod", "=", cas),)
-        result = await store.commit(Txn(demand, (inner,)))
-        if not result.succeeded:
-            return NO
-        decided = result.responses[0]
-        assert isinstance(decided, TxnResult)
-        if decided.succeeded:
+    standing = store.mvcc.get(key)
+    if cas is None and not flags and standing is None and store.mvcc.get(meta) is None:
+        # Nothing to keep: the commonest write of all is decided by the store alone.
+        absent = (Compare(key, "version", "=", 0), Compare(meta, "version", "=", 0))
+        if (await store.commit(Txn(absent, (Put(key, call.body),)))).succeeded:
             return YES
-    raise Refusal(500, f"the key was changed by others {_RACES_MAX} times meanwhile; try again")
+    done, _ = await call.agent.sessions.decide(attempt)
+    return YES if done else NO
+
+
+async def _lock(call: Call) -> Answer:
+    session, flags = call.text("acquire"), call.number("flags") or 0
+    sessions = call.agent.sessions
+    while True:
+        outcome, _ = await sessions.decide(lambda overlay: lock(overlay, call.raw, session, call.body, flags))
+        match outcome:
+            case Refused(why="unknown session"):
+                raise Refusal(500, f'invalid session "{session}"')
+            case Refused(why="abandoned", session=gone):
+                await sessions.settled(gone)
+            case Refused():
+                return NO
+            case _:
+                return YES
+
+
+async def _unlock(call: Call) -> Answer:
+    session, flags = call.text("release"), call.number("flags") or 0
+    released, _ = await call.agent.sessions.decide(lambda overlay: unlock(overlay, call.raw, session, call.body, flags))
+    return NO if released is None else YES
 
 
 async def delete(call: Call) -> Answer:
@@ -151,32 +169,20 @@ def _entries(call: Call) -> Iterable[KeyValue]:
     return call.agent.store.mvcc.range(Range(key, end)).entries
 
 
-def _shown(agent: Agent, entry: KeyValue) -> shapes.KvEntry:
-    user_key = entry.key[len(keys.USER) :]
-    details = _details(agent.store.mvcc.get(keys.USER_DETAILS + user_key), entry)
-    shape = shapes.KvEntry(
+def shape(entry: user_keys.UserKey) -> shapes.KvEntry:
+    """A key as clients see it."""
+    kv, details = entry.kv, entry.details
+    kind = shapes.KvEntry(
         lock_index=details.lock_index,
-        key=_text(user_key),
+        key=_text(entry.name),
         flags=details.flags,
-        value=entry.value or None,
-        create_index=entry.create_revision,
-        modify_index=entry.mod_revision,
+        value=kv.value or None,
+        create_index=kv.create_revision,
+        modify_index=kv.mod_revision,
     )
     if not details.session:
-        return shape
-    return shapes.HeldKvEntry(**msgspec.structs.asdict(shape), session=details.session)
-
-
-def _details(found: KeyValue | None, entry: KeyValue | None) -> KeyDetails:
-    """What is known of `entry`, from what was `found` beside it."""
-    if found is None or entry is None or found.mod_revision < entry.create_revision:
-        return KeyDetails()
-    return wire.decode(KeyDetails, found.value)
-
-
-def _never(key: bytes) -> Compare:
-    """A condition that no key meets."""
-    return Compare(key, "version", "<", 0)
+        return kind
+    return shapes.HeldKvEntry(**msgspec.structs.asdict(kind), session=details.session)
 
 
 def _text(key: bytes) -> str:

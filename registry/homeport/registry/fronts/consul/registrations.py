@@ -76,6 +76,7 @@ class Details(msgspec.Struct, frozen=True, omit_defaults=True):
     enable_tag_override: bool = False
     tagged_addresses: dict[str, tuple[str, int]] = {}
     weight_warning: int = 1
+    maintenance_reason: str = ""
 
 
 _NO_DETAILS: Final = Details()
@@ -105,7 +106,9 @@ def check_status(catalogue: Catalogue, entry: Entry, check: Check) -> Status:
     return "critical" if check.kind == "ttl" else check.initial
 
 
-def to_instance(definition: ServiceDefinition, *, node: str, node_address: str, state: State) -> Instance:
+def to_instance(
+    definition: ServiceDefinition, *, node: str, node_address: str, state: State, maintenance_reason: str = ""
+) -> Instance:
     """The instance that a definition describes.
 
     Raises:
@@ -145,6 +148,7 @@ def to_instance(definition: ServiceDefinition, *, node: str, node_address: str, 
             name: (tagged.address, tagged.port) for name, tagged in sorted(definition.tagged_addresses.items())
         },
         weight_warning=1 if weights is None else weights.warning,
+        maintenance_reason=maintenance_reason,
     )
     return Instance(
         service=definition.name,

@@ -9,7 +9,7 @@ from homeport.client.core.messages import Deregister, Register, ReportCheck
 from homeport.client.core.model import Status
 from homeport.registry.fronts.consul.answers import NOTHING, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
-from homeport.registry.fronts.consul.registrations import to_instance
+from homeport.registry.fronts.consul.registrations import details_of, to_instance
 
 _REPORTED: Final[dict[str, Status]] = {"passing": "passing", "warning": "warning", "critical": "critical"}
 
@@ -24,6 +24,7 @@ async def register(call: Call) -> Answer:
         node=agent.node,
         node_address=agent.address,
         state=standing.registered.state if standing else "up",
+        maintenance_reason=details_of(standing.registered).maintenance_reason if standing else "",
     )
     for check in instance.checks:
         if agent.check_is_of_another(check.name, instance.key):

@@ -98,6 +98,89 @@ class CheckReport(_Sent, frozen=True, kw_only=True):
     output: str = ""
 
 
+class ServiceCheck(msgspec.Struct, frozen=True, rename=go_name):
+    """A service's check that a session stands on."""
+
+    id: str = ""
+    namespace: str = ""
+
+
+class SessionDefinition(_Sent, frozen=True, kw_only=True):
+    """A session as asked for. `lock_delay` is a Go duration or nanoseconds, fewer than a thousand of which are seconds;
+    checks that are not named at all are serfHealth, those named as an empty list are none.
+    """
+
+    name: str = ""
+    node: str = ""
+    lock_delay: str | int | float | None = None
+    behavior: str = ""
+    ttl: str = ""
+    checks: list[str] | None = None
+    node_checks: list[str] | None = None
+    service_checks: list[ServiceCheck] | None = None
+
+
+class NodeDefinition(_Sent, frozen=True, kw_only=True):
+    """A node as registered with the catalogue; what may come with it is refused where given."""
+
+    node: str = ""
+    address: str = ""
+    service: dict[str, object] = {}
+    check: dict[str, object] = {}
+    checks: list[object] = []
+    node_meta: dict[str, str] = {}
+    tagged_addresses: dict[str, str] = {}
+
+
+class TxnKvAsked(_Sent, frozen=True, kw_only=True):
+    """An operation on a key; the value is base64."""
+
+    verb: str = ""
+    key: str = ""
+    value: bytes = b""
+    flags: int = 0
+    index: int = 0
+    session: str = ""
+
+
+class TxnNodeName(_Sent, frozen=True, kw_only=True):
+    node: str = ""
+
+
+class TxnNodeAsked(_Sent, frozen=True, kw_only=True):
+    verb: str = ""
+    node: TxnNodeName = TxnNodeName()
+
+
+class TxnServiceId(_Sent, frozen=True, kw_only=True):
+    id: str = ""
+
+
+class TxnServiceAsked(_Sent, frozen=True, kw_only=True):
+    verb: str = ""
+    node: str = ""
+    service: TxnServiceId = TxnServiceId()
+
+
+class TxnCheckId(_Sent, frozen=True, kw_only=True):
+    node: str = ""
+    check_id: str = ""
+
+
+class TxnCheckAsked(_Sent, frozen=True, kw_only=True):
+    verb: str = ""
+    check: TxnCheckId = TxnCheckId()
+
+
+class TxnOperation(_Sent, frozen=True, kw_only=True):
+    """One operation of a transaction: exactly one of these."""
+
+    kv: TxnKvAsked | None = msgspec.field(default=None, name="KV")
+    node: TxnNodeAsked | None = None
+    service: TxnServiceAsked | None = None
+    check: TxnCheckAsked | None = None
+
+
 # --- what clients are shown -------------------------------------------------------------------------------------
 
 
@@ -172,6 +255,163 @@ class HeldKvEntry(KvEntry, frozen=True, kw_only=True):
     """A key that a session holds."""
 
     session: str
+
+
+class TxnError(msgspec.Struct, frozen=True, rename=go_name):
+    """What stood against a transaction, and which of its operations that was."""
+
+    op_index: int
+    what: str
+
+
+class TxnKv(msgspec.Struct, frozen=True):
+    kv: KvEntry = msgspec.field(name="KV")
+
+
+class TxnNode(msgspec.Struct, frozen=True, rename=go_name):
+    node: Node
+
+
+class TxnService(msgspec.Struct, frozen=True, rename=go_name):
+    service: Service
+
+
+class TxnCheck(msgspec.Struct, frozen=True, rename=go_name):
+    check: Check
+
+
+class TxnOutcome(_Shown, frozen=True, kw_only=True):
+    """What the operations showed, or what stood against them."""
+
+    results: list[object] | None = None
+    errors: list[TxnError] | None = None
+
+
+class SessionId(msgspec.Struct, frozen=True, rename=go_name):
+    id: str
+
+
+class Session(_Shown, frozen=True, kw_only=True):
+    """A session; `lock_delay` in nanoseconds."""
+
+    id: str
+    name: str
+    node: str
+    lock_delay: int
+    behavior: str
+    ttl: str
+    node_checks: tuple[str, ...]
+    service_checks: list[ServiceCheck] | None
+    create_index: int
+    modify_index: int
+
+
+class Event(_Shown, frozen=True, kw_only=True):
+    """An event; `payload` is base64 in JSON, and null when empty."""
+
+    id: str
+    name: str
+    payload: bytes | None
+    node_filter: str
+    service_filter: str
+    tag_filter: str
+    version: int
+    l_time: int
+
+
+class AgentService(_Shown, frozen=True, kw_only=True):
+    """A service as its agent knows it."""
+
+    id: str
+    service: str
+    tags: tuple[str, ...]
+    meta: dict[str, str]
+    port: int
+    address: str
+    tagged_addresses: dict[str, TaggedAddress]
+    weights: Weights
+    enable_tag_override: bool
+    datacenter: str
+
+
+class HashedAgentService(AgentService, frozen=True, kw_only=True):
+    """The same with a hash of it, which changes when any of it does."""
+
+    content_hash: str
+
+
+class AgentHealth(_Shown, frozen=True, kw_only=True):
+    """A service of the agent with its checks, and what they come to; both null if there is no such service."""
+
+    aggregated_status: str
+    service: AgentService | None
+    checks: tuple[Check, ...] | None
+
+
+class Member(_Shown, frozen=True, kw_only=True):
+    """A member of the cluster, as Serf describes one; statuses and protocols are Serf's numbers."""
+
+    name: str
+    addr: str
+    port: int
+    tags: dict[str, str]
+    status: int
+    protocol_min: int = 1
+    protocol_max: int = 5
+    protocol_cur: int = 2
+    delegate_min: int = 2
+    delegate_max: int = 5
+    delegate_cur: int = 4
+
+
+class Gauge(_Shown, frozen=True, kw_only=True):
+    """A number that goes up and down."""
+
+    name: str
+    value: float
+    labels: dict[str, str]
+
+
+class Counted(_Shown, frozen=True, kw_only=True):
+    """A number that only grows; `rate` is per second."""
+
+    name: str
+    count: int
+    rate: float
+    sum: float
+    min: float
+    max: float
+    mean: float
+    stddev: float
+    labels: dict[str, str]
+
+
+class Metrics(_Shown, frozen=True, kw_only=True):
+    """The agent's numbers; points and samples are kinds that this registry has none of."""
+
+    timestamp: str
+    gauges: tuple[Gauge, ...]
+    points: tuple[Gauge, ...] = ()
+    counters: tuple[Counted, ...]
+    samples: tuple[Counted, ...] = ()
+
+
+class RaftServer(_Shown, frozen=True, kw_only=True):
+    """A server of the quorum."""
+
+    id: str
+    node: str
+    address: str
+    leader: bool = True
+    protocol_version: str = "3"
+    voter: bool = True
+
+
+class RaftConfiguration(_Shown, frozen=True, kw_only=True):
+    """Who takes part in the quorum."""
+
+    servers: tuple[RaftServer, ...]
+    index: int
 
 
 class AgentSelf(_Shown, frozen=True, kw_only=True):

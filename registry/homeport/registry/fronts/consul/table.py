@@ -6,17 +6,35 @@ in the metrics and its line in docs/consul.md (`documentation`, which a test hol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 from homeport.registry.core.limits import HTTP_BODY_BYTES_MAX
-from homeport.registry.fronts.consul import about, catalog, kv, services, shapes
+from homeport.registry.fronts.consul import (
+    about,
+    agent_services,
+    bodies,
+    catalog,
+    events,
+    kv,
+    monitor,
+    services,
+    sessions,
+    shapes,
+    snapshots,
+    txn,
+)
 from homeport.registry.fronts.consul.answers import Answer
-from homeport.registry.fronts.consul.calls import Call, Endpoint, Parameter
+from homeport.registry.fronts.consul.calls import STREAM, Call, Endpoint, Parameter
+from homeport.registry.fronts.consul.openapi import description
 from homeport.registry.fronts.consul.waiting import AllServices, OneService
 from homeport.registry.fronts.metrics import exposition
+from homeport.registry.transfers import RESTORE_BYTES_MAX
+
+View = Callable[[Call], Answer | Awaitable[Answer]]
 
 # --- parameters that many rows share ----------------------------------------------------------------------------
 
@@ -35,6 +53,7 @@ _READ: Final = (
 )
 _BLOCKING: Final = (
     Parameter("index", "number"),
+    Parameter("hash", "text", "supported", "everywhere; the answer then has X-Consul-ContentHash"),
     Parameter("wait", "duration", "supported", "5m by default, at most 10m, and up to a sixteenth more"),
 )
 _LIST: Final = (
@@ -43,6 +62,9 @@ _LIST: Final = (
     Parameter("node-meta", "texts", "refused", "nodes have no metadata yet"),
 )
 _NOTE: Final = (Parameter("note", "text", "supported", "4 KB are kept"),)
+_NO_FILTER: Final = Parameter("filter", "text", "refused", "filter expressions are not supported yet")
+_FORMAT: Final = Parameter("format", "text", "supported", "text: the status as a word, nothing else")
+_EVENT_FILTER: Final = "a name or a part of one, ^ and $ hold it to an end; regular expressions are a 400"
 
 
 def _get(path: str, summary: str, view: Callable[[Call], Answer], *parameters: Parameter, **more: object) -> Endpoint:
@@ -62,6 +84,26 @@ def _put(path: str, summary: str, **more: object) -> Endpoint:
 def _later(path: str, note: str) -> Endpoint:
     """Consul has it; here it is answered 501 and the reason."""
     return Endpoint(method="*", path=path, summary="", support="refused", note=note)
+
+
+def _own(path: str, summary: str, view: View, *parameters: Parameter, **more: object) -> Endpoint:
+    """A read of what the agent itself knows: it has no index and cannot block."""
+    row = Endpoint(method="GET", path=path, summary=summary, view=view, parameters=(*parameters, *_EVERY))
+    return msgspec.structs.replace(row, **more)
+
+
+def _no(method: str, path: str, note: str) -> Endpoint:
+    """Consul has it; here it can have no meaning, and is answered 501 and the reason."""
+    return Endpoint(method=method, path=path, summary="", support="refused", note=note, access="write")
+
+
+@functools.cache
+def _description() -> bytes:
+    return bodies.encode(description(TABLE))
+
+
+def _openapi(_call: Call) -> Answer:
+    return Answer(body=_description())
 
 
 _NOT_YET: Final = "not yet"
@@ -122,6 +164,87 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         takes=shapes.CheckReport,
         body_bytes_max=HTTP_BODY_BYTES_MAX,
     ),
+    _own(
+        "/v1/agent/services",
+        "the services of this node by ID",
+        agent_services.services,
+        _NO_FILTER,
+        answers=dict[str, shapes.AgentService],
+    ),
+    _own(
+        "/v1/agent/service/{service ID}",
+        "one service of this node, with a hash of it",
+        agent_services.service,
+        Parameter("hash", "text", "refused", "not yet; use index with /v1/health/service"),
+        answers=shapes.HashedAgentService,
+    ),
+    _put(
+        "/v1/agent/service/maintenance/{service ID}",
+        "put a service in maintenance, or back",
+        view=agent_services.maintenance,
+        parameters=(Parameter("enable", "flag"), Parameter("reason", "text")),
+    ),
+    _own(
+        "/v1/agent/checks",
+        "the checks of this node's services by CheckID",
+        agent_services.checks,
+        _NO_FILTER,
+        answers=dict[str, shapes.Check],
+    ),
+    _own(
+        "/v1/agent/health/service/id/{service ID}",
+        "the health of one service: 200, 429, 503 or 404",
+        agent_services.health_by_id,
+        _FORMAT,
+        answers=shapes.AgentHealth,
+        statuses=(200, 404, 429, 503),
+    ),
+    _own(
+        "/v1/agent/health/service/name/{service name}",
+        "the health of all services of a name: 200, 429, 503 or 404",
+        agent_services.health_by_name,
+        _FORMAT,
+        answers=list[shapes.AgentHealth],
+        statuses=(200, 404, 429, 503),
+    ),
+    _own(
+        "/v1/agent/members",
+        "the members of the cluster",
+        about.members,
+        Parameter("wan", "flag"),
+        Parameter("segment", "text", "refused", "there are no network segments"),
+        answers=list[shapes.Member],
+        support="differs",
+        note="there is one, this registry; its ports are Consul's, nothing listens on Serf's",
+    ),
+    _put(
+        "/v1/agent/force-leave/{node}",
+        "make a member leave",
+        view=about.force_leave,
+        support="differs",
+        note="there is no other member: always a 404, or a 400 for this one",
+    ),
+    _own(
+        "/v1/agent/metrics",
+        "the registry's numbers",
+        about.metrics,
+        Parameter("format", "text", "supported", "prometheus: the page of /metrics"),
+        answers=shapes.Metrics,
+        support="differs",
+        note="the names of /metrics; counters are since the front opened, not of the last 10 s",
+    ),
+    _own(
+        "/v1/agent/monitor",
+        "the log, line by line, as it is written",
+        monitor.monitor,
+        Parameter("loglevel", "text", "differs", "no finer than the process itself logs; the first line says"),
+        Parameter("logjson", "flag"),
+        access="write",
+    ),
+    _no("PUT", "/v1/agent/leave", "there is no cluster to leave; stop the registry's process"),
+    _no("PUT", "/v1/agent/reload", "there is no configuration to read anew; restart the registry's process"),
+    _no("PUT", "/v1/agent/join/{address}", "there is no cluster to join; registries do not gossip"),
+    _no("PUT", "/v1/agent/maintenance", "nodes have no maintenance; put their services in maintenance"),
     _later("/v1/agent/{}", _NOT_YET),
     # --- the catalogue --------------------------------------------------------------------------------------------
     _get(
@@ -133,6 +256,17 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         answers=dict[str, list[str]],
         support="differs",
         note="there is no service named consul",
+    ),
+    _own("/v1/catalog/datacenters", "the datacenters", about.datacenters, answers=list[str], access="open"),
+    _put(
+        "/v1/catalog/register",
+        "register a node",
+        view=catalog.register,
+        takes=shapes.NodeDefinition,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+        answers=bool,
+        support="differs",
+        note="the agent's own node alone, as it is; other nodes, and services and checks with them, are a 501",
     ),
     _later("/v1/catalog/{}", _NOT_YET),
     _get(
@@ -161,7 +295,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         Parameter("seperator", "text", "supported", "the misspelling that Consul takes too"),
         Parameter("raw", "flag"),
         resource=kv.resource,
-        answers=list[shapes.KvEntry],
+        answers=list[shapes.KvEntry | str],
     ),
     _put(
         "/v1/kv/{key}",
@@ -173,8 +307,8 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         parameters=(
             Parameter("cas", "number"),
             Parameter("flags", "number"),
-            Parameter("acquire", "text", "refused", "there are no sessions yet"),
-            Parameter("release", "text", "refused", "there are no sessions yet"),
+            Parameter("acquire", "text"),
+            Parameter("release", "text"),
         ),
     ),
     _put(
@@ -184,6 +318,56 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         method="DELETE",
         answers=bool,
         parameters=(Parameter("recurse", "flag"), Parameter("cas", "number")),
+    ),
+    # --- sessions -------------------------------------------------------------------------------------------------
+    _put(
+        "/v1/session/create",
+        "make a session, which can hold keys",
+        view=sessions.create,
+        takes=shapes.SessionDefinition,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+        body_optional=True,
+        answers=shapes.SessionId,
+        support="differs",
+        note="Node must be the agent's own; checks are serfHealth and those of services on it",
+    ),
+    _put("/v1/session/destroy/{session}", "end a session", view=sessions.destroy, answers=bool),
+    _put(
+        "/v1/session/renew/{session}", "start a session's TTL anew", view=sessions.renew, answers=list[shapes.Session]
+    ),
+    _get(
+        "/v1/session/info/{session}",
+        "a session",
+        sessions.info,
+        resource=sessions.one,
+        answers=list[shapes.Session],
+    ),
+    _get(
+        "/v1/session/node/{node}",
+        "the sessions of a node",
+        sessions.of_node,
+        resource=sessions.node,
+        answers=list[shapes.Session],
+    ),
+    _get(
+        "/v1/session/list",
+        "every session",
+        sessions.all_of_them,
+        resource=sessions.everything,
+        answers=list[shapes.Session],
+    ),
+    # --- transactions ---------------------------------------------------------------------------------------------
+    _put(
+        "/v1/txn",
+        "operations on keys, nodes, services and checks, all at one index or none",
+        view=txn.transaction,
+        takes=list[shapes.TxnOperation],
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+        answers=shapes.TxnOutcome,
+        statuses=(200, 409),
+        parameters=_READ[:1] + _READ[1:2],
+        support="differs",
+        note="every verb on keys; get alone on nodes, services and checks, other verbs there are a 400",
     ),
     # --- status ---------------------------------------------------------------------------------------------------
     Endpoint(
@@ -197,15 +381,68 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         support="differs",
         note="this registry's own address: it leads itself",
     ),
+    _own("/v1/status/peers", "the servers of the quorum: this one", about.peers, answers=list[str], access="open"),
     _later("/v1/status/{}", _NOT_YET),
+    # --- events ---------------------------------------------------------------------------------------------------
+    _put(
+        "/v1/event/fire/{event name}",
+        "fire an event",
+        view=events.fire,
+        takes=bytes,
+        body_bytes_max=events.EVENT_BYTES_MAX,
+        answers=shapes.Event,
+        parameters=(
+            Parameter("node", "text", "differs", _EVENT_FILTER),
+            Parameter("service", "text", "differs", _EVENT_FILTER),
+            Parameter("tag", "text", "differs", _EVENT_FILTER),
+        ),
+        support="differs",
+        note="kept in the store and durable as everything in it; a payload may have 512 bytes",
+    ),
+    _get(
+        "/v1/event/list",
+        "the last 256 events, oldest first",
+        events.listed,
+        Parameter("name", "text"),
+        Parameter("node", "text", "supported", "those that were meant for this node"),
+        Parameter("service", "text", "supported", "those that were meant for this service"),
+        Parameter("tag", "text", "supported", "those that were meant for this tag"),
+        resource=events.resource,
+        answers=list[shapes.Event],
+        support="differs",
+        note="every event is listed, whomever it was meant for; the index is a revision and never goes back",
+    ),
+    # --- the registry as a whole ----------------------------------------------------------------------------------
+    _own(
+        "/v1/operator/raft/configuration",
+        "the servers of the quorum: this one",
+        about.raft_configuration,
+        Parameter("stale", "flag", "supported", "answers are never stale"),
+        answers=shapes.RaftConfiguration,
+    ),
+    _own(
+        "/v1/snapshot",
+        "the whole store as a file",
+        snapshots.save,
+        Parameter("stale", "flag", "supported", "answers are never stale"),
+        answers=bytes,
+        access="write",
+        support="differs",
+        note="a backup of this registry, as `homeport backup` writes it; not in Consul's format",
+    ),
+    _put(
+        "/v1/snapshot",
+        "put a snapshot in the place of everything",
+        view=snapshots.restore,
+        takes=STREAM,
+        body_bytes_max=RESTORE_BYTES_MAX,
+        support="differs",
+        note="one of this registry; it is verified first, and then every connection is closed, this one last",
+    ),
     # --- what Consul has and this registry has not ----------------------------------------------------------------
-    _later("/v1/session/{}", _NOT_YET),
-    _later("/v1/txn", _NOT_YET),
-    _later("/v1/event/{}", _NOT_YET),
     _later("/v1/query", _NOT_YET),
     _later("/v1/query/{}", _NOT_YET),
     _later("/v1/coordinate/{}", _NOT_YET),
-    _later("/v1/snapshot", _NOT_YET),
     _later("/v1/operator/{}", _NOT_YET),
     _later("/v1/acl/{}", "there are no ACLs; a registry has one token or none"),
     _later("/v1/connect/{}", "there is no service mesh of Consul's kind"),
@@ -216,6 +453,16 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     # --- Homeport's own -------------------------------------------------------------------------------------------
     Endpoint(method="GET", path="/healthz", summary="does the process answer", view=about.healthz, access="open"),
     Endpoint(method="GET", path="/readyz", summary="may requests be sent here", view=about.readyz, access="open"),
+    Endpoint(
+        method="GET",
+        path="/v1/openapi.json",
+        summary="this API as an OpenAPI 3.1 description",
+        view=_openapi,
+        answers=dict[str, object],
+        access="open",
+        support="differs",
+        note="Homeport's own; Consul has none",
+    ),
     Endpoint(
         method="GET",
         path="/metrics",

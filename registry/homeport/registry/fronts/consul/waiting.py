@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.indexes import Indexes
 from homeport.registry.core.txn import Change
+from homeport.registry.store.contract import Store
 
 if TYPE_CHECKING:
     from homeport.registry.fronts.consul.agent import Agent
@@ -111,24 +113,16 @@ class AllServices:
 
 
 class Keys:
-    """A user's key (`end` None) or all that start with a prefix, there or not."""
+    """A key of the store (`end` None) or all that start like it, there or not."""
 
-    def __init__(self, agent: Agent, key: bytes, end: bytes | None) -> None:
-        self._agent = agent
+    def __init__(self, store: Store, indexes: Indexes, key: bytes, end: bytes | None) -> None:
+        self._store = store
+        self._indexes = indexes
         self._key = key
         self._end = end
 
     def index(self) -> int:
-        mvcc = self._agent.store.mvcc
-        if self._end is None:
-            found = mvcc.get(self._key)
-            return found.mod_revision if found else max(self._agent.deletions.newest(self._key, None), 1)
-        newest = max(self._agent.deletions.newest(self._key, self._end), 1)
-        for key in mvcc.keys(self._key, self._end):
-            found = mvcc.get(key)
-            if found is not None and found.mod_revision > newest:
-                newest = found.mod_revision
-        return newest
+        return self._indexes.of(self._key) if self._end is None else self._indexes.under(self._key)
 
     def subscribe(self, wake: Wake) -> Unsubscribe:
-        return self._agent.store.watch(self._key, self._end, 0, wake).close
+        return self._store.watch(self._key, self._end, 0, wake).close

@@ -1,0 +1,142 @@
+"""Events: small messages fired by name, of which the newest are kept in the store for whoever lists or waits for them.
+
+One is kept as `e/<name>/<time>`, the time a Lamport clock that every event steps by one, so that those of one name can
+be waited for alone. The ring is bounded: a new event and the end of the oldest are one transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from homeport.client.core import wire
+from homeport.client.core.model import KeyValue
+from homeport.registry.core import keys
+from homeport.registry.core.txn import Compare, Delete, Op, Put, Txn
+from homeport.registry.fronts.consul import bodies, shapes
+from homeport.registry.fronts.consul.agent import Agent
+from homeport.registry.fronts.consul.answers import Answer, Refusal
+from homeport.registry.fronts.consul.calls import Call
+from homeport.registry.fronts.consul.waiting import Keys
+
+EVENTS_MAX: Final = 256  # Consul's ring
+EVENT_BYTES_MAX: Final = 512  # of a payload, and of a name; Serf's limit for a whole event
+_RACES_MAX: Final = 16  # times an event is put in its place anew because another came first
+_VERSION: Final = 1  # of the format, as Consul counts it
+# A filter is a regular expression in Consul. Python's can take for ever, so only what cannot is taken: a part of the
+# name, held to its beginning or end.
+_FILTER: Final = re.compile(r"(\^?)([\w./: -]*)(\$?)", re.ASCII)
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stands under `e/<name>/<time>`."""
+
+    id: str
+    name: str
+    time: int
+    payload: bytes = b""
+    node: str = ""
+    service: str = ""
+    tag: str = ""
+
+
+async def fire(call: Call) -> Answer:
+    """Add an event, and drop the oldest of a full ring."""
+    agent, name = call.agent, call.name
+    if len(call.raw) > EVENT_BYTES_MAX:
+        raise Refusal(400, f"the event's name has {len(call.raw)} bytes; allowed: at most {EVENT_BYTES_MAX}")
+    node, service, tag = (_filter(call, each) for each in ("node", "service", "tag"))
+    if tag and not service:
+        raise Refusal(400, "Cannot provide tag filter without service filter")
+    end = keys.prefix_end(keys.EVENTS)
+    for _ in range(_RACES_MAX):
+        standing = sorted(agent.store.at_head(keys.EVENTS, end), key=_time)
+        newest = standing[-1] if standing else None
+        event = Event(
+            id=agent.new_id(),
+            name=name,
+            time=_time(newest) + 1 if newest else 1,
+            payload=call.body,
+            node=node,
+            service=service,
+            tag=tag,
+        )
+        nothing_newer = Compare(keys.EVENTS, "mod", "<", newest.mod_revision + 1 if newest else 1, end)
+        ops: list[Op] = [Put(keys.event(name, event.time), wire.encode(event))]
+        ops += [Delete(each.key) for each in standing[: max(len(standing) + 1 - EVENTS_MAX, 0)]]
+        if (await agent.store.commit(Txn((nothing_newer,), tuple(ops)))).succeeded:
+            return Answer(body=bodies.encode(_shown(event)))
+    raise Refusal(500, f"other events came first {_RACES_MAX} times; try again")
+
+
+def resource(call: Call) -> Keys:
+    """What a reader of events waits for: those of a name, or all."""
+    return Keys(call.agent.store, call.agent.event_indexes, *_range(call))
+
+
+def listed(call: Call) -> Answer:
+    """The events that are kept, oldest first."""
+    shown = [_shown(event) for event in sorted(_kept(call.agent, call), key=lambda event: event.time)]
+    return Answer(body=bodies.encode(shown), index=resource(call).index())
+
+
+def _kept(agent: Agent, call: Call) -> Iterator[Event]:
+    start, end = _range(call)
+    asked = [(each, call.text(each)) for each in ("node", "service", "tag")]
+    for key in agent.store.mvcc.keys(start, end):
+        found = agent.store.mvcc.get(key)
+        if found is None:
+            continue
+        event = wire.decode(Event, found.value)
+        if all(not name or _is_meant_for(getattr(event, each), name) for each, name in asked):
+            yield event
+
+
+def _range(call: Call) -> tuple[bytes, bytes]:
+    name = call.text("name")
+    prefix = keys.events_of(name) if name else keys.EVENTS
+    return prefix, keys.prefix_end(prefix)
+
+
+def _time(kept: KeyValue) -> int:
+    return int(kept.key.rpartition(b"/")[2], 16)
+
+
+def _filter(call: Call, parameter: str) -> str:
+    text = call.text(parameter)
+    if not _FILTER.fullmatch(text):
+        raise Refusal(
+            400,
+            f"Invalid {parameter} filter: regular expressions are not supported here; "
+            "allowed: a name or a part of one, with ^ before and $ after it to hold it to the beginning or the end",
+        )
+    return text
+
+
+def _is_meant_for(filter_: str, name: str) -> bool:
+    """Whether a filter takes a name; none takes all."""
+    found = _FILTER.fullmatch(filter_)
+    if found is None:
+        return False
+    start, text, end = found.groups()
+    if start and end:
+        return name == text
+    if start:
+        return name.startswith(text)
+    return name.endswith(text) if end else text in name
+
+
+def _shown(event: Event) -> shapes.Event:
+    return shapes.Event(
+        id=event.id,
+        name=event.name,
+        payload=event.payload or None,
+        node_filter=event.node,
+        service_filter=event.service,
+        tag_filter=event.tag,
+        version=_VERSION,
+        l_time=event.time,
+    )

@@ -1,0 +1,209 @@
+"""Any interleaving of writes and blocking queries: the last state always arrives, and no index goes backwards."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from homeport.mesh.testing import connector_factory, virtual_now, virtual_time
+from homeport.registry import Registry
+from homeport.registry.core import keys
+from homeport.registry.core.head import Head
+from homeport.registry.core.indexes import Indexes
+from homeport.registry.core.mvcc import Mvcc
+from homeport.registry.core.txn import Delete, Put, Txn
+
+if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
+    from tests.registry.http.conftest import Http
+
+NAMES = ("a", "a/b", "a/c", "b")
+READS = ("kv/a", "kv/a?recurse", "kv/a/?keys", "kv/b", "kv/?recurse", "kv/none", "session/list", "health/service/s")
+
+
+@asynccontextmanager
+async def front(seed: int) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+    async with Registry(node="home", rng=random.Random(seed), connector_factory=connector_factory) as registry:
+        at = (await registry.serve(http="127.0.0.1:8500")).http
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(connector=connector_factory(), timeout=timeout) as client:
+            yield f"http://{at}/v1/", client
+
+
+async def follow(client: aiohttp.ClientSession, url: str, seen: dict[str, tuple[int, bytes]], name: str) -> None:
+    """Wait again and again, as clients do; `seen` holds the newest answer."""
+    index = 0
+    while True:
+        async with client.get(f"{url}{name}{'&' if '?' in name else '?'}index={index}&wait=5m") as response:
+            body = await response.read()
+            now = int(response.headers["X-Consul-Index"])
+        assert now >= index, f"the index of {name} went back from {index} to {now}"
+        assert now > 0
+        index = now
+        seen[name] = (now, body)
+
+
+async def write(client: aiohttp.ClientSession, url: str, rng: random.Random, sessions: list[str]) -> None:
+    name, holder = rng.choice(NAMES), rng.choice(sessions or ["none"])
+    path, body = rng.choice(
+        [
+            (f"PUT kv/{name}", b"%d" % rng.randrange(3)),
+            (f"PUT kv/{name}?flags={rng.randrange(2)}", b"1"),
+            (f"PUT kv/{name}?acquire={holder}", b"2"),
+            (f"PUT kv/{name}?release={holder}", b"3"),
+            (f"DELETE kv/{name}", b""),
+            ("DELETE kv/a?recurse", b""),
+            ("PUT session/create", b'{"LockDelay": "0s", "Behavior": "%s"}' % rng.choice([b"delete", b"release"])),
+            (f"PUT session/destroy/{holder}", b""),
+            ("PUT agent/service/register", b'{"Name": "s", "Port": %d}' % rng.randrange(3)),
+            ("PUT agent/service/deregister/s", b""),
+        ]
+    )
+    method, _, target = path.partition(" ")
+    async with client.request(method, url + target, data=body) as response:
+        if target == "session/create":
+            sessions.append((await response.json())["ID"])
+        elif target.startswith("session/destroy") and holder in sessions:
+            sessions.remove(holder)
+        else:
+            assert response.status in (200, 404, 500), await response.text()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_last_state_arrives_and_no_index_goes_back(seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+
+    @virtual_time(seed=seed)
+    async def run() -> None:
+        async with front(seed) as (url, client):
+            seen: dict[str, tuple[int, bytes]] = {}
+            readers = [asyncio.create_task(follow(client, url, seen, name)) for name in READS]
+            sessions: list[str] = []
+
+            async def writer() -> None:
+                for _ in range(40):
+                    await write(client, url, rng, sessions)
+                    if rng.random() < 0.3:
+                        await rest(rng.random())
+
+            await asyncio.gather(*[writer() for _ in range(4)])
+            await rest(1.0)
+            for reader in readers:
+                assert not reader.done(), reader
+            for name in READS:
+                async with client.get(url + name) as response:
+                    truth = (int(response.headers["X-Consul-Index"]), await response.read())
+                assert seen[name] == truth, name
+            for reader in readers:
+                reader.cancel()
+            await asyncio.wait(readers)
+
+    run()
+
+
+async def rest(seconds: float) -> None:
+    come = asyncio.Event()
+    asyncio.get_running_loop().call_at(virtual_now() + seconds, come.set)
+    await come.wait()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_kept_index_of_a_prefix_is_what_a_pass_over_all_would_find(seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    mvcc, head = Mvcc(), None
+    head = Head(mvcc)
+    kept = Indexes(mvcc, keys.USER, remembered=rng.choice([2, 100]))
+    deleted: dict[bytes, int] = {}
+    for _ in range(300):
+        key = keys.USER + bytes(rng.choice(b"ab/") for _ in range(rng.randrange(1, 4)))
+        op = Put(key, b"") if rng.random() < 0.6 else Delete(key, keys.prefix_end(key))
+        outcome = head.decide(Txn(then=(op,)))
+        if outcome.changes:
+            revision = outcome.result.revision
+            mvcc.apply(revision, outcome.changes)
+            head.settle(revision, outcome.changes)
+            kept.apply(revision, outcome.changes)
+            for change in outcome.changes:
+                if change.kv is None:
+                    deleted[change.key] = revision
+        prefix = keys.USER + bytes(rng.choice(b"ab/") for _ in range(rng.randrange(3)))
+        live = (mvcc.get(name) for name in mvcc.keys(prefix, keys.prefix_end(prefix)))
+        revisions = [kv.mod_revision for kv in live if kv is not None]
+        revisions += [revision for name, revision in deleted.items() if name.startswith(prefix)]
+        assert kept.under(prefix) == max(revisions, default=1), prefix
+
+
+async def test_a_hash_waits_for_other_content_and_not_for_an_index(http: Http) -> None:
+    await http("PUT", "/v1/kv/k", b"1")
+    first = await http("GET", "/v1/kv/?keys&hash=")
+    known = first.headers["X-Consul-ContentHash"]
+    waiting = await http.blocked(f"/v1/kv/?keys&hash={known}")
+    await http("PUT", "/v1/kv/k", b"2")
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), 0.05)
+    assert not waiting.done(), "the names are the same"
+    await http("PUT", "/v1/kv/l", b"2")
+    woken = await waiting
+    assert woken.json == ["k", "l"]
+    assert woken.headers["X-Consul-ContentHash"] != known
+    assert "X-Consul-ContentHash" not in (await http("GET", "/v1/kv/k")).headers
+
+
+async def test_many_wait_at_once_and_none_of_them_polls(http: Http) -> None:
+    await _many(http, 300)
+
+
+@pytest.mark.long
+async def test_ten_thousand_wait_at_once_and_none_of_them_polls(http: Http) -> None:
+    await _many(http, 10_000)
+
+
+async def _many(http: Http, count: int) -> None:
+    """Raw connections, so that the front is what is tested: each waits for a key of its own or one of all."""
+    host, port = http.at.split(":")
+    numbers = http.front.numbers
+    at = (await http("GET", "/v1/kv/shared")).index
+    streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    try:
+        for number in range(count):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            path = "shared" if number % 2 else f"own/{number}"
+            writer.write(f"GET /v1/kv/{path}?index={at}&wait=10m HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            streams.append((reader, writer))
+        async with asyncio.timeout(60):
+            while numbers.blocked < count:
+                await asyncio.wait([asyncio.create_task(_turn())])
+        wakes, handles = numbers.wakes, _ready()
+        await http("PUT", "/v1/kv/other", b"")
+        assert numbers.wakes == wakes, "somebody woke for what it did not wait for"
+        assert _ready() <= handles + 50, "somebody is busy"
+        await http("PUT", "/v1/kv/own/0", b"")
+        assert (await streams[0][0].readline()).startswith(b"HTTP/1.1 200")
+        assert numbers.wakes == wakes + 1
+        await http("PUT", "/v1/kv/shared", b"")
+        async with asyncio.timeout(60):
+            for reader, _ in streams[1::2]:
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        assert numbers.wakes == wakes + 1 + count // 2
+    finally:
+        for _, writer in streams:
+            writer.close()
+        await asyncio.gather(*[writer.wait_closed() for _, writer in streams], return_exceptions=True)
+
+
+async def _turn() -> None:
+    come = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, come.set)
+    await come.wait()
+
+
+def _ready() -> int:
+    loop: Any = asyncio.get_running_loop()
+    return len(loop._ready)
