@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -165,37 +166,50 @@ async def test_ten_thousand_wait_at_once_and_none_of_them_polls(http: Http) -> N
     await _many(http, 10_000)
 
 
+CROWD = """
+import selectors, socket, sys
+host, port, count, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+sockets = []
+for number in range(count):
+    one = socket.create_connection((host, port))
+    path = "shared" if number % 2 else f"own/{number}"
+    one.sendall(f"GET /v1/kv/{path}?index={at}&wait=10m HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n".encode())
+    sockets.append(one)
+print(sockets[0].recv(12).decode(), flush=True)
+print(len([1 for one in sockets[1::2] if one.recv(12) == b"HTTP/1.1 200"]), flush=True)
+"""
+
+
 async def _many(http: Http, count: int) -> None:
-    """Raw connections, so that the front is what is tested: each waits for a key of its own or one of all."""
+    """Half wait for a key of their own, half for one and the same; from another process, for its own file limit."""
     host, port = http.at.split(":")
     numbers = http.front.numbers
     at = (await http("GET", "/v1/kv/shared")).index
-    streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    crowd = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CROWD, host, port, str(count), str(at), stdout=asyncio.subprocess.PIPE
+    )
+    assert crowd.stdout is not None
     try:
-        for number in range(count):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            path = "shared" if number % 2 else f"own/{number}"
-            writer.write(f"GET /v1/kv/{path}?index={at}&wait=10m HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            streams.append((reader, writer))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             while numbers.blocked < count:
-                await asyncio.wait([asyncio.create_task(_turn())])
-        wakes, handles = numbers.wakes, _ready()
-        await http("PUT", "/v1/kv/other", b"")
-        assert numbers.wakes == wakes, "somebody woke for what it did not wait for"
-        assert _ready() <= handles + 50, "somebody is busy"
-        await http("PUT", "/v1/kv/own/0", b"")
-        assert (await streams[0][0].readline()).startswith(b"HTTP/1.1 200")
-        assert numbers.wakes == wakes + 1
-        await http("PUT", "/v1/kv/shared", b"")
-        async with asyncio.timeout(60):
-            for reader, _ in streams[1::2]:
-                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        assert numbers.wakes == wakes + 1 + count // 2
+                await _turn()
+            wakes = numbers.wakes
+            await http("PUT", "/v1/kv/other", b"")
+            assert numbers.wakes == wakes, "somebody woke for what it did not wait for"
+            assert _ready() < 50, "somebody is busy"
+            await http("PUT", "/v1/kv/own/0", b"")
+            assert await crowd.stdout.readline() == b"HTTP/1.1 200\n"
+            assert numbers.wakes == wakes + 1
+            await http("PUT", "/v1/kv/shared", b"")
+            assert int(await crowd.stdout.readline()) == count // 2
+            assert numbers.wakes == wakes + 1 + count // 2
+            await crowd.wait()
+            while numbers.blocked:
+                await _turn()
     finally:
-        for _, writer in streams:
-            writer.close()
-        await asyncio.gather(*[writer.wait_closed() for _, writer in streams], return_exceptions=True)
+        if crowd.returncode is None:
+            crowd.kill()
+            await crowd.wait()
 
 
 async def _turn() -> None:

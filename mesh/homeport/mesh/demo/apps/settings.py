@@ -13,7 +13,7 @@ from typing import Final, Self
 
 import msgspec
 
-from homeport.client import Client, HomeportError, Lost
+from homeport.client import Client, HomeportError, KvSnapshot, Lost
 from homeport.client.core.backoff import Backoff
 
 PREFIX: Final = "pictures/settings/"
@@ -70,21 +70,22 @@ class SettingsFollower:
         backoff = Backoff(random.Random(), cap_s=1.0)
         while True:
             try:
-                entries = await self._client.kv.list(PREFIX)
-                for entry in entries:
+                read = await self._client.kv.snapshot(PREFIX)
+                for entry in read.entries:
                     self._take(entry.key, entry.value)
                 # A site without settings is one that is still being set up: not ready, and asked again.
-                self.known = self.known or bool(entries)
+                self.known = self.known or bool(read.entries)
                 if self.known:
-                    await self._watch_from(1 + max((entry.mod_revision for entry in entries), default=0))
+                    await self._watch_from(read)
                     backoff.reset()
             except HomeportError as error:
                 log.info("settings not readable, keeping what is known: %s", error)
             await asyncio.sleep(backoff.next_s())
 
-    async def _watch_from(self, revision: int) -> None:
+    async def _watch_from(self, read: KvSnapshot) -> None:
         """Return when something was lost, so that everything is read again."""
-        async for change in self._client.kv.watch(PREFIX, prefix=True, start_revision=revision):
+        changes = self._client.kv.watch(PREFIX, prefix=True, start_revision=read.revision + 1, store_id=read.store_id)
+        async for change in changes:
             if isinstance(change, Lost):
                 return
             for event in change.events:
