@@ -101,7 +101,7 @@ async def test_what_this_registry_does_not_do_is_an_error_it_shows(client: Any) 
     with pytest.raises(consul.exceptions.BadRequest, match="remote code execution"):
         await call(client.agent.service.register, "web", check=consul.Check.script(["true"], "10s"))
     with pytest.raises(consul.ConsulException, match="501"):
-        await call(client.agent.members)
+        await call(client.catalog.nodes)
 
 
 async def test_it_keeps_keys(client: Any) -> None:
