@@ -40,8 +40,15 @@ test: $(STAMP) ## every test that needs only Python (5 minutes at most; COV=1 re
 	@echo "homeport: running the tests that need only Python ..."
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not peers and not long" $(COVERAGE)
 
+# python-consul2 and py-consul are both imported as `consul`, so the one has a folder of its own.
+CONSUL2 := $(VENV)/peers-consul2
+$(CONSUL2)/.installed: pyproject.toml constraints.txt $(STAMP)
+	@rm -rf $(CONSUL2)
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --target $(CONSUL2) --group peers-consul2
+	@touch $@
+
 .PHONY: peers
-peers: $(STAMP)
+peers: $(STAMP) $(CONSUL2)/.installed
 	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --editable ".[peers]"
 
 .PHONY: test-peers

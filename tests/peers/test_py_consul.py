@@ -140,3 +140,29 @@ async def test_it_waits_for_a_key_and_for_a_service(client: Any, front: HttpFron
     assert len((await waiting)[1]) == 1
     index, _ = await call(client.kv.get, "a")
     assert (await call(client.kv.get, "a", index=index, wait="100ms"))[0] == index
+
+
+async def test_it_locks_with_sessions(client: Any) -> None:
+    first = await call(client.session.create, name="first", ttl=10, lock_delay=0)
+    second = await call(client.session.create, behavior="delete", lock_delay=0)
+    assert (await call(client.session.info, first))[1]["Name"] == "first"
+    assert len((await call(client.session.list))[1]) == 2
+    assert len((await call(client.session.node, "home"))[1]) == 2
+    assert (await call(client.session.renew, first))["ID"] == first
+    assert await call(client.kv.put, "lock", "1", acquire=first) is True
+    assert await call(client.kv.put, "lock", "2", acquire=second) is False
+    assert (await call(client.kv.get, "lock"))[1]["Session"] == first
+    assert await call(client.kv.put, "lock", "1", release=first) is True
+    assert await call(client.kv.put, "lock", "2", acquire=second) is True
+    assert await call(client.session.destroy, second) is True
+    assert (await call(client.kv.get, "lock"))[1] is None
+    with pytest.raises(consul.ConsulException, match="invalid session"):
+        await call(client.kv.put, "lock", "2", acquire=second)
+
+
+async def test_it_transacts(client: Any) -> None:
+    write = {"KV": {"Verb": "set", "Key": "a", "Value": "MQ=="}}
+    done = await call(client.txn.put, [write, {"KV": {"Verb": "get", "Key": "a"}}])
+    assert [one["KV"]["Key"] for one in done["Results"]] == ["a", "a"]
+    with pytest.raises(consul.ConsulException, match="index is stale"):
+        await call(client.txn.put, [{"KV": {"Verb": "cas", "Key": "a", "Value": "Mg==", "Index": 1}}])

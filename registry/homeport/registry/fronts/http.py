@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -111,6 +110,7 @@ class HttpFront:
         self._stalled_s_max = stalled_s_max
         self._access_log = access_log
         self._routes = Routes(TABLE)
+        self._ready = next(row for row in TABLE if row.path == "/readyz")  # not so while the front closes
         self.numbers = FrontNumbers()
         self._bodies = Bodies(bodies_bytes_max, self.numbers)
         self._server: HttpServer | None = None
@@ -181,7 +181,7 @@ class HttpFront:
         assert self._loop is not None
         self._server.heard(request)
         self._under_way += 1
-        began = self._loop.time()
+        began = self._loop.time() if self._access_log else 0.0
         path, _, query = _target(request.raw_path).partition("?")
         match = self._routes.match(path)
         endpoint = _endpoint(request.method, match)
@@ -218,7 +218,11 @@ class HttpFront:
             if match is None or endpoint is None or endpoint.view is None:
                 answer = _no_view(request.method, path, match, endpoint)
             else:
-                answer = await self._answer(request, self._call(request, endpoint, match, parameters))
+                call = self._call(request, endpoint, match, parameters)
+                # Most requests are plain reads, and a coroutine or two more cost them as much as the reading.
+                at_once = endpoint.takes is None and not call.values and endpoint is not self._ready
+                begun = endpoint.view(call) if at_once else self._answer(request, call)
+                answer = begun if isinstance(begun, Answer) else await begun
         except Refusal as refusal:
             answer = refusal.answer()
         except HomeportError as error:
@@ -230,10 +234,10 @@ class HttpFront:
         if answer.index:
             headers["X-Consul-Index"] = str(answer.index)
         if endpoint is not None and endpoint.read:
-            headers |= _READ_HEADERS[_consistency(parameters)]
+            headers |= _READ_HEADERS[_consistency(parameters) if parameters else "leader"]
         if answer.headers:
             headers |= answer.headers
-        if answer.content_type == JSON and any(name == "pretty" for name, _ in parameters):
+        if parameters and answer.content_type == JSON and any(name == "pretty" for name, _ in parameters):
             answer = msgspec.structs.replace(answer, body=bodies.pretty(answer.body))
         return answer, headers
 
@@ -254,7 +258,7 @@ class HttpFront:
         elif endpoint.takes is not None:
             call.body = await self._bodies.read(request, endpoint.body_bytes_max)
             decode_body(call)
-        if endpoint.path == "/readyz" and self._closing:
+        if endpoint is self._ready and self._closing:
             raise Refusal(503, "closing\n")
         if call.flag("consistent"):
             await self._operations.store.barrier()
@@ -265,8 +269,8 @@ class HttpFront:
 
     async def _view(self, call: Call) -> Answer:
         assert call.endpoint.view is not None
-        answer = call.endpoint.view(call)
-        return await answer if isinstance(answer, Awaitable) else answer
+        begun = call.endpoint.view(call)
+        return begun if isinstance(begun, Answer) else await begun
 
     # --- blocking queries ---------------------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ class Call:
 
 def decode_variable(raw: str) -> bytes:
     """The bytes that the rest of a path stands for: percent-decoded once, otherwise as sent."""
-    return unquote_to_bytes(raw)
+    return unquote_to_bytes(raw) if "%" in raw else raw.encode()
 
 
 def decode_query(raw: str) -> list[tuple[str, str]]:

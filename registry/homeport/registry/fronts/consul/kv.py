@@ -6,12 +6,11 @@ A PUT of what stands already changes nothing and wakes nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
-from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys, user_keys
 from homeport.registry.core.limits import KEY_BYTES_MAX
 from homeport.registry.core.overlay import Overlay
@@ -42,15 +41,20 @@ def read(call: Call) -> Answer:
     if not call.raw and not call.flag("recurse"):
         raise Refusal(400, "Missing key name")
     mvcc = call.agent.store.mvcc
-    entries = list(_entries(call))
-    index = resource(call).index()
-    if not entries:
+    if call.flag("recurse"):
+        found = mvcc.range(Range(keys.USER + call.raw, keys.prefix_end(keys.USER + call.raw))).entries
+        index = resource(call).index()
+        if found and call.flag("raw"):
+            raise Refusal(400, "Conflicting flags: raw shows one key, recurse many")
+    else:
+        one = mvcc.get(keys.USER + call.raw)
+        found = () if one is None else (one,)
+        index = resource(call).index() if one is None else one.mod_revision
+    if not found:
         return Answer(status=404, content_type=TEXT, index=index)
     if call.flag("raw"):
-        if call.flag("recurse"):
-            raise Refusal(400, "Conflicting flags: raw shows one key, recurse many")
-        return Answer(body=entries[0].value, content_type=TEXT, index=index, headers=_RAW_HEADERS)
-    return Answer(body=bodies.encode([shape(user_keys.shown(mvcc, entry)) for entry in entries]), index=index)
+        return Answer(body=found[0].value, content_type=TEXT, index=index, headers=_RAW_HEADERS)
+    return Answer(body=bodies.encode([shape(user_keys.shown(mvcc, entry)) for entry in found]), index=index)
 
 
 async def write(call: Call) -> Answer:
@@ -161,12 +165,6 @@ def _grouped(agent: Agent, prefix: bytes, separator: bytes) -> Iterator[bytes]:
             group = first[: cut + len(separator)]
             yield group[len(keys.USER) :]
             start = keys.prefix_end(group)  # past all of the group at once, however many there are
-
-
-def _entries(call: Call) -> Iterable[KeyValue]:
-    key = keys.USER + call.raw
-    end = keys.prefix_end(key) if call.flag("recurse") else None
-    return call.agent.store.mvcc.range(Range(key, end)).entries
 
 
 def shape(entry: user_keys.UserKey) -> shapes.KvEntry:
