@@ -47,6 +47,19 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole file that skips itself, in the tier that is about peers."""
+    report = yield
+    asked_for = "not peers" not in (collector.config.getoption("markexpr") or "not peers")
+    if report.skipped and asked_for and os.environ.get("HOMEPORT_REQUIRE") == "peers":
+        report.outcome = "failed"
+        report.longrepr = f"skipped although HOMEPORT_REQUIRE=peers: {report.longrepr}"
+    return report
+
+
 @pytest.fixture
 def unused_port() -> int:
     """A TCP port of this machine that nobody listens on."""

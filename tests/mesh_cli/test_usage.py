@@ -101,7 +101,7 @@ def test_the_registry_of_the_file_holds_for_every_command(tmp_path: Path, comman
     ("content", "complaint"),
     [
         ("[serv]\n", "'serv' is neither a command nor"),
-        ("[serve]\nhtpp = 'off'\n", "[serve] has no key 'htpp'; it may have: data-dir, http, memory, node, rpc"),
+        ("[serve]\nhtpp = 'off'\n", "[serve] has no key 'htpp'; it may have: access-log, data-dir, http,"),
         ("[kv.get]\nnope = 1\n", "[kv.get] has no key 'nope'"),
         ("[[service]]\nname = 'db'\n", "a [[service]] has"),
         ("x = \n", "Invalid value"),
