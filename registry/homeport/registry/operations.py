@@ -217,6 +217,10 @@ class Operations:
         """
         return self._handlers[type(request)](request, peer)
 
+    def table(self) -> dict[str, tuple[Callable[[bytes | msgspec.Raw], tuple[Any]], Callable[[Any, Peer], Any]]]:
+        """For each method, what decodes its params and what answers it: for fronts that look it up at every call."""
+        return {kind.method: (wire.params_decoder(kind), handler) for kind, handler in self._handlers.items()}
+
     def leave(self, peer: Peer) -> None:
         """A peer is gone: forget what it watched and was handed."""
         self.peers.leave(peer)
@@ -376,8 +380,7 @@ class Operations:
                 limit="RENEW_LEASES_MAX",
                 allowed=RENEW_LEASES_MAX,
             )
-        renew = self.store.lease_renew
-        return Renewed(tuple([renew(lease) for lease in request.leases]))
+        return Renewed(tuple(map(self.store.lease_renew, request.leases)))
 
     async def deregister(self, request: Deregister, peer: Peer) -> Done:
         key = (request.node or self.node, request.id)

@@ -8,7 +8,8 @@ encoded, which is how one encoding serves every reader.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import msgpack
 import msgspec
@@ -145,21 +146,35 @@ def decode_message(data: bytes) -> Ask | Answer | Tell:
 _params_decoders: dict[type[Any], Any] = {}
 
 
+def params_decoder(kind: type[T]) -> Callable[[bytes | msgspec.Raw], tuple[T]]:
+    """The decoder of `params`, an array of one map, read as a `kind`; see `bad_params` for what it raises."""
+    decoder = _params_decoders.get(kind)
+    if decoder is None:
+        decoder = _params_decoders[kind] = msgspec.msgpack.Decoder(tuple[kind]).decode  # type: ignore[valid-type]
+    return cast("Callable[[bytes | msgspec.Raw], tuple[T]]", decoder)
+
+
 def decode_params(kind: type[T], params: bytes | msgspec.Raw) -> T:
     """Decode `params`: an array of one map, read as a `kind`.
 
     Raises:
         InvalidArgument: a field is missing or of the wrong type; the message says which and what is allowed.
     """
-    decoder = _params_decoders.get(kind)
-    if decoder is None:
-        decoder = _params_decoders[kind] = msgspec.msgpack.Decoder(tuple[kind]).decode  # type: ignore[valid-type]
+    decoder = params_decoder(kind)
     try:
         (value,) = decoder(params)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidArgument(f"params: {error}") from None
-    checked: T = value
-    return checked
+    except BAD_PARAMS as error:
+        raise bad_params(error) from None
+    return value
+
+
+# What a decoder of `params_decoder` raises, and what is made of it.
+BAD_PARAMS: Final = (msgspec.MsgspecError, RecursionError)
+
+
+def bad_params(error: Exception) -> InvalidArgument:
+    """The error that says which field is missing or of the wrong type."""
+    return InvalidArgument(f"params: {error}")
 
 
 def decode(kind: type[T], data: bytes | msgspec.Raw) -> T:

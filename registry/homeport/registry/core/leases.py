@@ -74,7 +74,8 @@ class LeaseTable:
         entry = self._leases.get(lease)
         if entry is None or entry.ending:
             return 0.0
-        self._notice_stall(now)  # first, or the stall that this renewal came after would extend it as well
+        if now - self._advanced_at > STALL_S:
+            self._notice_stall(now)  # first, or the stall that this renewal came after would extend it as well
         entry.deadline = now - self._stalled_s + entry.ttl_s
         return entry.ttl_s
 

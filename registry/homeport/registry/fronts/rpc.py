@@ -28,7 +28,7 @@ from homeport.client.core.errors import (
     UnknownMethod,
     to_wire,
 )
-from homeport.client.core.messages import NOTICES, REQUESTS, Hello, Ping, Renew
+from homeport.client.core.messages import NOTICES, Hello, Ping, Renew
 from homeport.registry.core.limits import CONNECTION_CALLS_MAX, CONNECTION_OUT_BYTES_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import TxnResult
 from homeport.registry.operations import Commit, Encoded, Operations
@@ -42,6 +42,7 @@ _LINGER_S: Final = 1.0  # how long a refused client may take to read why
 _ECHO: Final = 100  # characters of what a client sent that an error repeats
 # Seconds and tries after which a silent peer is asked whether it lives, and milliseconds for what it has not taken.
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
+_ALWAYS: Final = (Renew.method, Ping.method)  # answered however busy a connection is: lives hang on them
 _BUSY_S: Final = 0.5  # when a connection that was told Busy may come back
 
 
@@ -51,6 +52,7 @@ class RpcFront:
     def __init__(self, operations: Operations, peer_lost: Callable[[Peer], None]) -> None:
         self._operations = operations
         self._peer_lost = peer_lost
+        self.table = operations.table()
         self._servers: list[asyncio.Server] = []
         self._sockets: list[tuple[str, int | None]] = []  # Unix sockets, with the file that is ours
         self.connections: set[RpcConnection] = set()
@@ -193,13 +195,17 @@ class RpcConnection(asyncio.Protocol):
         return True
 
     def _ask(self, ask: wire.Ask) -> None:
-        kind = REQUESTS.get(ask.method)
-        if kind is None:
-            raise UnknownMethod(f"there is no method {ask.method[:_ECHO]!r}", allowed=sorted(REQUESTS))
-        if kind is not Renew and kind is not Ping:
+        found = self._front.table.get(ask.method)
+        if found is None:
+            raise UnknownMethod(f"there is no method {ask.method[:_ECHO]!r}", allowed=sorted(self._front.table))
+        if (self._events_wait or self._replies or self._tasks) and ask.method not in _ALWAYS:
             self._expect_room()
-        request = wire.decode_params(kind, ask.params)
-        result = self._operations.handle(request, self.peer)
+        decode, handler = found
+        try:
+            (request,) = decode(ask.params)
+        except wire.BAD_PARAMS as error:
+            raise wire.bad_params(error) from None
+        result = handler(request, self.peer)
         if isinstance(result, msgspec.Struct):
             self._write(wire.answer(ask.msgid, result))
         elif isinstance(result, Encoded):
