@@ -57,7 +57,7 @@ test-peers: peers ## tests against real foreign clients and servers (installs th
 
 .PHONY: test-long
 test-long: $(STAMP) ## crash, fuzz and seed searches (LONG=slice for the bounded share that CI runs)
-	@$(BIN)/python -m pytest -q -m long
+	@$(BIN)/python -m pytest -q -n auto -m long
 
 .PHONY: check
 check: $(STAMP) ## lint, format, types, layers, package contents

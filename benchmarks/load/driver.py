@@ -20,7 +20,7 @@ import msgspec
 
 from benchmarks import proc
 from benchmarks.case import Turn
-from benchmarks.load.plan import ClosedLoop, FanOut, FanOutOutcome, Outcome
+from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, FanOutOutcome, Outcome, Plan
 from benchmarks.servers import ROOT, Cores, MeasurementError, affinity, environment
 from benchmarks.spread import merged, percentile
 
@@ -33,7 +33,7 @@ _LUA: Final = Path(__file__).with_name("wrk.lua")
 class _Generator:
     """One process, from its plan to its outcome."""
 
-    def __init__(self, plan: ClosedLoop | FanOut, core: int) -> None:
+    def __init__(self, plan: Plan, core: int) -> None:
         with affinity(frozenset({core})):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.load.process"],
@@ -94,9 +94,7 @@ def _last_line(error: bytes) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _drive(
-    plans: Sequence[ClosedLoop | FanOut], cores: Cores, servers: Sequence[int], kind: type[T]
-) -> tuple[list[T], float]:
+def _drive(plans: Sequence[Plan], cores: Cores, servers: Sequence[int], kind: type[T]) -> tuple[list[T], float]:
     """Carry out plans at once, one process and core each; return outcomes and the servers' CPU seconds meanwhile."""
     started: list[_Generator] = []
     try:
@@ -148,13 +146,26 @@ def fan_out(plan: FanOut, cores: Cores, servers: Sequence[int]) -> Turn:
     Raises:
         MeasurementError: a delivery did not come.
     """
+    return _last_of_many(plan, plan.puts * plan.watches, cores, servers)
+
+
+def crowd(plan: Crowd, cores: Cores, servers: Sequence[int]) -> Turn:
+    """Measure a crowd of HTTP clients: the median over its rounds of the time to the last answer.
+
+    Raises:
+        MeasurementError: an answer did not come, or was an error.
+    """
+    return _last_of_many(plan, plan.rounds * plan.clients, cores, servers)
+
+
+def _last_of_many(plan: FanOut | Crowd, operations: int, cores: Cores, servers: Sequence[int]) -> Turn:
     (outcome,), server_cpu_s = _drive([plan], cores, servers, FanOutOutcome)
     ordered = sorted(outcome.deliveries_s)
     return Turn(
         {
             "last_delivery": ordered[len(ordered) // 2] * 1e3,
             "slowest_put": ordered[-1] * 1e3,
-            "server_cpu": server_cpu_s / (plan.puts * plan.watches) * 1e6,
+            "server_cpu": server_cpu_s / operations * 1e6,
         },
         server_cpu_s / outcome.wall_s,
         outcome.cpu_s / outcome.wall_s,

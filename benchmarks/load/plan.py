@@ -68,4 +68,13 @@ class FanOutOutcome(msgspec.Struct, frozen=True):
     cpu_s: float
 
 
-Plan = ClosedLoop | FanOut
+class Crowd(msgspec.Struct, frozen=True, kw_only=True, tag="crowd"):
+    """`clients` HTTP connections that want one key, `rounds` times: each blocked until it changes, or all at once."""
+
+    port: int
+    clients: int
+    rounds: int
+    blocked: bool
+
+
+Plan = ClosedLoop | FanOut | Crowd

@@ -12,8 +12,8 @@ import sys
 import msgspec
 import uvloop
 
-from benchmarks.load import closed_loop, fan_out
-from benchmarks.load.plan import ClosedLoop, Plan
+from benchmarks.load import closed_loop, crowd, fan_out
+from benchmarks.load.plan import ClosedLoop, Crowd, Plan
 
 
 async def _ready() -> None:
@@ -25,6 +25,8 @@ async def _ready() -> None:
 async def _run(plan: Plan) -> bytes:
     if isinstance(plan, ClosedLoop):
         return msgspec.json.encode(await closed_loop.run(plan, _ready))
+    if isinstance(plan, Crowd):
+        return msgspec.json.encode(await crowd.run(plan, _ready))
     return msgspec.json.encode(await fan_out.run(plan, _ready))
 
 

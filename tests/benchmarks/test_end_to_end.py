@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.contenders import etcd
+from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver, protobuf
-from benchmarks.load.plan import ClosedLoop, FanOut, GrpcCalls
+from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, GrpcCalls
 from benchmarks.servers import MeasurementError, Stage
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
@@ -42,6 +42,16 @@ def test_a_quick_run_prints_a_table_and_leaves_its_report(root: Path, tmp_path: 
     assert others == {"etcd"}, "a peer takes part, or is skipped aloud"
     assert "fanout: how long" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"], "data and logs are gone after a success"
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_a_crowd_of_clients_is_answered_whether_it_waits_or_asks(tmp_path: Path, blocked: bool) -> None:
+    with Stage("crowd", work_dir=tmp_path) as stage:
+        registry = homeport.serve(stage)
+        with registry.server:
+            plan = Crowd(port=registry.http_port, clients=40, rounds=2, blocked=blocked)
+            turn = driver.crowd(plan, stage.cores, [registry.server.pid])
+            assert 0 < turn.figures["last_delivery"] <= turn.figures["slowest_put"]
 
 
 @pytest.mark.peers

@@ -136,3 +136,26 @@ async def test_blocking_queries_beyond_the_limit_are_told_to_come_back(registry:
     await http("PUT", "/v1/kv/a", b"")
     assert (await first).status == 200
     await front.close()
+
+
+def test_slow_clients_and_those_too_many_are_seen_to_on_uvloop_too() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def body() -> None:
+        async with Registry() as registry:
+            front = HttpFront(registry.operations, connections_max=1, first_head_s_max=0.25, stalled_s_max=0.25)
+            at = await front.listen("127.0.0.1:0")
+            host, port = at.split(":")
+            silent, silent_writer = await asyncio.open_connection(host, int(port))
+            refused, refused_writer = await asyncio.open_connection(host, int(port))
+            async with asyncio.timeout(10):
+                refused_writer.write(ASK)
+                assert (await refused.read()).startswith(b"HTTP/1.1 429 ")
+                assert await silent.read() == b""
+            assert (front.numbers.connections_refused, front.numbers.connections_cut) == (1, 1)
+            silent_writer.close()
+            refused_writer.close()
+            await front.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(body())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 
@@ -104,7 +104,7 @@ class HttpServer(web.Server):
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         self._numbers.connections -= 1
         self._unheard.pop(handler, None)
-        if isinstance(handler.transport, asyncio.Transport):
+        if handler.transport is not None:
             self._unsent.pop(handler.transport, None)
         super().connection_lost(handler, exc)
 
@@ -134,8 +134,8 @@ class HttpServer(web.Server):
 
     def _cut(self, transport: asyncio.BaseTransport | None) -> None:
         self._numbers.connections_cut += 1
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        if transport is not None:
+            cast("asyncio.Transport", transport).abort()
 
 
 class _Crowded(asyncio.Protocol):
@@ -147,8 +147,7 @@ class _Crowded(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._timer = asyncio.get_running_loop().call_later(_CROWDED_S, self.close)
         self._crowd.add(self)
 

@@ -1,0 +1,126 @@
+"""How fast is Consul's HTTP API here? Beside the least that aiohttp can do, and woken clients beside plain requests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final
+
+from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Metric, Scale
+from benchmarks.contenders import homeport
+from benchmarks.load import driver
+from benchmarks.load.plan import ClosedLoop, Crowd, RpcCalls
+from benchmarks.load.rpc import rpc_body
+from benchmarks.servers import Stage, accepts, free_port
+from homeport.client.core.messages import KvPut
+
+_CONNECTIONS: Final = 32
+_CLIENTS: Final = 1000  # that wait for one key
+_FEW_KEYS: Final = 10
+_LOADERS: Final = 4
+_LOADER_DEPTH: Final = 64
+_METRICS: Final = (
+    Metric("last_delivery", "ms", "lower", headline=True),
+    Metric("slowest_put", "ms", "lower"),
+    Metric("server_cpu", "us/op", "lower", headline=True),
+)
+
+
+def cases(scale: Scale) -> tuple[Case, ...]:
+    """One key read over and over, and one change that a crowd waits for."""
+    missing = driver.wrk_missing()
+    return (
+        Case(
+            "consul/kv-get",
+            "how many reads of a key a second, and what does each cost beyond aiohttp itself?",
+            f"wrk, {_CONNECTIONS} connections, GET /v1/kv/key, 5 bytes",
+            "homeport",
+            (
+                Contender("homeport", f"homeport serve, in memory, {_FEW_KEYS} keys", _ours(scale, _FEW_KEYS), missing),
+                Contender(
+                    "homeport, many keys",
+                    f"the same with {scale.keys:,} keys: it must not matter",
+                    _ours(scale, scale.keys),
+                    missing,
+                ),
+                Contender(
+                    "aiohttp handler",
+                    "an aiohttp application with one route, which sends the same bytes",
+                    _bare(scale, "--app"),
+                    missing,
+                ),
+                Contender("aiohttp server", "the same without a router", _bare(scale), missing),
+            ),
+            metrics=(RATE, SERVER_CPU),
+        ),
+        Case(
+            "consul/wake",
+            "how long until a change has reached everybody who waits for it, beside as many plain requests at once?",
+            f"{_CLIENTS} connections, {scale.deliveries} rounds a turn; an operation is one answer, and with blocked "
+            "clients its server_cpu holds the asking too",
+            "blocked",
+            (
+                Contender("blocked", "GET /v1/kv/crowd?index=..., and a PUT", _crowd(scale, blocked=True)),
+                Contender("plain", "GET /v1/kv/crowd", _crowd(scale, blocked=False)),
+            ),
+            metrics=_METRICS,
+        ),
+    )
+
+
+def _ours(scale: Scale, count: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        registry = homeport.serve(stage, name=f"homeport-{count}")
+        with registry.server:
+            bodies = [rpc_body(KvPut(key=b"key", value=b"value"))]
+            bodies += [rpc_body(KvPut(key=b"other/%06d" % number, value=b"value")) for number in range(count - 1)]
+            plan = ClosedLoop(
+                port=registry.rpc_port,
+                connections=_LOADERS,
+                depth=_LOADER_DEPTH,
+                calls=RpcCalls(bodies),
+                operations_max=len(bodies),
+            )
+            driver.closed_loop(plan, stage.cores, ())
+            yield lambda: driver.wrk(
+                registry.http_port,
+                ["/v1/kv/key"],
+                cores=stage.cores,
+                servers=[registry.server.pid],
+                connections=_CONNECTIONS,
+                duration_s=scale.turn_s,
+            )
+
+    return turns
+
+
+def _bare(scale: Scale, *options: str) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        port = free_port()
+        command = [sys.executable, "-m", "benchmarks.contenders.aiohttp_bytes", "--listen", str(port), *options]
+        server = stage.server(f"aiohttp{''.join(options)}", command, accepts(port))
+        with server:
+            yield lambda: driver.wrk(
+                port,
+                ["/v1/kv/key"],
+                cores=stage.cores,
+                servers=[server.pid],
+                connections=_CONNECTIONS,
+                duration_s=scale.turn_s,
+            )
+
+    return turns
+
+
+def _crowd(scale: Scale, *, blocked: bool) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        registry = homeport.serve(stage, name="homeport-blocked" if blocked else "homeport-plain")
+        with registry.server:
+            plan = Crowd(port=registry.http_port, clients=_CLIENTS, rounds=scale.deliveries, blocked=blocked)
+            yield lambda: driver.crowd(plan, stage.cores, [registry.server.pid])
+
+    return turns
