@@ -109,8 +109,8 @@ class _Attempt:
     def holds(self, compare: Compare) -> bool:
         names = [key for key in self.state if in_range(key, compare.key, compare.end)]
         if not names:  # a missing key, or a range without any, compares as zeros
-            names = [compare.key]
-        return all(self.compare(compare, self.state.get(name)) for name in names)
+            return self.compare(compare, None)
+        return all(self.compare(compare, self.state[name]) for name in names)
 
     def compare(self, compare: Compare, kv: KeyValue | None) -> bool:
         test = _OPERATORS[compare.op]

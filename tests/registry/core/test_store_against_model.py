@@ -378,5 +378,5 @@ def test_store_and_watches_agree_with_the_model() -> None:
 @pytest.mark.timeout(600)
 def test_store_and_watches_agree_with_the_model_on_new_steps() -> None:
     in_ci = os.environ.get("LONG") == "slice"  # there the same steps every time, and fewer: it must not find news
-    search = settings(SHORT, max_examples=80 if in_ci else 400, stateful_step_count=60, derandomize=in_ci)
+    search = settings(SHORT, max_examples=60 if in_ci else 400, stateful_step_count=60, derandomize=in_ci)
     run_state_machine_as_test(StoreMachine, settings=search)
