@@ -300,7 +300,10 @@ class Operations:
         return instance
 
     def _standing(self, key: InstanceKey) -> Standing | None:
-        """The registration that stands under a node and id, as far as it is decided."""
+        """The registration that stands under a node and id, or with an empty id the node's, as far as it is decided."""
+        if not key[1]:
+            node = self.store.at_head(keys.node(key[0]))
+            return Standing(node[0]) if node else None
         found = self.store.at_head(keys.id_of(*key))
         if not found:
             return None

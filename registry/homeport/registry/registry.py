@@ -21,9 +21,8 @@ import msgspec
 
 from homeport.client import Client
 from homeport.client.core.errors import Closed, HomeportError, InvalidArgument, Unavailable
-from homeport.client.core.model import InstanceKey
-from homeport.registry.core import keys
-from homeport.registry.core.catalogue import Catalogue
+from homeport.client.core.model import InstanceKey, ServiceEvent
+from homeport.registry.core.catalogue import OWN, Catalogue
 from homeport.registry.core.txn import Change
 from homeport.registry.direct import DirectLink, DirectTransport
 from homeport.registry.fronts.http import HttpFront
@@ -40,7 +39,6 @@ from homeport.registry.transfers import remove
 
 _log = logging.getLogger("homeport.registry")
 
-_CATALOGUED: Final = (keys.INSTANCES, keys.CHECKS)
 OFF: Final = "off"  # the address of a front that is not served
 
 
@@ -125,9 +123,7 @@ class Registry:
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
         self._rpc = RpcFront(self.operations, self._peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
-        for event in self.catalogue.load(self.store.mvcc):
-            for instance in event.changed:
-                self._scheduler.put(instance, self.catalogue.statuses(instance.key))
+        self._look_after(self.catalogue.load(self.store.mvcc))
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
         self._sessions.start()
         self._started = True
@@ -250,19 +246,30 @@ class Registry:
     def _revision(self, revision: int, changes: tuple[Change, ...]) -> None:
         """A revision is durable: the catalogue, the prober and the followers take it in, in that order."""
         for change in changes:
-            if change.key.startswith(_CATALOGUED):
+            if change.key.startswith(OWN):
                 break
         else:
             self.catalogue.revision = revision
             return
         events = self.catalogue.apply(revision, changes)
+        self._look_after(events)
+        self.peers.publish(events)
+
+    def _look_after(self, events: list[ServiceEvent]) -> None:
+        """Have the checks of what appeared or changed run, instances and nodes, and no others."""
         for event in events:
             for key in event.removed:
                 self._scheduler.remove(key)
         for event in events:
             for instance in event.changed:
                 self._scheduler.put(instance, self.catalogue.statuses(instance.key))
-        self.peers.publish(events)
+        for node, id_ in self.catalogue.touched.keys:
+            if not id_:
+                entry = self.catalogue.find(node, "")
+                if entry is None:
+                    self._scheduler.remove((node, ""))
+                else:
+                    self._scheduler.put(entry.registered, self.catalogue.statuses((node, "")))
 
     def _peer_lost(self, peer: Peer) -> None:
         """The connection that registered instances broke: find out at once how they are."""

@@ -94,7 +94,7 @@ class StatusWriter:
             entry = self._catalogue.find(*key)
             if entry is None or entry.registered.create_revision != create_revision:
                 continue
-            standing = keys.instance(entry.registered.service, *key)
+            standing = keys.registered(entry.registered.service, *key)
             same = (
                 Compare(standing, "create", "=", create_revision),
                 Compare(standing, "lease", "=", entry.lease),

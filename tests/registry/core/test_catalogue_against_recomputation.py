@@ -44,11 +44,16 @@ registrations = st.tuples(
         state=st.sampled_from(("up", "up", "up", "draining", "maintenance")),
     ),
 )
-statuses = st.tuples(
-    st.just("check"),
-    ids,
-    st.sampled_from(("probe", "beat", "refused")),
-    st.builds(CheckRecord, st.sampled_from(("passing", "warning", "critical")), st.sampled_from(("", "why"))),
+records = st.builds(CheckRecord, st.sampled_from(("passing", "warning", "critical")), st.sampled_from(("", "why")))
+statuses = st.tuples(st.just("check"), ids, st.sampled_from(("probe", "beat", "refused")), records)
+nodes = st.builds(
+    Instance,
+    service=st.just(""),
+    id=st.just(""),
+    node=st.just(NODE),
+    address=st.sampled_from(("10.0.0.1", "10.0.0.2")),
+    checks=st.sampled_from(((), CHECKS[:1])),
+    state=st.sampled_from(("up", "up", "maintenance")),
 )
 steps = st.lists(
     st.lists(
@@ -60,6 +65,10 @@ steps = st.lists(
             statuses,
             statuses,
             st.tuples(st.just("silence"), ids, st.sampled_from(("probe", "beat", "refused"))),
+            st.tuples(st.just("node"), st.just(""), nodes),
+            st.tuples(st.just("node gone"), st.just("")),
+            st.tuples(st.just("check"), st.just(""), st.sampled_from(("probe", "disk")), records),
+            st.tuples(st.just("silence"), st.just(""), st.sampled_from(("probe", "disk"))),
             st.tuples(st.just("unrelated")),
         ),
         min_size=1,
@@ -89,7 +98,16 @@ class Naive:
         found = self.mvcc.range(Range(prefix, keys.prefix_end(prefix))).entries
         return {keys.split(kv.key)[2]: wire.decode(CheckRecord, kv.value) for kv in found}
 
+    def node(self) -> Instance | None:
+        kv = self.mvcc.get(keys.node(NODE))
+        return None if kv is None else wire.decode(Instance, kv.value)
+
     def status(self, instance: Instance) -> Status:
+        own = self.own_status(instance)
+        node = self.node() or Instance(service="", id="", node=NODE)
+        return max((own, self.own_status(node)), key=SEVERITY.__getitem__)
+
+    def own_status(self, instance: Instance) -> Status:
         if instance.state == "maintenance":
             return "maintenance"
         records = self.records(instance.key)
@@ -119,6 +137,11 @@ class Naive:
                 self.touched[parts[1], parts[2]] = revision
             elif key.startswith(keys.CHECKS):
                 self.touched[parts[0], parts[1]] = revision
+            elif key.startswith(keys.NODES):
+                self.touched[parts[0], ""] = revision
+        if self.touched.get((NODE, "")) == revision:
+            present = self.mvcc.range(Range(keys.INSTANCES, keys.prefix_end(keys.INSTANCES))).entries
+            self.touched |= {(node, id_): revision for _, node, id_ in (keys.split(kv.key) for kv in present)}
         before, self.seen = self.seen, self.compute()
         differences: Differences = {}
         for at in before.keys() - self.seen.keys():
@@ -149,6 +172,7 @@ class Followed:
         self.catalogue = Catalogue(DELETIONS_MAX)
         self.naive = Naive(self.mvcc)
         self.service_of: dict[str, str] = {}
+        self.list_of_nodes: tuple[object, ...] = (False, None, "")
         self.indexes = dict.fromkeys((*SERVICES, "never"), 1)
 
     def ops(self, step: tuple[object, ...]) -> list[Op]:
@@ -169,6 +193,10 @@ class Followed:
                 return [*gone, Delete(prefix, keys.prefix_end(prefix))]
             case ("check", str(id_), str(name), CheckRecord() as record):
                 return [Put(keys.check(NODE, id_, name), wire.encode(record))]
+            case ("node", _, Instance() as node):
+                return [Put(keys.node(NODE), wire.encode(node))]
+            case ("node gone", _):
+                return [Delete(keys.node(NODE))]
             case ("silence", str(id_), str(name)):
                 return [Delete(keys.check(NODE, id_, name))]
         return [Put(b"k/unrelated", b"")]
@@ -185,6 +213,7 @@ class Followed:
         events = self.catalogue.apply(revision, changes)
         self.expect_events(events, self.naive.apply(revision, [change.key for change in changes]))
         self.expect_state()
+        self.expect_nodes(revision, [change.key for change in changes])
         assert self.catalogue.revision == revision
         assert list_index_before <= self.catalogue.index <= revision
         if self.catalogue.tags() != tags_before:
@@ -199,6 +228,35 @@ class Followed:
             assert not event.snapshot
             assert not event.more
             assert len(event.changed) + len(event.removed) == sum(map(len, differences[event.service]))
+
+    def expect_nodes(self, revision: int, written: list[bytes]) -> None:
+        catalogue, registered = self.catalogue, self.naive.node()
+        here = {key[1]: service for service, key in self.naive.seen}
+        shown = catalogue.nodes.get(NODE)
+        concerned = any(key.startswith((keys.INSTANCES, keys.NODES)) for key in written)
+        if registered is None and not here:
+            assert shown is None
+            node_index = catalogue.index_of_node(NODE)
+        else:
+            assert shown is not None
+            assert shown.ids == here
+            entry = catalogue.find(NODE, "")
+            assert (entry is None) == (registered is None)
+            if entry is not None and registered is not None:
+                assert msgspec.structs.replace(entry.registered, create_revision=0, mod_revision=0) == registered
+            first = here and self.naive.seen[here[min(here)], (NODE, min(here))]
+            assert shown.address == (registered.address if registered else first.address if first else "")
+            node_index = shown.index
+            assert (shown.index == revision) >= concerned
+        list_of_nodes = (shown is not None, registered, shown.address if shown else "")
+        if list_of_nodes != self.list_of_nodes:
+            assert catalogue.nodes_index == revision
+        self.list_of_nodes = list_of_nodes
+        for name, index in (("node", node_index), ("nodes", catalogue.nodes_index), ("checks", catalogue.checks_index)):
+            assert self.indexes.get(name, 1) <= index <= revision, f"the index of {name} went backwards"
+            self.indexes[name] = index
+        if any(key.startswith((keys.CHECKS, keys.NODES)) for key in written):
+            assert catalogue.checks_index == revision
 
     def expect_state(self) -> None:
         catalogue, naive = self.catalogue, self.naive

@@ -3,7 +3,10 @@
 `apply` takes one revision and returns one `ServiceEvent` per service whose instances look different afterwards, so
 that watchers hear of nothing else. Each service keeps its encoded answers until it changes: a lookup is a dict access.
 
-The index of a service is the revision of the last change to anything it is made of. Services that vanished are
+A node is registered like an instance, one of no service and no id, and stands with its address, its state and its
+checks behind every instance on it. One that nobody registered is there as long as something is on it.
+
+The index of a service or a node is the revision of the last change to anything it is made of. Those that vanished are
 remembered for a while; a name that is unknown answers with the newest deletion that is no longer remembered (`floor`),
 so an index never goes backwards.
 """
@@ -18,7 +21,7 @@ import msgspec
 
 from homeport.client.core import wire
 from homeport.client.core.messages import Resolved
-from homeport.client.core.model import Check, Instance, InstanceKey, ServiceEvent, Status
+from homeport.client.core.model import Check, Instance, InstanceKey, KeyValue, ServiceEvent, Status
 from homeport.registry.core import keys
 from homeport.registry.core.health import aggregate
 from homeport.registry.core.limits import DELETIONS_REMEMBERED, PAGE_BYTES
@@ -28,18 +31,23 @@ from homeport.registry.core.txn import Change
 T = TypeVar("T")
 
 
-_OWN: Final = (keys.INSTANCES, keys.CHECKS)  # the prefixes it is made of
+OWN: Final = (keys.INSTANCES, keys.CHECKS, keys.NODES)  # the prefixes it is made of
 
 
 class CheckRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What stands under `h/<node>/<id>/<check>`."""
+    """What stands under `h/<node>/<id>/<check>`.
+
+    Where no check of that name is defined, the registry itself found it, or some other program that looks after the
+    instance wrote it; what only the front that it came by understands is in `extra`, by the front's name.
+    """
 
     status: Status
     output: str = ""
+    extra: dict[str, bytes] = {}
 
 
 class Entry:
-    """One instance: as registered, and as everybody sees it."""
+    """One instance: as registered, and as everybody sees it. Or one node, of which both are the same."""
 
     __slots__ = ("lease", "registered", "seen")
 
@@ -73,35 +81,122 @@ class Service:
         return found  # type: ignore[return-value]  # `name` decides which `make` it is
 
 
+class Node:
+    """A node: what is registered of it (None: nothing), what is on it, and the worst that its own checks say."""
+
+    __slots__ = ("address", "entry", "ids", "index", "name", "status")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.index = 0
+        self.entry: Entry | None = None
+        self.ids: dict[str, str] = {}  # id -> service
+        self.address = ""  # as registered, else that of its first instance
+        self.status: Status = "passing"
+
+
+class Vanished:
+    """Names that are gone with the revision they went at; `floor` is that of the newest no longer remembered."""
+
+    __slots__ = ("_gone", "_most", "floor")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._gone: OrderedDict[str, int] = OrderedDict()
+        self.floor = 1
+
+    def index_of(self, name: str) -> int:
+        return max(self._gone.get(name, 0), self.floor)
+
+    def add(self, name: str, revision: int) -> None:
+        self._gone[name] = revision
+        if len(self._gone) > self._most:
+            _, self.floor = self._gone.popitem(last=False)
+
+    def discard(self, name: str) -> None:
+        self._gone.pop(name, None)
+
+
+class Touched:
+    """What one revision changed anything of: instances by key (with an empty id: a node itself), and whose they are."""
+
+    __slots__ = ("checks", "keys", "nodes", "revision", "services")
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+        self.keys: dict[InstanceKey, None] = {}
+        self.services: dict[str, None] = {}
+        self.nodes: dict[str, None] = {}
+        self.checks = False  # whether any check, or whom it is of
+
+
 class Catalogue:
     """The instances of all services at the store's durable revision.
 
     Args:
-        deletions_max: how many vanished services keep an index of their own.
+        deletions_max: how many vanished services, and nodes, keep an index of their own.
     """
 
-    __slots__ = ("_checks", "_deletions_max", "_gone", "_service_of", "floor", "index", "revision", "services")
+    __slots__ = (
+        "_checks",
+        "_gone",
+        "_gone_nodes",
+        "_service_of",
+        "checks_index",
+        "index",
+        "instances_index",
+        "nodes",
+        "nodes_index",
+        "revision",
+        "services",
+        "touched",
+    )
 
     def __init__(self, deletions_max: int = DELETIONS_REMEMBERED) -> None:
         self.revision = 1
         self.index = 1  # of the list of services
-        self.floor = 1
+        self.instances_index = 1  # of all instances and their nodes
+        self.nodes_index = 1  # of the list of nodes
+        self.checks_index = 1  # of all checks
         self.services: dict[str, Service] = {}
+        self.nodes: dict[str, Node] = {}
+        self.touched = Touched(1)  # by the last revision that concerned it
         self._service_of: dict[InstanceKey, str] = {}
         self._checks: dict[InstanceKey, dict[str, CheckRecord]] = {}
-        self._gone: OrderedDict[str, int] = OrderedDict()
-        self._deletions_max = deletions_max
+        self._gone = Vanished(deletions_max)
+        self._gone_nodes = Vanished(deletions_max)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     def find(self, node: str, id: str) -> Entry | None:  # noqa: A002 - the field's name everywhere else
+        """The instance, or with an empty id what is registered of the node itself."""
+        if not id:
+            found = self.nodes.get(node)
+            return found.entry if found else None
         service = self._service_of.get((node, id))
         return None if service is None else self.services[service].entries[node, id]
+
+    @property
+    def floor(self) -> int:
+        """The index of a service that is not there and not remembered."""
+        return self._gone.floor
 
     def index_of(self, name: str) -> int:
         """The revision of the last change to a service, existing or not."""
         service = self.services.get(name)
-        return service.index if service else max(self._gone.get(name, 0), self.floor)
+        return service.index if service else self._gone.index_of(name)
+
+    def index_of_node(self, name: str) -> int:
+        """The revision of the last change to a node and all that is on it, existing or not."""
+        node = self.nodes.get(name)
+        return node.index if node else self._gone_nodes.index_of(name)
+
+    def entries_on(self, name: str) -> list[Entry]:
+        """The instances on a node in the order of their ids."""
+        node = self.nodes.get(name)
+        if node is None:
+            return []
+        return [self.services[service].entries[name, id_] for id_, service in sorted(node.ids.items())]
 
     def check_record(self, key: InstanceKey, name: str) -> CheckRecord | None:
         """The written status of a check; None before its first and after a ttl check's silence."""
@@ -135,79 +230,128 @@ class Catalogue:
 
     def load(self, mvcc: Mvcc) -> list[ServiceEvent]:
         """Start from a state; what was deleted before it is unknown, so every index starts at its revision."""
-        found = (mvcc.get(key) for prefix in _OWN for key in mvcc.keys(prefix, keys.prefix_end(prefix)))
+        found = (mvcc.get(key) for prefix in OWN for key in mvcc.keys(prefix, keys.prefix_end(prefix)))
         events = self.apply(mvcc.revision, [Change(kv.key, kv, None) for kv in found if kv is not None])
-        self.index = self.floor = mvcc.revision
+        self.index = self.instances_index = self.nodes_index = self.checks_index = mvcc.revision
+        self._gone.floor = self._gone_nodes.floor = mvcc.revision
         return events
 
     def apply(self, revision: int, changes: Iterable[Change]) -> list[ServiceEvent]:
         """Take in one revision and return what looks different now, one event per service."""
         self.revision = revision
-        touched: dict[InstanceKey, None] = {}
+        touched = self.touched = Touched(revision)
         vanished: dict[tuple[str, InstanceKey], None] = {}
         for change in changes:
             key = change.key
             if key.startswith(keys.INSTANCES):
                 service, node, id_ = keys.split(key)
-                touched[node, id_] = None
+                touched.keys[node, id_] = None
                 if change.kv is None:
                     vanished[service, (node, id_)] = None
                 else:
                     self._put(service, (node, id_), wire.decode(Instance, change.kv.value), change)
             elif key.startswith(keys.CHECKS):
                 node, id_, name = keys.split(key)
-                touched[node, id_] = None
+                touched.keys[node, id_] = None
+                touched.checks = True
                 if change.kv is not None:
                     self._checks.setdefault((node, id_), {})[name] = wire.decode(CheckRecord, change.kv.value)
                 elif (records := self._checks.get((node, id_))) is not None:
                     records.pop(name, None)
                     if not records:
                         del self._checks[node, id_]
+            elif key.startswith(keys.NODES):
+                (node,) = keys.split(key)
+                touched.keys[node, ""] = None
+                self._put_node(node, change)
         events: dict[str, tuple[list[Instance], list[InstanceKey]]] = {}
         for service, instance_key in vanished:
             self._remove(service, instance_key, revision)
             events.setdefault(service, ([], []))[1].append(instance_key)
-        for instance_key in touched:
+        for node, id_ in tuple(touched.keys):
+            if not id_:
+                self._weigh(node)
+        for instance_key in tuple(touched.keys):
             self._recompute(instance_key, revision, events)
+        for node in touched.nodes:
+            self._settle(node, revision)
+        if touched.services or touched.nodes:
+            self.instances_index = revision
+        if touched.checks:
+            self.checks_index = revision
         return [
             ServiceEvent(service=service, revision=revision, changed=tuple(changed), removed=tuple(removed))
             for service, (changed, removed) in events.items()
         ]
+
+    def _node(self, name: str) -> Node:
+        node = self.nodes.get(name)
+        if node is None:
+            node = self.nodes[name] = Node(name)
+            node.status = self._status((name, ""), None)
+            self._gone_nodes.discard(name)
+            self.nodes_index = self.revision
+        return node
+
+    def _put_node(self, name: str, change: Change) -> None:
+        node = self._node(name)
+        self.touched.checks = True  # its state and its metadata, by which checks are chosen, may be others
+        if change.kv is None:
+            node.entry = None
+        else:
+            registered = _at(wire.decode(Instance, change.kv.value), change.kv)
+            node.entry = Entry(registered, change.kv.lease, registered)
+        self.nodes_index = self.revision
 
     def _put(self, name: str, key: InstanceKey, registered: Instance, change: Change) -> None:
         assert change.kv is not None
         service = self.services.get(name)
         if service is None:
             service = self.services[name] = Service(name)
-            self._gone.pop(name, None)
+            self._gone.discard(name)
             self.index = change.kv.mod_revision
         old = service.entries.get(key)
         if old is None or old.registered.tags != registered.tags:
             self.index = change.kv.mod_revision
-        registered = msgspec.structs.replace(
-            registered,
-            status="passing",
-            create_revision=change.kv.create_revision,
-            mod_revision=change.kv.mod_revision,
-        )
+        if old is not None:
+            self._note_checks(old.registered)
+        registered = _at(registered, change.kv)
         # What was seen stays until `_recompute`, which compares with it; a new one has never been seen.
         service.entries[key] = Entry(registered, change.kv.lease, old.seen if old else registered)
         if old is None:
             service.entries[key].seen = msgspec.structs.replace(registered, mod_revision=-1)
         self._service_of[key] = name
+        self._node(key[0]).ids[key[1]] = name
 
     def _remove(self, name: str, key: InstanceKey, revision: int) -> None:
         service = self.services[name]
-        del service.entries[key]
+        self.touched.services[name] = None
+        self._note_checks(service.entries.pop(key).registered)
         service.index = self.index = revision
         service.answers.clear()
         if self._service_of.get(key) == name:
             del self._service_of[key]
+            self.nodes[key[0]].ids.pop(key[1], None)
+        self.touched.nodes[key[0]] = None
         if not service.entries:
             del self.services[name]
-            self._gone[name] = revision
-            if len(self._gone) > self._deletions_max:
-                _, self.floor = self._gone.popitem(last=False)
+            self._gone.add(name, revision)
+
+    def _note_checks(self, one: Instance) -> None:
+        """Something of an instance changed: of its checks, too, if it has any, or one stands for its state."""
+        if one.checks or one.state != "up" or one.key in self._checks:
+            self.touched.checks = True
+
+    def _weigh(self, name: str) -> None:
+        """Find the status of a node anew; all that is on it is concerned."""
+        self.touched.nodes[name] = None
+        node = self.nodes.get(name)
+        if node is None:
+            return
+        registered = node.entry.registered if node.entry else None
+        node.status = self._status((name, ""), registered)
+        for id_ in node.ids:
+            self.touched.keys[name, id_] = None
 
     def _recompute(
         self, key: InstanceKey, revision: int, events: dict[str, tuple[list[Instance], list[InstanceKey]]]
@@ -215,17 +359,13 @@ class Catalogue:
         name = self._service_of.get(key)
         if name is None:
             return
+        node = self.nodes[key[0]]
+        self.touched.nodes[key[0]] = None
+        self.touched.services[name] = None
         service = self.services[name]
         entry = service.entries[key]
-        records = self._checks.get(key, {})
-        statuses = [
-            records[check.name].status if check.name in records else _unwritten(check)
-            for check in entry.registered.checks
-        ]
-        # A record without a defined check is a verdict of the registry's own (a refused connection).
-        defined = {check.name for check in entry.registered.checks}
-        statuses += [record.status for check_name, record in records.items() if check_name not in defined]
-        status: Status = "maintenance" if entry.registered.state == "maintenance" else aggregate(statuses)
+        self._note_checks(entry.registered)
+        status = aggregate((self._status(key, entry.registered), node.status))
         service.index = revision
         service.answers.clear()
         # Something that it is made of was written or deleted just now; the newest of what is left may be older.
@@ -234,6 +374,45 @@ class Catalogue:
         entry.seen = seen
         if not same:
             events.setdefault(name, ([], []))[0].append(seen)
+
+    def _status(self, key: InstanceKey, registered: Instance | None) -> Status:
+        """What the checks of an instance, or of a node, and its own state come to."""
+        if registered is not None and registered.state == "maintenance":
+            return "maintenance"
+        records = self._checks.get(key, {})
+        checks = registered.checks if registered is not None else ()
+        statuses = [records[check.name].status if check.name in records else _unwritten(check) for check in checks]
+        # A record without a defined check was found by the registry itself (a refused connection) or told by others.
+        defined = {check.name for check in checks}
+        statuses += [record.status for name, record in records.items() if name not in defined]
+        return aggregate(statuses)
+
+    def _settle(self, name: str, revision: int) -> None:
+        """A node, or something on it, changed: see whether it is still there, and at which address."""
+        node = self.nodes.get(name)
+        if node is None:
+            return
+        if node.entry is None and not node.ids:
+            del self.nodes[name]
+            self._gone_nodes.add(name, revision)
+            self.nodes_index = revision
+            return
+        node.index = revision
+        if node.entry is not None:
+            address = node.entry.registered.address
+        else:
+            first = min(node.ids, default=None)
+            address = "" if first is None else self.services[node.ids[first]].entries[name, first].registered.address
+        if address != node.address:
+            node.address = address
+            self.nodes_index = revision
+
+
+def _at(registered: Instance, kv: KeyValue) -> Instance:
+    """A registration as it stands in the store."""
+    return msgspec.structs.replace(
+        registered, status="passing", create_revision=kv.create_revision, mod_revision=kv.mod_revision
+    )
 
 
 def _unwritten(check: Check) -> Status:

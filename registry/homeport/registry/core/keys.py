@@ -1,7 +1,7 @@
 """The layout of the store's keys: where each view keeps what.
 
     s/<service>/<node>/<id>    one instance              i/<node>/<id>          the service that id belongs to
-    h/<node>/<id>/<check>      one check's status        c/<node>               a node and its maintenance
+    h/<node>/<id>/<check>      one check's status        c/<node>               a node; its checks: h/<node>//<check>
     k/<key>                    a user's key, raw         m/<key>                what only some fronts know of it
     n/<session>                a session                 d/<key>                a lock delay
     l/<lease>                  a lease                   e/<name>/<time>        an event
@@ -19,6 +19,7 @@ LEASES: Final = b"l/"
 INSTANCES: Final = b"s/"
 IDS: Final = b"i/"
 CHECKS: Final = b"h/"
+NODES: Final = b"c/"
 USER: Final = b"k/"
 USER_DETAILS: Final = b"m/"
 SESSIONS: Final = b"n/"
@@ -52,8 +53,18 @@ def check(node: str, id: str, name: str) -> bytes:  # noqa: A002
 
 
 def checks_of(node: str, id: str) -> bytes:  # noqa: A002
-    """The prefix of all of an instance's statuses."""
+    """The prefix of all of an instance's statuses, or with an empty id of its node's own."""
     return b"h/%b/%b/" % (escape(node), escape(id))
+
+
+def ids_on(node: str) -> bytes:
+    """The prefix of all `id_of` of a node."""
+    return b"i/%b/" % escape(node)
+
+
+def registered(service: str, node: str, id: str) -> bytes:  # noqa: A002
+    """Where a registration stands: that of an instance, or with an empty id that of the node itself."""
+    return instance(service, node, id) if id else _node(node)
 
 
 def lease(number: int) -> bytes:
@@ -66,6 +77,9 @@ def lease_number(key: bytes) -> int:
 
 def node(name: str) -> bytes:
     return b"c/%b" % escape(name)
+
+
+_node: Final = node  # for those above, whose argument has that name
 
 
 def session(id: str) -> bytes:  # noqa: A002

@@ -12,7 +12,7 @@ from typing import Final
 
 from homeport.client.core.model import KeyValue
 from homeport.registry.core.mvcc import Mvcc
-from homeport.registry.core.txn import Compare, Delete, Op, Put, Txn, matches
+from homeport.registry.core.txn import Compare, Delete, EndLease, Op, Put, Txn, matches
 
 # The revision of what this request writes: none has it yet, so no index that a caller names is equal to it.
 PENDING: Final = 1 << 63
@@ -21,7 +21,7 @@ PENDING: Final = 1 << 63
 class Overlay:
     """See the module's text. Use it without letting the store move on: no await between its making and `txn`."""
 
-    __slots__ = ("_conditions", "_mvcc", "_puts", "_whole", "_writes", "revision")
+    __slots__ = ("_conditions", "_ended", "_mvcc", "_puts", "_whole", "_writes", "revision")
 
     def __init__(self, mvcc: Mvcc) -> None:
         self._mvcc = mvcc
@@ -30,6 +30,7 @@ class Overlay:
         self._conditions: list[Compare] = []  # those of ranges
         self._writes: dict[bytes, KeyValue | None] = {}
         self._puts: list[Put] = []  # whose values nobody here looks at
+        self._ended: dict[int, None] = {}  # leases
 
     def get(self, key: bytes) -> KeyValue | None:
         """The key as this request sees it; it relies on all of that."""
@@ -60,6 +61,15 @@ class Overlay:
     def delete(self, key: bytes) -> None:
         self._writes[key] = None
 
+    def written(self, start: bytes, end: bytes | None) -> list[KeyValue]:
+        """What this request itself wrote in a range."""
+        found = sorted(key for key in self._writes if matches(key, start, end))
+        return [kv for kv in map(self._writes.__getitem__, found) if kv is not None]
+
+    def end(self, lease: int) -> None:
+        """End a lease last of all, and with it what still hangs on it then."""
+        self._ended[lease] = None
+
     def grant(self, put: Put) -> None:
         """Write a lease's record, before anything that hangs on it."""
         self._puts.append(put)
@@ -68,6 +78,7 @@ class Overlay:
         """Write nothing after all; what was relied on counts no more either."""
         self._writes.clear()
         self._puts.clear()
+        self._ended.clear()
 
     def txn(self) -> Txn:
         """Everything written, on the condition that everything relied on still stands."""
@@ -82,6 +93,7 @@ class Overlay:
         ops: list[Op] = list(self._puts)
         for key, kv in self._writes.items():
             ops.append(Delete(key) if kv is None else Put(key, kv.value, kv.lease))
+        ops += map(EndLease, self._ended)
         return Txn(tuple(compares), tuple(ops))
 
     def _seen(self, key: bytes) -> KeyValue | None:

@@ -182,14 +182,16 @@ def _delay(overlay: Overlay, name: bytes, delay: Delay, grant: Callable[[float],
 
 
 def check_status(catalogue: Catalogue, node: str, id: str, name: str) -> Status | None:  # noqa: A002
-    """The status of an instance's check; None if there is none such."""
+    """The status of a check of an instance, or with an empty id of a node; None if there is none such."""
     entry = catalogue.find(node, id)
-    check = next((one for one in entry.registered.checks if one.name == name), None) if entry else None
-    if check is None:
+    if entry is None:
         return None
     record = catalogue.check_record((node, id), name)
     if record is not None:
         return record.status
+    check = next((one for one in entry.registered.checks if one.name == name), None)
+    if check is None:
+        return None
     return "critical" if check.kind == "ttl" else check.initial
 
 
