@@ -19,7 +19,8 @@ from homeport.sidecar.core.cluster import Cluster, Endpoint
 from homeport.sidecar.core.retries import IDEMPOTENT, Failure, may_retry
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal, service_of, split_absolute
 from homeport.sidecar.http1.bodies import ChunkedBody, LengthBody, body_of, encode_chunk
-from homeport.sidecar.http1.framing import CHUNKED, Malformed, head_end
+from homeport.sidecar.http1.framing import CHUNKED, head_end
+from homeport.sidecar.http1.lines import Malformed
 
 SEED = 20_260_101
 # The 99.9 % points of chi-squared for the degrees of freedom used here.

@@ -15,10 +15,10 @@ from homeport.client.core.model import Instance
 from homeport.sidecar.core import cluster, routes
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
-from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.http1.upstream import Cluster
 
@@ -39,7 +39,7 @@ class Inbound(Listener):
         if request.target[:1] not in (b"/", b"*"):
             if request.method == b"CONNECT":
                 raise Refusal(404, "NR", "CONNECT is not served here")
-            request.host, request.target = routes.split_absolute(request.target)
+            request.retarget(*routes.split_absolute(request.target))
         if not request.host:  # HTTP/1.0 may leave it out, an application need not
             request.host = self._host
         return self.app
@@ -53,16 +53,14 @@ class Inbound(Listener):
     def failure_of(self, head: ResponseHead) -> Failure | None:
         return None
 
-    def forwarded(self, request: RequestHead, downstream: Downstream) -> bytes:
-        return framing.encode_fields(
-            [
-                (b"X-Forwarded-For", downstream.peer),
-                (b"X-Forwarded-Proto", b"http"),
-                (b"X-Forwarded-Host", request.host),
-            ]
-        )
+    def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:
+        return [
+            b"X-Forwarded-For: %b" % downstream.peer,
+            b"X-Forwarded-Proto: http",
+            b"X-Forwarded-Host: %b" % request.host,
+        ]
 
-    def mesh_fields(self, head: ResponseHead) -> framing.Headers:
+    def mesh_fields(self, head: ResponseHead) -> Headers:
         return []  # an application must not be able to claim that it never got a request
 
     def sweep(self, now: float) -> None:

@@ -16,10 +16,10 @@ from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.retries import RETRIABLE_STATUS, Failure
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
-from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import FLAGS, SERVICE, UNDELIVERED, Listener
 from homeport.sidecar.http1.upstream import Cluster
 
@@ -106,7 +106,7 @@ class Outbound(Listener):
         if request.target[:1] not in (b"/", b"*"):
             if request.method == b"CONNECT":
                 raise routes.unknown(request.target)
-            request.host, request.target = routes.split_absolute(request.target)
+            request.retarget(*routes.split_absolute(request.target))
         elif request.mesh:
             for name, value in request.mesh:
                 if name == SERVICE:
@@ -182,24 +182,24 @@ class Outbound(Listener):
                 return Failure.UNDELIVERED
         return Failure.STATUS if head.status in RETRIABLE_STATUS else None
 
-    def forwarded(self, request: RequestHead, downstream: Downstream) -> bytes:
+    def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:
         # The client is this machine's own service: what it says of its own clients is kept, and it is added.
         said: dict[bytes, bytes] = {}
-        kept: framing.Headers = []
+        kept: list[bytes] = []
         for name, value in request.forwarded:
             if name == b"forwarded":
-                kept.append((b"Forwarded", value))
+                kept.append(b"Forwarded: %b" % value)
             else:
                 said[name] = b"%b, %b" % (said[name], value) if name in said else value
         chain = said.get(b"x-forwarded-for")
-        kept += [
-            (b"X-Forwarded-For", b"%b, %b" % (chain, downstream.peer) if chain else downstream.peer),
-            (b"X-Forwarded-Proto", said.get(b"x-forwarded-proto", b"http")),
-            (b"X-Forwarded-Host", said.get(b"x-forwarded-host", request.host)),
+        return [
+            *kept,
+            b"X-Forwarded-For: %b" % (b"%b, %b" % (chain, downstream.peer) if chain else downstream.peer),
+            b"X-Forwarded-Proto: %b" % said.get(b"x-forwarded-proto", b"http"),
+            b"X-Forwarded-Host: %b" % said.get(b"x-forwarded-host", request.host),
         ]
-        return framing.encode_fields(kept)
 
-    def mesh_fields(self, head: ResponseHead) -> framing.Headers:
+    def mesh_fields(self, head: ResponseHead) -> Headers:
         return [field for field in head.mesh if field[0] == FLAGS]
 
     def sweep(self, now: float) -> None:

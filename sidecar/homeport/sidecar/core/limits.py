@@ -16,7 +16,10 @@ CHUNK_EXTENSION_BYTES_MAX: Final = 16 * 1024  # all extensions of one message: a
 LEADING_CRLF_MAX: Final = 4  # empty lines before a request, which RFC 9112 2.2 asks servers to forgive
 
 # What is held in memory.
+LINES_REMEMBERED_MAX: Final = 2048  # header lines that were found good, in each of two generations and for each kind
+LINE_REMEMBERED_BYTES_MAX: Final = 256  # longer ones are tokens and cookies, which are somebody's own; 4 MiB in all
 REPLAY_BYTES_MAX: Final = 64 * 1024  # request body kept for another try, and the failed answer kept for the last one
+GATHERED_BYTES_MAX: Final = 16 * 1024  # a write that is gathered with others until the turn of the loop ends
 PIPELINED_BYTES_MAX: Final = 64 * 1024  # requests that wait unparsed behind the one under way; then reading pauses
 WRITE_BUFFER_BYTES: Final = 64 * 1024  # unsent bytes per connection after which the other side is not read any more
 LINGER_BYTES_MAX: Final = 1024 * 1024  # discarded after an early answer, so that closing does not destroy that answer

@@ -11,7 +11,8 @@ import re
 from typing import Final
 
 from homeport.sidecar.core import limits
-from homeport.sidecar.http1.framing import BARE_LF, CHUNKED, Headers, Malformed, encode_fields, parse_trailers
+from homeport.sidecar.http1.framing import BARE_LF, CHUNKED, encode_fields, parse_trailers
+from homeport.sidecar.http1.lines import Headers, Malformed
 
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e\x80-\xff]*)?")
 

@@ -17,7 +17,7 @@ from homeport.sidecar.core import limits
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1 import bodies, framing
 from homeport.sidecar.http1.exchange import Exchange
-from homeport.sidecar.http1.framing import Malformed
+from homeport.sidecar.http1.lines import Headers, Malformed
 
 if TYPE_CHECKING:
     from homeport.sidecar.http1.listener import Listener
@@ -34,7 +34,7 @@ class Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_advancing", "_body", "_buffer", "_closing", "_eof", "_in_head", "_lingered", "_pauses", "deadline_s",
-        "exchange", "forwarding", "listener", "lost", "peer", "transport", "write_paused",
+        "exchange", "forwarding", "forwarding_to", "listener", "lost", "peer", "transport", "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -46,7 +46,8 @@ class Downstream(asyncio.Protocol):
         self.lost = False
         self.write_paused = False
         self.peer = b""
-        self.forwarding = b""  # the header lines that every request of this client gets
+        self.forwarding = b""  # the header lines that the last plain request got,
+        self.forwarding_to = b""  # which was for this host
         self._buffer = b""
         self._body: bodies.Body | None = None  # of the request under way, while incomplete
         self._pauses = 0
@@ -61,7 +62,6 @@ class Downstream(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_BYTES)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0].encode() if isinstance(peer, tuple) else b"unknown"
-        self.forwarding = self.listener.forwarding(self.peer)
         self.deadline_s = self.listener.now() + limits.KEEP_ALIVE_S
         self.listener.connections.add(self)
         self.listener.connections_total += 1
@@ -139,7 +139,7 @@ class Downstream(asyncio.Protocol):
         data = data[end:]
         self._buffer = b""
         length = request.length
-        trailers: framing.Headers = []
+        trailers: Headers = []
         if 0 <= length <= len(data):  # the common case: all of it at once
             self._buffer = data[length:]
             piece, done = data[:length], True
@@ -209,7 +209,7 @@ class Downstream(asyncio.Protocol):
     def refuse(self, refusal: Refusal) -> None:
         """Answer by ourselves outside of any exchange, and close: nobody knows where the next request would begin."""
         if not self.lost:
-            self.transport.write(self.listener.answer(refusal, keep=False, to_head=False))
+            self.send(self.listener.answer(refusal, keep=False, to_head=False))
             self.linger(self.listener.now())
 
     def linger(self, now: float) -> None:
@@ -226,6 +226,7 @@ class Downstream(asyncio.Protocol):
         """Close when all is written, or at the latest when a client that does not read has had its time."""
         self._closing = True
         if not self.lost:
+            self.listener.outbox.flush()
             self.deadline_s = now + limits.BODY_TIMEOUT_S
             self.transport.close()
 
@@ -235,12 +236,19 @@ class Downstream(asyncio.Protocol):
             self.close(self.listener.now())
             return
         self._closing = True
+        self.listener.outbox.flush()
         sock = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
+    def send(self, data: bytes) -> None:
+        """Write to the client, in order, before this turn of the loop is over."""
+        self.listener.outbox.write(self.transport, data)
+
     def end_writing(self) -> None:
         """Send the end of our side after what is already written."""
+        if not self.lost:
+            self.listener.outbox.flush()
         if not self.lost and not self.transport.is_closing():
             self.transport.write_eof()
 

@@ -18,7 +18,8 @@ from homeport.sidecar.core import limits
 from homeport.sidecar.core.retries import Failure, may_retry
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1 import bodies, framing
-from homeport.sidecar.http1.framing import Headers, Malformed, RequestHead, ResponseHead
+from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.lines import Headers, Malformed
 from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Exchange:
             self.downstream.deadline_s = now + wait_s
         self._let_go()
         if not upstream.lost:
-            upstream.transport.write(sent)
+            self.listener.outbox.write(upstream.transport, sent)
 
     def _hold(self, piece: bytes, done: bool, trailers: Headers) -> bytes:
         """Encode a piece for the wire, and keep it in case it has to be sent again."""
@@ -252,8 +253,7 @@ class Exchange:
     def interim(self, head: ResponseHead) -> None:
         """A 1xx: passed on to clients that know of such a thing."""
         if self.request.minor == 1:
-            lines = [framing.STATUS_LINES[head.status], framing.encode_fields(head.headers), b"\r\n"]
-            self.downstream.transport.write(b"".join(lines))
+            self.downstream.send(b"\r\n".join([framing.STATUS_LINES[head.status], *head.lines, b"\r\n"]))
 
     def response(self, head: ResponseHead, piece: bytes, done: bool, trailers: Headers) -> None:
         """The head of the final answer, with as much of its body as came along."""
@@ -287,7 +287,7 @@ class Exchange:
                 piece += bodies.encode_last_chunk(trailers)
         now = self.listener.now()
         if piece:
-            self.downstream.transport.write(piece)
+            self.downstream.send(piece)
         if done:
             self._over(now)
         else:
@@ -319,19 +319,19 @@ class Exchange:
         request, listener = self.request, self.listener
         self.begun = True
         keep = request.keep_alive and self.request_done and not listener.draining
-        parts = [framing.STATUS_LINES[head.status], *[b"%b: %b\r\n" % field for field in head.headers]]
+        parts = [framing.STATUS_LINES[head.status], *head.lines]
         self._out = 0
         if head.bodiless:
             if head.has_length and head.status != 204:
-                parts.append(b"Content-Length: %d\r\n" % head.length)
+                parts.append(b"Content-Length: %d" % head.length)
             if head.length == framing.CHUNKED and request.minor == 1:
-                parts.append(b"Transfer-Encoding: chunked\r\n")
+                parts.append(b"Transfer-Encoding: chunked")
         elif head.length >= 0:
             self._out = head.length
-            parts.append(b"Content-Length: %d\r\n" % head.length)
+            parts.append(b"Content-Length: %d" % head.length)
         elif request.minor == 1:
             self._out = framing.CHUNKED
-            parts.append(b"Transfer-Encoding: chunked\r\n")
+            parts.append(b"Transfer-Encoding: chunked")
             piece = bodies.encode_chunk(piece)
             if done:
                 piece += bodies.encode_last_chunk(trailers)
@@ -339,19 +339,17 @@ class Exchange:
             self._out = framing.UNTIL_CLOSE
             keep = False
         if head.mesh or head.via:
-            parts.append(listener.encode_response_fields(head))
+            parts += listener.response_lines(head)
         else:
             parts.append(listener.via_line)
         if not keep:
-            parts.append(b"Connection: close\r\n\r\n")
+            parts.append(b"Connection: close")
         elif request.minor == 0:
-            parts.append(b"Connection: keep-alive\r\n\r\n")
-        else:
-            parts.append(b"\r\n")
-        parts.append(piece)
+            parts.append(b"Connection: keep-alive")
+        parts += (b"", piece)
         self._keep = keep
         downstream = self.downstream
-        downstream.transport.write(b"".join(parts))
+        listener.outbox.write(downstream.transport, b"\r\n".join(parts))
         now = listener.now()
         if done:
             self._over(now)
@@ -384,7 +382,7 @@ class Exchange:
         to_head = self.request.method == b"HEAD"
         if self.cluster is not None and refusal.flag:
             self.cluster.requests[0] += 1
-        self.downstream.transport.write(listener.answer(refusal, keep=keep, to_head=to_head, undelivered=undelivered))
+        self.downstream.send(listener.answer(refusal, keep=keep, to_head=to_head, undelivered=undelivered))
         self.downstream.finished(keep, listener.now())
 
     def _cut_off(self) -> None:
@@ -484,12 +482,12 @@ class Exchange:
         self.tunnel = upstream.tunnel = self.begun = True
         lines = [
             framing.STATUS_LINES[101],
-            framing.encode_fields(head.headers),
-            self.listener.encode_response_fields(head),
-            b"Connection: Upgrade\r\nUpgrade: " + head.upgrade + b"\r\n\r\n",
+            *head.lines,
+            *self.listener.response_lines(head),
+            b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade,
             rest,
         ]
-        self.tunnel_data(self.downstream.transport, b"".join(lines))
+        self.tunnel_data(self.downstream.transport, b"\r\n".join(lines))
         ahead = self.downstream.take_buffer()
         if ahead:
             self.tunnel_data(upstream.transport, ahead)
@@ -497,10 +495,10 @@ class Exchange:
     def tunnel_data(self, onward: asyncio.Transport, data: bytes) -> None:
         """Bytes of the other protocol, in either direction."""
         self.downstream.deadline_s = self.listener.now() + limits.TUNNEL_TIMEOUT_S
-        if not onward.is_closing():
-            onward.write(data)
+        self.listener.outbox.write(onward, data)
 
     def client_ended_tunnel(self) -> None:
         """The client will send no more; the other direction goes on."""
+        self.listener.outbox.flush()
         if self.upstream is not None and not self.upstream.lost and not self.upstream.transport.is_closing():
             self.upstream.transport.write_eof()

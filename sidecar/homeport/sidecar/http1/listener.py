@@ -17,11 +17,14 @@ from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.lines import Headers
+from homeport.sidecar.http1.outbox import Outbox
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
 
 FLAGS: Final = b"x-homeport-response-flags"
 SERVICE: Final = b"x-homeport-service"
 UNDELIVERED: Final = b"x-homeport-undelivered"  # between an inbound and an outbound only
+_WITH_CONTENT: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
 class Listener:
@@ -41,7 +44,8 @@ class Listener:
         self.requests_total = 0
         self.refusals: dict[str, int] = {}  # answers of our own, by flag
         self.pseudonym = pseudonym.encode()
-        self.via_line = b"Via: 1.1 %b\r\n" % self.pseudonym
+        self.via_line = b"Via: 1.1 %b" % self.pseudonym
+        self.outbox = Outbox(loop)
         self._server: asyncio.Server | None = None
         self._drained: asyncio.Event | None = None
 
@@ -67,11 +71,11 @@ class Listener:
         """What an answer of 500 or more means for the try; None: it is the answer."""
         raise NotImplementedError
 
-    def forwarded(self, request: RequestHead, downstream: Downstream) -> bytes:
+    def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:
         """The X-Forwarded-* lines of a request that came with some of its own."""
         raise NotImplementedError
 
-    def mesh_fields(self, head: ResponseHead) -> framing.Headers:
+    def mesh_fields(self, head: ResponseHead) -> Headers:
         """Which of an answer's x-homeport-* headers are passed on."""
         raise NotImplementedError
 
@@ -136,9 +140,14 @@ class Listener:
 
     # Bytes.
 
-    def forwarding(self, peer: bytes) -> bytes:
-        """The lines that every plain request of one client gets, but for X-Forwarded-Host."""
-        return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n%b" % (peer, self.via_line)
+    def forwarding(self, peer: bytes, host: bytes) -> bytes:
+        """The lines that every plain request of one client to one host gets."""
+        return b"Host: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: %b\r\n%b" % (
+            host,
+            peer,
+            host,
+            self.via_line,
+        )
 
     def encode_request(self, request: RequestHead, downstream: Downstream) -> bytes:
         """The request's head as the upstream gets it.
@@ -146,27 +155,26 @@ class Listener:
         Raises:
             Refusal: it has been here before.
         """
-        parts = [
-            b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, request.target, request.host),
-            *[b"%b: %b\r\n" % field for field in request.headers],
-        ]
-        if not request.forwarded and not request.via:
-            parts.append(b"%bX-Forwarded-Host: %b\r\n" % (downstream.forwarding, request.host))
+        host = request.host
+        if not (request.forwarded or request.via):
+            if downstream.forwarding_to != host:
+                downstream.forwarding_to, downstream.forwarding = host, self.forwarding(downstream.peer, host)
+            parts = [request.line, downstream.forwarding, *request.lines]
         else:
-            parts.append(self.forwarded(request, downstream))
+            parts = [request.line, b"Host: %b" % host, *request.lines, *self.forwarded(request, downstream)]
             parts.append(self._via(request.via, looping=True))
         if request.length > 0:
-            parts.append(b"Content-Length: %d\r\n" % request.length)
+            parts.append(b"Content-Length: %d" % request.length)
         elif request.length == framing.CHUNKED:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-        elif request.method in (b"POST", b"PUT", b"PATCH"):
-            parts.append(b"Content-Length: 0\r\n")  # RFC 9110 8.6: their absence would be read as an unknown length
+            parts.append(b"Transfer-Encoding: chunked")
+        elif request.method in _WITH_CONTENT:
+            parts.append(b"Content-Length: 0")  # RFC 9110 8.6: their absence would be read as an unknown length
         if request.expect and request.length:
-            parts.append(b"Expect: 100-continue\r\n")
+            parts.append(b"Expect: 100-continue")
         if request.upgrade:
-            parts.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+            parts.append(b"Connection: Upgrade\r\nUpgrade: websocket")
         parts.append(b"\r\n")
-        return b"".join(parts)
+        return b"\r\n".join(parts)
 
     def _via(self, earlier: tuple[bytes, ...], *, looping: bool = False) -> bytes:
         if not earlier:
@@ -174,11 +182,11 @@ class Listener:
         line = b", ".join(earlier)
         if looping and self.pseudonym in line:
             raise Refusal(508, "NR", "this request has passed through this sidecar before")
-        return b"Via: %b, 1.1 %b\r\n" % (line, self.pseudonym)
+        return b"Via: %b, 1.1 %b" % (line, self.pseudonym)
 
-    def encode_response_fields(self, head: ResponseHead) -> bytes:
+    def response_lines(self, head: ResponseHead) -> list[bytes]:
         """Via and whatever x-homeport-* headers may pass."""
-        return framing.encode_fields(self.mesh_fields(head)) + self._via(head.via)
+        return [*(b"%b: %b" % field for field in self.mesh_fields(head)), self._via(head.via)]
 
     def answer(self, refusal: Refusal, *, keep: bool, to_head: bool, undelivered: bool = False) -> bytes:
         """An answer of our own; `undelivered`: no upstream has seen the request."""
@@ -187,14 +195,15 @@ class Listener:
         body = f"homeport sidecar: {refusal.text}\n".encode()
         lines = [
             framing.STATUS_LINES[refusal.status],
-            b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n" % len(body),
+            b"Content-Type: text/plain; charset=utf-8",
+            b"Content-Length: %d" % len(body),
         ]
         if refusal.flag:
-            lines.append(b"%b: %b\r\n" % (FLAGS, refusal.flag.encode()))
+            lines.append(b"%b: %b" % (FLAGS, refusal.flag.encode()))
         if undelivered and self.retries_max == 0:  # whoever does not retry tells the one who does
-            lines.append(b"%b: 1\r\n" % UNDELIVERED)
+            lines.append(b"%b: 1" % UNDELIVERED)
         lines.append(self.via_line)
-        lines.append(b"\r\n" if keep else b"Connection: close\r\n\r\n")
-        if not to_head:
-            lines.append(body)
-        return b"".join(lines)
+        if not keep:
+            lines.append(b"Connection: close")
+        lines += (b"", b"" if to_head else body)
+        return b"\r\n".join(lines)

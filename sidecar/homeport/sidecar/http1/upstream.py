@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from homeport.sidecar.core import cluster, limits
 from homeport.sidecar.http1 import bodies, framing
-from homeport.sidecar.http1.framing import Malformed
+from homeport.sidecar.http1.lines import Malformed
 
 if TYPE_CHECKING:
     from homeport.sidecar.http1.exchange import Exchange
@@ -132,7 +132,7 @@ class Upstream(asyncio.Protocol):
         """Give the connection to an exchange and send its request, or as much of it as there is."""
         self.exchange = exchange
         self._interims = 0
-        self.transport.write(request)
+        exchange.listener.outbox.write(self.transport, request)
 
     def release(self, now: float) -> None:
         """The exchange is over and the connection clean: keep it for the next one, if the endpoint still wants any."""
