@@ -9,55 +9,18 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.mesh_cli.apps import DEADLINE_S, Run, alive, eventually, free_port, registered
+
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.mesh_cli.conftest import Processes, Serving
 
-DEADLINE_S = 30
 HURRY_S = 20  # well below the 30 s that a drain waits for requests in flight
-
-# An app that says what it was given, answers every GET with its own name but /never, and ends with code 7 when told to.
-APP = """
-import http.server, os, signal, sys, threading
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/never":
-            print("asked", flush=True)
-            threading.Event().wait()
-        body = b"app here"
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *args):
-        pass
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
-print("ready", os.getpid(), os.environ["HTTP_PROXY"], os.environ["HOMEPORT_INBOUND"], flush=True)
-server.serve_forever()
-"""
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Ask until it is so."""
-    give_up = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < give_up, f"never: {what}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def test_serve_says_where_it_listens_and_sigterm_ends_it_in_good_order(homeport: Processes, serving: Serving) -> None:
@@ -116,31 +79,6 @@ def test_a_prefix_lists_and_deletes_what_starts_with_it(homeport: Processes, ser
 def test_a_service_without_instances_is_exit_code_1(homeport: Processes, serving: Serving) -> None:
     assert homeport.run("instances", "nobody").returncode == 1
     assert homeport.run("services").returncode == 0
-
-
-class Run:
-    """One `homeport run` of the app above."""
-
-    def __init__(self, homeport: Processes, *options: str, command: list[str] | None = None) -> None:
-        self.homeport = homeport
-        self.process = homeport.start(
-            *("run", "--name", "orders", "--id", "orders-1", "--port", str(free_port())),
-            *("--outbound", "127.0.0.1:0", "--inbound", "127.0.0.1:0", "--admin", "off", "--check-interval", "0.2"),
-            *options,
-            "--",
-            *(command or [sys.executable, "-c", APP]),
-        )
-
-    def ready(self) -> tuple[int, str, str]:
-        """The app's process id, its proxy and its inbound address, once it runs."""
-        word, pid, proxy, inbound = self.homeport.line(self.process).split()
-        assert word == "ready"
-        return int(pid), proxy, inbound
-
-
-def registered(homeport: Processes) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(homeport.run("instances", "orders", "--json").stdout)
-    return found
 
 
 def test_an_app_is_registered_at_its_inbound_while_it_is_well(homeport: Processes, serving: Serving) -> None:
@@ -232,15 +170,6 @@ def test_an_app_does_not_outlive_a_run_that_is_killed(homeport: Processes, servi
     pid, _proxy, _inbound = run.ready()
     run.process.kill()
     eventually(lambda: not alive(pid), "the app ended")
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended but was not yet reaped does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def test_a_sidecar_brings_calls_to_services_that_the_file_names(homeport: Processes, tmp_path: Path) -> None:

@@ -35,6 +35,64 @@ class Registration:
         self.diary.append("stop")
 
 
+async def test_while_the_drain_is_announced_answers_already_say_that_the_connection_ends(net: Net) -> None:
+    app = await net.answering(net.ok())
+    sidecar = await net.sidecar(outbound=None, inbound="127.0.0.1:0", app=app.address)
+    acknowledged = asyncio.Event()
+
+    class Announcing(Registration):
+        async def drain(self) -> None:
+            await super().drain()
+            await acknowledged.wait()
+
+    registration, sigterm = Announcing([]), asyncio.Event()
+
+    async def stop_app() -> None:
+        registration.diary.append("stop app")
+
+    serving = asyncio.create_task(
+        sidecar.serve_app(registration, stopping=sigterm.wait(), exited=asyncio.Event().wait(), stop_app=stop_app)
+    )
+    async with asyncio.timeout(net.patience_s):
+        await registration.started.wait()
+        sigterm.set()
+        await registration.drained.wait()
+        answer = await net.ask(sidecar, net.get(close=False), "inbound")
+        assert b"Connection: close\r\n" in answer
+        assert answer.endswith(b"hi")
+        acknowledged.set()
+        await serving
+    assert registration.diary == ["start", "drain", "stop", "stop app"]
+
+
+async def test_more_requests_than_the_app_takes_go_to_another_instance_whatever_their_method(net: Net) -> None:
+    slow = Slow(net)
+    busy = await net.sidecar(
+        outbound=None, inbound="127.0.0.1:0", app=(await net.upstream(slow.script)).address, concurrency_max=1
+    )
+    free = await net.sidecar(outbound=None, inbound="127.0.0.1:0", app=(await net.answering(net.ok())).address)
+    sidecar = await net.sidecar(static={"orders": [busy.at["inbound"], free.at["inbound"]]})
+    holding = await net.dial(busy, "inbound")
+    holding.send(net.get())
+    async with asyncio.timeout(net.patience_s):
+        await slow.arrived.wait()
+    answers = [await net.ask(sidecar, net.get(method="POST")) for _ in range(8)]
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    assert busy.inbound is not None
+    assert busy.inbound.refusals.get("UO", 0) > 0
+    slow.release.set()
+
+
+async def test_failures_of_the_app_are_told_to_whoever_watches_it(net: Net) -> None:
+    told = asyncio.Event()
+    sidecar = await net.sidecar(outbound=None, inbound="127.0.0.1:0", app="127.0.0.1:1")
+    assert sidecar.inbound is not None
+    sidecar.inbound.on_trouble = told.set
+    assert (await net.ask(sidecar, net.get(), "inbound")).startswith(b"HTTP/1.1 503 ")
+    async with asyncio.timeout(net.patience_s):
+        await told.wait()
+
+
 class Slow:
     """An application that answers when it is let go."""
 

@@ -171,7 +171,15 @@ class Registration:
         await asyncio.sleep(max(0.0, started + min_s - loop.time()))
 
     async def report(self, check: str, status: Status, output: str = "") -> None:
-        """Report the status of a `ttl` check, which also starts its TTL anew."""
+        """Report the status of a `ttl` check, which also starts its TTL anew.
+
+        Later registrations, after the registry's restart say, begin with it: a critical instance stays critical.
+        """
+        checks = tuple(
+            msgspec.structs.replace(each, initial=status) if each.name == check else each
+            for each in self.instance.checks
+        )
+        self.instance = msgspec.structs.replace(self.instance, checks=checks)
         request = ReportCheck(id=self.instance.id, node=self.instance.node, check=check, status=status, output=output)
         await self._client.call(request)
 

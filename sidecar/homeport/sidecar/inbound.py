@@ -9,10 +9,11 @@ whatever the method.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import Instance
-from homeport.sidecar.core import cluster, routes
+from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1.downstream import Downstream
@@ -29,13 +30,25 @@ class Inbound(Listener):
     name = "inbound"
     retries_max = 0
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, rng: Rng, pseudonym: str, app: Instance) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        rng: Rng,
+        pseudonym: str,
+        app: Instance,
+        concurrency_max: int = limits.ACTIVE_MAX,
+    ) -> None:
         super().__init__(loop, rng, pseudonym)
         self.app: Cluster = cluster.Cluster(app.service, fixed=True)
         self.app.update({app.key: app})
+        self.concurrency_max = concurrency_max
+        self.on_trouble: Callable[[], None] | None = None  # called, at most once a sweep, when requests have failed
         self._host = f"{app.address}:{app.port}".encode()
+        self._troubles = 0  # failures known at the last sweep
 
     def route(self, request: RequestHead) -> Cluster:
+        if self.active > self.concurrency_max:  # this one is counted already
+            raise Refusal(503, "UO", f"more than {self.concurrency_max} requests are under way here")
         if request.target[:1] not in (b"/", b"*"):
             if request.method == b"CONNECT":
                 raise Refusal(404, "NR", "CONNECT is not served here")
@@ -67,6 +80,13 @@ class Inbound(Listener):
         super().sweep(now)
         for upstream in self.app.sweep(now):
             upstream.close()
+        # From the counters, so that the evidence costs a request nothing: answers of 5xx, none at all, or too late.
+        app = self.app
+        troubles = app.requests[5] + app.requests[0] + app.timeouts + app.connect_failures
+        if troubles != self._troubles:
+            self._troubles = troubles
+            if self.on_trouble is not None:
+                self.on_trouble()
 
     def close(self) -> None:
         super().close()

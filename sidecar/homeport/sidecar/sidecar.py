@@ -48,6 +48,7 @@ class Sidecar:
         admin: `host:port` for operators and scrapers.
         static: Services that register nowhere: name to `host:port` addresses. Never looked up in the registry.
         passthrough: Hosts outside the registry, `host` or `host:port`, that requests may go to.
+        concurrency_max: Requests under way at the application; more are turned away, for others to serve.
         rng: The source of all random choices.
     """
 
@@ -61,6 +62,7 @@ class Sidecar:
         admin: str | None = None,
         static: Mapping[str, Sequence[str]] | None = None,
         passthrough: Sequence[str] = (),
+        concurrency_max: int = limits.ACTIVE_MAX,
         rng: Rng | None = None,
     ) -> None:
         self.at: dict[str, str] = {}  # listener -> the address it is bound to
@@ -82,6 +84,7 @@ class Sidecar:
             for address in addresses:
                 instance_at(service, address)
         self._passthrough = tuple(passthrough)
+        self._concurrency_max = concurrency_max
         self._rng: Rng = random.Random() if rng is None else rng
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -113,7 +116,7 @@ class Sidecar:
                 self.outbound = Outbound(loop, self._rng, f"{name}-out", self._client, self._static, self._passthrough)
                 self.at["outbound"] = await self.outbound.listen(*parse_address(self._addresses["outbound"]))
             if "inbound" in self._addresses and self._app is not None:
-                self.inbound = Inbound(loop, self._rng, f"{name}-in", self._app)
+                self.inbound = Inbound(loop, self._rng, f"{name}-in", self._app, self._concurrency_max)
                 self.at["inbound"] = await self.inbound.listen(*parse_address(self._addresses["inbound"]))
             if "admin" in self._addresses:
                 self.at["admin"] = await self._serve_admin(*parse_address(self._addresses["admin"]))
@@ -148,12 +151,18 @@ class Sidecar:
         Goes on accepting and serving, inbound and outbound: whoever has not heard yet is not turned away, and the
         service may need others to finish. Returns False if requests were still in flight after `timeout_s`.
         """
-        self._draining = True
+        self.begin_drain()
         if self.inbound is not None:
             return await self.inbound.drain(timeout_s)
         if self.outbound is not None:
             return await self.outbound.drain(timeout_s)
         return True
+
+    def begin_drain(self) -> None:
+        """From now on, answers that come in say `Connection: close`, and /ready says no."""
+        self._draining = True
+        if self.inbound is not None:
+            self.inbound.draining = True
 
     async def close(self) -> None:
         """Close everything, inbound first and outbound last. Idempotent."""
@@ -213,6 +222,7 @@ class Sidecar:
                     await stop_app()
 
     async def _leave(self, registration: Registered, timeout_s: float) -> None:
+        self.begin_drain()
         try:
             await registration.drain()
         except HomeportError as error:  # a registry that is away must not keep requests in flight from their end

@@ -20,6 +20,7 @@ from homeport.client.core.messages import Ping
 
 CONNECT_TIMEOUT_S: Final = 2.0  # somebody typed the command and waits; long enough for a registry that is restarting
 STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+APP_SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
 class ExitCode(IntEnum):
@@ -49,6 +50,19 @@ class StopSignals:
     async def next(self) -> int:
         """Wait for the next signal and return its number."""
         return await self._came.get()
+
+
+class PassedSignals:
+    """The signals that are an app's own business, passed on to it: to many servers they mean reload, or reopen logs.
+
+    A SIGHUP that comes with a terminal means that the terminal is gone: it stays a request to stop.
+    """
+
+    def __init__(self, to: Callable[[int], None]) -> None:
+        loop = asyncio.get_running_loop()
+        for number in APP_SIGNALS:
+            if number != signal.SIGHUP or not sys.stdin.isatty():
+                loop.add_signal_handler(number, to, int(number))
 
 
 def run_and_exit(work: Coroutine[Any, Any, int]) -> NoReturn:

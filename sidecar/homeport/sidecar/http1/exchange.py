@@ -81,7 +81,7 @@ class Exchange:
             cluster = listener.route(self.request)
             self._wire = listener.encode_request(self.request, self.downstream)
         except Refusal as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, undelivered=refusal.flag == "UO")  # too busy here: another host may not be
             return
         self.cluster = cluster
         if cluster.known:
