@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
+from homeport.registry.core.filters import Predicate, compiled
 from homeport.registry.fronts.consul import bodies
 from homeport.registry.fronts.consul.access import Access, Caller
 from homeport.registry.fronts.consul.agent import DATACENTER, Agent
@@ -20,7 +21,7 @@ from homeport.registry.fronts.consul.answers import Answer, Refusal
 from homeport.registry.fronts.consul.durations import parse_duration
 from homeport.registry.fronts.consul.waiting import Resource
 
-Kind = Literal["flag", "text", "texts", "number", "duration"]
+Kind = Literal["flag", "text", "texts", "number", "duration", "filter"]
 Support = Literal["supported", "differs", "refused"]
 
 NUMBER_MAX: Final = 2**64 - 1  # flags and indexes are unsigned 64-bit numbers
@@ -44,7 +45,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     pure function of the call for reads; for writes it returns an awaitable. `resource` makes a read one that can block.
     `takes` is what the body is decoded as (`bytes`: as it is; `STREAM`: it is not, the view reads `call.pieces`);
     `body_optional` lets an empty one stand for `{}`. `answers` is what an answer with one of the `statuses` holds
-    (None: text). `read` adds the headers and parameters that every read of the catalogue and of keys has.
+    (None: text); `rows` are what its filter chooses from. `read` adds the headers and parameters that every read of the
+    catalogue and of keys has.
     """
 
     method: str
@@ -55,6 +57,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     resource: Callable[[Call], Resource] | None = None
     takes: Any = None
     answers: Any = None
+    rows: type[msgspec.Struct] | None = None
     statuses: tuple[int, ...] = (200,)
     access: Access = "read"
     read: bool = False
@@ -116,6 +119,11 @@ class Call:
     def seconds(self, name: str) -> float | None:
         return self.values.get(name)
 
+    @property
+    def filter(self) -> Predicate | None:
+        """What says whether the caller wants a row; None: it wants all."""
+        return self.values.get("filter")
+
 
 def decode_variable(raw: str) -> bytes:
     """The bytes that the rest of a path stands for: percent-decoded once, otherwise as sent."""
@@ -141,6 +149,7 @@ def decode_parameters(endpoint: Endpoint, query: list[tuple[str, str]]) -> dict[
 
     Raises:
         Refusal: a value cannot be read (400), is refused (400), or names another datacenter (500, as in Consul).
+        InvalidArgument: the filter is none that these rows can be asked.
     """
     values: dict[str, Any] = {}
     for name, text in query:
@@ -152,7 +161,13 @@ def decode_parameters(endpoint: Endpoint, query: list[tuple[str, str]]) -> dict[
                 raise Refusal(400, f"Query parameter {name!r} is not supported here: {parameter.note}")
         elif parameter.kind == "texts":
             values.setdefault(name, []).append(text)
-        elif name not in values:  # of several, the first counts, as in Go
+        elif name in values:  # of several, the first counts, as in Go
+            continue
+        elif parameter.kind == "filter":
+            assert endpoint.rows is not None, f"{endpoint.name} has a filter and no rows"
+            if text.strip():
+                values[name] = compiled(text, endpoint.rows)
+        else:
             values[name] = _value(parameter, text)
     if values.get("dc", DATACENTER) not in ("", DATACENTER):
         raise Refusal(500, f"No path to datacenter; this one is {DATACENTER!r}")

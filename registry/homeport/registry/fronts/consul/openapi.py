@@ -25,6 +25,7 @@ _KINDS: Final[dict[Kind, dict[str, Any]]] = {
     "texts": {"type": "array", "items": {"type": "string"}},
     "number": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
     "duration": {"type": "string", "examples": ["10s", "1m30s", "500ms"]},
+    "filter": {"type": "string", "examples": ['"v1" in Service.Tags', "Checks.Status == passing"]},
 }
 _REFUSED: Final = {
     "description": "Refused; the body says why.",
