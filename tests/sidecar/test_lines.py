@@ -33,6 +33,10 @@ FIRST_LINES = st.sampled_from(
 )
 
 
+def parsed(data: bytes) -> RequestHead:
+    return parse_request(data, len(data))
+
+
 def meaning(head: RequestHead) -> dict[str, Any]:
     return {name: getattr(head, name) for name in dir(head) if not name.startswith("_") and name not in _METHODS}
 
@@ -42,9 +46,9 @@ _METHODS = {"retarget", "settle", "take", "take_shared"}
 
 def outcome(data: bytes) -> object:
     try:
-        return meaning(parse_request(data))
+        return meaning(parsed(data))
     except Malformed as error:
-        return error.status, error.text
+        return error.status  # with several faults, which is named first may differ
 
 
 class Whole:
@@ -110,11 +114,12 @@ def test_lines_that_are_good_alone_are_refused_together(fields: tuple[bytes, byt
         outcome(b"GET / HTTP/1.1\r\n%b%b\r\n\r\n" % (host, line))
     for _ in range(2):
         with pytest.raises(Malformed) as refused:
-            parse_request(b"GET / HTTP/1.1\r\n%b%b\r\n%b\r\n\r\n" % (host, *fields))
+            parsed(b"GET / HTTP/1.1\r\n%b%b\r\n%b\r\n\r\n" % (host, *fields))
         assert refused.value.status == 400
         if not any(b"Host" in line for line in fields):
+            answer = b"HTTP/1.1 200 OK\r\n%b\r\n%b\r\n\r\n" % fields
             with pytest.raises(Malformed) as refused:
-                parse_response(b"HTTP/1.1 200 OK\r\n%b\r\n%b\r\n\r\n" % fields, to_head=False)
+                parse_response(answer, len(answer), to_head=False)
             assert refused.value.status == 502
 
 
@@ -131,7 +136,7 @@ def test_lines_in_use_are_remembered_and_their_number_is_bounded() -> None:
 
 
 def test_plain_lines_lose_the_spaces_around_their_value_and_nothing_else() -> None:
-    head = parse_request(b"GET / HTTP/1.1\r\nHost: orders\r\nX-One:\t a  b \t\r\nx-TWO:\r\n\r\n")
+    head = parsed(b"GET / HTTP/1.1\r\nHost: orders\r\nX-One:\t a  b \t\r\nx-TWO:\r\n\r\n")
     assert head.lines == [b"X-One: a  b", b"x-TWO: "]
     assert head.headers == [(b"X-One", b"a  b"), (b"x-TWO", b"")]
     assert framing.encode_fields(head.headers) == b"X-One: a  b\r\nx-TWO: \r\n"

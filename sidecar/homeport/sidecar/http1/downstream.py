@@ -135,7 +135,7 @@ class Downstream(asyncio.Protocol):
                 self.deadline_s = self.listener.now() + limits.HEAD_TIMEOUT_S
             return False
         self._in_head = False
-        request = framing.parse_request(data[:end])
+        request = framing.parse_request(data, end)
         data = data[end:]
         self._buffer = b""
         length = request.length

@@ -74,7 +74,8 @@ class Exchange:
 
     def begin(self, piece: bytes, done: bool, trailers: Headers) -> None:
         """Route and send the request, with as much of its body as came along."""
-        self._hold(piece, done, trailers)
+        if piece or not done or self.request.length == framing.CHUNKED:
+            self._hold(piece, done, trailers)
         self.request_done = done
         listener = self.listener
         try:
@@ -178,7 +179,8 @@ class Exchange:
         held = self._held
         assert held is not None
         upstream.lend(self, b"".join([self._wire, *held]) if held else self._wire)
-        self._let_go()
+        if held:
+            self._let_go()
         if not self.request_done:
             self.downstream.resume_reading(_HELD)
 

@@ -11,7 +11,7 @@ Plain header lines pass as bytes, never taken apart: most of what a proxy sees m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -175,18 +175,20 @@ class ResponseHead(_Head):
     length = UNTIL_CLOSE
 
 
-def parse_request(data: bytes) -> RequestHead:
-    """Parse one complete head, as delimited by `head_end`.
+def parse_request(data: bytes, end: int) -> RequestHead:
+    """Parse one complete head, which ends where `head_end` says.
 
     Raises:
         Malformed: with the status that the client should be told.
     """
-    first, *rest = data[:-4].split(b"\r\n")
+    rest = data[: end - 4].split(b"\r\n")
+    first = rest.pop(0)
     if len(rest) > limits.HEADERS_MAX:
         raise Malformed(431, f"more than {limits.HEADERS_MAX} headers")
-    line = lines.request_lines.recent.get(first)
-    fields: Sequence[lines.Field | None] = list(map(lines.request_fields.recent.get, rest))
-    if line is None or None in fields:
+    try:
+        known = lines.request_fields.recent
+        line, fields = lines.request_lines.recent[first], [known[each] for each in rest]
+    except KeyError:
         line, fields = lines.judge_request(first, rest)
     head = RequestHead()
     head.method, head.target, minor = line
@@ -194,7 +196,7 @@ def parse_request(data: bytes) -> RequestHead:
     for field in fields:
         if isinstance(field, bytes):
             plain.append(field)
-        elif field is not None:  # it never is
+        else:
             head.take(field)
     if minor:
         head.line = first
@@ -215,18 +217,20 @@ def parse_request(data: bytes) -> RequestHead:
     return head
 
 
-def parse_response(data: bytes, *, to_head: bool) -> ResponseHead:
-    """Parse one complete head, as delimited by `head_end`; `to_head` if it answers a HEAD request.
+def parse_response(data: bytes, end: int, *, to_head: bool) -> ResponseHead:
+    """Parse one complete head, which ends where `head_end` says; `to_head` if it answers a HEAD request.
 
     Raises:
         Malformed: it is no answer that could be passed on.
     """
-    first, *rest = data[:-4].split(b"\r\n")
+    rest = data[: end - 4].split(b"\r\n")
+    first = rest.pop(0)
     if len(rest) > limits.HEADERS_MAX:
         raise Malformed(502, f"more than {limits.HEADERS_MAX} headers")
-    line = lines.status_lines.recent.get(first)
-    fields: Sequence[lines.Field | None] = list(map(lines.response_fields.recent.get, rest))
-    if line is None or None in fields:
+    try:
+        known = lines.response_fields.recent
+        line, fields = lines.status_lines.recent[first], [known[each] for each in rest]
+    except KeyError:
         line, fields = lines.judge_response(first, rest)
     head = ResponseHead()
     status, minor = line
@@ -235,7 +239,7 @@ def parse_response(data: bytes, *, to_head: bool) -> ResponseHead:
     for field in fields:
         if isinstance(field, bytes):
             plain.append(field)
-        elif field is not None:  # it never is
+        else:
             head.take_shared(field, 502)
     if not minor:
         head.minor = 0

@@ -2,15 +2,15 @@
 
 Strategy: without folding, which is refused, a line means the same in whatever head it stands. So a line that llhttp
 has found good is remembered with its meaning, and costs a dict lookup when it comes again, as most lines of most heads
-do (Host, User-Agent, Accept, Server, the Date of this second). The lines of a head that are new are judged together,
-by one run of the parser; nothing is believed that llhttp has not accepted. What several lines say together (one Host,
-one length) is checked in `framing`, and so is what llhttp is too lenient about.
+do (Host, User-Agent, Accept, Server, the Date of this second). A new line whose name is known to mean nothing to us (a
+trace id) needs only the right characters. All others of a head are judged together, by one run of the parser. What
+several lines say together (one Host, one length) is checked in `framing`, and so is what llhttp is too lenient about.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from httptools import (
@@ -52,6 +52,11 @@ _REQUESTS_ONLY: Final = frozenset({HOST, EXPECT, FORWARDED})  # in a response th
 
 _TOKEN_START: Final = re.compile(rb"[A-Za-z!#$%&'*+.^_`|~-][A-Za-z0-9!#$%&'*+.^_`|~-]*(?: |$)")
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+# What llhttp takes in a value, and a part of what it takes in a request line: the rest is left to it.
+_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_ORDINARY_LINE: Final = re.compile(
+    rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) (/[A-Za-z0-9._~:/?@!$&'()*+,;=%-]*) HTTP/1\.([01])"
+)
 _VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 
 # A plain line is its bytes as they go on the wire; any other its kind, its value, and its name in lower case. The
@@ -97,64 +102,60 @@ class Memory(Generic[M]):
         self.recent[line] = meaning
 
 
-request_lines: Final[Memory[RequestLine]] = Memory()
-status_lines: Final[Memory[StatusLine]] = Memory()
-request_fields: Final[Memory[Field]] = Memory()
-response_fields: Final[Memory[Field]] = Memory()
-
-
-def judge_request(line: bytes, fields: Sequence[bytes]) -> tuple[RequestLine, list[Field]]:
+def judge_request(first: bytes, rest: Sequence[bytes]) -> tuple[RequestLine, list[Field]]:
     """What the lines of a request's head mean.
 
     Raises:
         Malformed: one of them is not what it must be; with the status that the client should be told.
     """
-    known = request_lines.recent.get(line) or request_lines.find(line)
-    meanings, new = _recall(request_fields, fields)
-    if known is not None and not new:
-        return known, meanings
+    line = request_lines.recent.get(first) or request_lines.find(first) or _ordinary_line(first)
+    fields, new = _recall(request_fields, rest)
+    if line is not None and not new:
+        return line, fields
     receiver = _Receiver()
     parser = HttpRequestParser(receiver)
     try:
-        parser.feed_data(b"\r\n".join([b"GET / HTTP/1.1" if known else line, *new.values(), b"\r\n"]))
+        parser.feed_data(b"\r\n".join([b"GET / HTTP/1.1" if line else first, *[rest[at] for at in new], b"\r\n"]))
     except HttpParserUpgrade:
         pass  # the head was complete; whether anything is upgraded is decided by the exchange
     except HttpParserInvalidMethodError:
-        raise _bad_method(line) from None
+        raise _bad_method(first) from None
     except HttpParserError as error:
         raise Malformed(400, f"malformed request: {error}") from None
-    if known is None:
-        known = _request_line(line, parser.get_method() if receiver.complete else b"", receiver.target)
-    _learn(request_fields, receiver, new, meanings, _request_field, 400)
-    return known, meanings
+    if line is None:
+        line = _request_line(first, parser.get_method() if receiver.complete else b"", receiver.target)
+    for at, name, value in _found(receiver, rest, new, 400):
+        fields[at] = request_fields.learn(rest[at], name, value)
+    return line, fields
 
 
-def judge_response(line: bytes, fields: Sequence[bytes]) -> tuple[StatusLine, list[Field]]:
+def judge_response(first: bytes, rest: Sequence[bytes]) -> tuple[StatusLine, list[Field]]:
     """What the lines of a response's head mean.
 
     Raises:
         Malformed: it is no answer that could be passed on.
     """
-    known = status_lines.recent.get(line) or status_lines.find(line)
-    meanings, new = _recall(response_fields, fields)
-    if known is not None and not new:
-        return known, meanings
+    line = status_lines.recent.get(first) or status_lines.find(first)
+    fields, new = _recall(response_fields, rest)
+    if line is not None and not new:
+        return line, fields
     receiver = _Receiver()
     parser = HttpResponseParser(receiver)
     try:
-        parser.feed_data(b"\r\n".join([b"HTTP/1.1 200 OK" if known else line, *new.values(), b"\r\n"]))
+        parser.feed_data(b"\r\n".join([b"HTTP/1.1 200 OK" if line else first, *[rest[at] for at in new], b"\r\n"]))
     except HttpParserUpgrade:
         pass  # only says that bytes of another protocol follow; the exchange knows whether it asked for that
     except HttpParserError as error:
         raise Malformed(502, f"malformed response: {error}") from None
-    if known is None:
-        status, minor = parser.get_status_code(), _VERSIONS.get(line[:8])
+    if line is None:
+        status, minor = parser.get_status_code(), _VERSIONS.get(first[:8])
         if minor is None or status < 100:
             raise Malformed(502, "the status line must be HTTP/1.0 or HTTP/1.1 with a status from 100")
-        known = status, minor
-        status_lines.put(line, known)
-    _learn(response_fields, receiver, new, meanings, _response_field, 502)
-    return known, meanings
+        line = status, minor
+        status_lines.put(first, line)
+    for at, name, value in _found(receiver, rest, new, 502):
+        fields[at] = response_fields.learn(rest[at], name, value)
+    return line, fields
 
 
 def judge_trailers(block: bytes, status: int) -> Headers:
@@ -192,53 +193,41 @@ class _Receiver:
         self.complete = True
 
 
-def _recall(memory: Memory[Field], lines: Sequence[bytes]) -> tuple[list[Field], dict[int, bytes]]:
-    """What is known of each line, and by place those that are not; their meanings are still to be filled in."""
-    meanings: list[Field] = []
-    new: dict[int, bytes] = {}
-    for at, line in enumerate(lines):
-        meaning = memory.recent.get(line) or memory.find(line)
-        if meaning is None:
-            new[at] = line
-            meaning = b""
-        meanings.append(meaning)
-    return meanings, new
+def _recall(memory: Fields, rest: Sequence[bytes]) -> tuple[list[Field], list[int]]:
+    """What each line means, and the places of those that only llhttp can tell."""
+    fields: list[Field] = []
+    new: list[int] = []
+    recent = memory.recent
+    for at, line in enumerate(rest):
+        field = recent.get(line) or memory.find(line) or memory.ordinary(line)
+        if field is None:
+            new.append(at)
+            field = b""  # to be filled in
+        fields.append(field)
+    return fields, new
 
 
-def _learn(
-    memory: Memory[Field],
-    receiver: _Receiver,
-    new: dict[int, bytes],
-    meanings: list[Field],
-    meaning_of: Callable[[int | None, bytes, bytes, bytes], Field],
-    status: int,
-) -> None:
+def _found(
+    receiver: _Receiver, rest: Sequence[bytes], new: Sequence[int], status: int
+) -> Iterator[tuple[int, bytes, bytes]]:
+    """The place, name and value of each line that llhttp has judged, if it has seen the same lines as we."""
     if not receiver.complete or len(receiver.fields) != len(new):
         raise Malformed(status, "the head's lines are not what they seem")
-    for (at, line), (name, value) in zip(new.items(), receiver.fields, strict=True):
-        if not line.startswith(name + b":"):
+    for at, (name, value) in zip(new, receiver.fields, strict=True):
+        if not rest[at].startswith(name + b":"):
             raise Malformed(status, "the head's lines are not what they seem")
-        low = name.lower()
-        kind = MESH if low.startswith(MESH_PREFIX) else KINDS.get(low)
-        meaning = meanings[at] = meaning_of(kind, name, low, value.rstrip(b" \t"))
-        memory.put(line, meaning)
+        yield at, name, value
 
 
-def _request_field(kind: int | None, name: bytes, low: bytes, value: bytes) -> Field:
+def _request_meaning(kind: int, low: bytes, value: bytes) -> Field:
     if kind == HOST and _HOST.fullmatch(value) is None:
         raise Malformed(400, "Host must be a valid host[:port], and not empty")
     if kind == EXPECT and value.lower() != b"100-continue":
         raise Malformed(417, "the only expectation that can be met is 100-continue")
-    return _field(kind, name, low, value)
+    return _meaning(kind, low, value)
 
 
-def _response_field(kind: int | None, name: bytes, low: bytes, value: bytes) -> Field:
-    return _field(None if kind in _REQUESTS_ONLY else kind, name, low, value)
-
-
-def _field(kind: int | None, name: bytes, low: bytes, value: bytes) -> Field:
-    if kind is None:
-        return b"%b: %b" % (name, value)
+def _meaning(kind: int, low: bytes, value: bytes) -> Field:
     if kind == LENGTH:
         return kind, int(value), low
     if kind == CONNECTION:
@@ -246,6 +235,56 @@ def _field(kind: int | None, name: bytes, low: bytes, value: bytes) -> Field:
     if kind in (CODING, UPGRADE):
         return kind, value.lower(), low
     return kind, value, low
+
+
+class Fields(Memory[Field]):
+    """Header lines; and names that are plain, whose values need no more than the right characters."""
+
+    __slots__ = ("_kinds", "_meaning", "_plain")
+
+    def __init__(self, kinds: Mapping[bytes, int], meaning: Callable[[int, bytes, bytes], Field]) -> None:
+        super().__init__()
+        self._kinds = kinds
+        self._meaning = meaning
+        self._plain: Memory[bool] = Memory()
+
+    def ordinary(self, line: bytes) -> Field | None:
+        """The meaning of a new line with a plain name that was met before."""
+        name, _, value = line.partition(b":")
+        plain = self._plain
+        if (plain.recent.get(name) or plain.find(name)) and _VALUE.fullmatch(value):
+            field = b"%b: %b" % (name, value.strip(b" \t"))
+            self.put(line, field)
+            return field
+        return None
+
+    def learn(self, line: bytes, name: bytes, value: bytes) -> Field:
+        """Remember a line that llhttp has taken apart."""
+        low = name.lower()
+        kind = MESH if low.startswith(MESH_PREFIX) else self._kinds.get(low)
+        value = value.rstrip(b" \t")
+        if kind is None:
+            self._plain.put(name, True)
+        field = b"%b: %b" % (name, value) if kind is None else self._meaning(kind, low, value)
+        self.put(line, field)
+        return field
+
+
+request_lines: Final[Memory[RequestLine]] = Memory()
+status_lines: Final[Memory[StatusLine]] = Memory()
+request_fields: Final = Fields(KINDS, _request_meaning)
+response_fields: Final = Fields({name: kind for name, kind in KINDS.items() if kind not in _REQUESTS_ONLY}, _meaning)
+
+
+def _ordinary_line(line: bytes) -> RequestLine | None:
+    """An origin-form request line of everyday methods and characters, which needs no parser."""
+    match = _ORDINARY_LINE.fullmatch(line)
+    if match is None or len(line) > limits.LINE_BYTES_MAX:
+        return None
+    method, target, minor = match.groups()
+    meaning = method, target, int(minor)
+    request_lines.put(line, meaning)
+    return meaning
 
 
 def _request_line(line: bytes, method: bytes, target: bytes) -> RequestLine:

@@ -93,7 +93,7 @@ class Upstream(asyncio.Protocol):
             if not end:
                 self._buffer = data
                 return
-            head = framing.parse_response(data[:end], to_head=exchange.request.method == b"HEAD")
+            head = framing.parse_response(data, end, to_head=exchange.request.method == b"HEAD")
             data = data[end:]
             if head.status >= 200:
                 break
