@@ -39,6 +39,7 @@ class Processes:
     @property
     def env(self) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("HOMEPORT_")}
+        env["HOMEPORT_STATE_DIR"] = "off"  # no test leaves anything in the home of who runs it
         return env | ({"HOMEPORT_REGISTRY": self.registry} if self.registry else {}) | self.variables
 
     def start(self, *args: str) -> subprocess.Popen[str]:

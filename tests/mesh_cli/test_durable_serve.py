@@ -14,7 +14,7 @@ import pytest
 
 from homeport.client.core.messages import StatsReport
 from homeport.mesh.commands.new_file import NewFile
-from homeport.mesh.commands.serve import default_data_dir
+from homeport.mesh.commands.options import default_data_dir
 from homeport.mesh.commands.stats import table
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,13 +33,19 @@ class Feed:
         self.service = service
         self.known = False
         self.live = True
+        self.held = False
         self.revision = 0
         self.instances: Mapping[InstanceKey, Instance] = {}
         self.closed = False
+        self.age = 0.0
         self._listeners: list[Callable[[ServiceEvent], None]] = []
 
     def age_s(self) -> float:
-        return 0.0
+        return 0.0 if self.live else self.age
+
+    def recall(self, instances: Iterable[Instance], revision: int, age_s: float) -> None:
+        self.known, self.live, self.revision, self.age = True, False, revision, age_s
+        self.instances = {instance.key: instance for instance in instances}
 
     def listen(self, changed: Callable[[ServiceEvent], None]) -> Callable[[], None]:
         self._listeners.append(changed)
@@ -60,6 +66,8 @@ class Feed:
 
 class Registrar:
     """A registry's client, hand-fed."""
+
+    store_id = "made-up"
 
     def __init__(self) -> None:
         self.feeds: dict[str, Feed] = {}

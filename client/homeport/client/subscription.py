@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final
 
 from homeport.client.core.errors import HomeportError, again
@@ -42,6 +42,13 @@ class Feed:
         self.watch = watch
         self.error = None
         self.view.reconnected()
+
+    def recall(self, instances: Iterable[Instance], revision: int, age_s: float) -> None:
+        """Begin with what was known `age_s` seconds ago, unless the registry has spoken already."""
+        if not self.view.known:
+            self.view.recall(instances, revision)
+            self.instances = self.view.instances
+            self._confirmed_at = self._now() - age_s
 
     def unlinked(self) -> None:
         """The link is gone; what was known stays."""
@@ -144,6 +151,13 @@ class Subscription:
     def held(self) -> bool:
         """Whether instances that a reconnected registry does not know (yet) are kept in use."""
         return self._feed.view.held_until is not None
+
+    def recall(self, instances: Iterable[Instance], revision: int, age_s: float) -> None:
+        """Begin with what an earlier process knew, `age_s` seconds ago; without effect once the registry has spoken.
+
+        The registry's first answer replaces it, unless that is empty or under half of it: see `held`.
+        """
+        self._feed.recall(instances, revision, age_s)
 
     def age_s(self) -> float:
         """Seconds since the registry last confirmed what is known; 0.0 while it does."""

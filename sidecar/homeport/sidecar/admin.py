@@ -55,6 +55,7 @@ def clusters(sidecar: Watched) -> list[dict[str, object]]:
                 "direction": direction,
                 "known": cluster.known,
                 "live": subscription.live if subscription is not None else None,
+                "held": subscription.held if subscription is not None else None,
                 "revision": subscription.revision if subscription is not None else None,
                 "age_s": round(subscription.age_s(), 3) if subscription is not None else None,
                 "endpoints": [
@@ -174,6 +175,11 @@ class _Metrics(Collector):
         age = GaugeMetricFamily(
             "homeport_subscription_age_seconds", "Time since the registry confirmed the endpoints.", labels=["service"]
         )
+        held = GaugeMetricFamily(
+            "homeport_subscription_held",
+            "1 while endpoints that a reconnected registry does not know are kept in use.",
+            labels=["service"],
+        )
         for direction, cluster in _clusters(self._sidecar):
             at = [direction, cluster.service]
             endpoints = cluster.endpoints.values()
@@ -184,7 +190,8 @@ class _Metrics(Collector):
         if self._sidecar.outbound is not None:
             for service, subscription in self._sidecar.outbound.subscriptions.items():
                 age.add_metric([service], subscription.age_s())
-        yield from (everyone, able, active, idle, age)
+                held.add_metric([service], subscription.held)
+        yield from (everyone, able, active, idle, age, held)
 
 
 def metrics(sidecar: Watched) -> bytes:

@@ -8,7 +8,8 @@ nobody asks for are forgotten, so that made-up names do not add up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from homeport.client.core.backoff import Rng
@@ -16,12 +17,15 @@ from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.retries import RETRIABLE_STATUS, Failure
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
+from homeport.sidecar.core.snapshot import Known, Snapshot
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
-from homeport.sidecar.http1.listener import FLAGS, SERVICE, UNDELIVERED, Listener
+from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED, Listener
 from homeport.sidecar.http1.upstream import Cluster
+
+_log = logging.getLogger("homeport.sidecar")
 
 
 class Following(Protocol):
@@ -32,10 +36,13 @@ class Following(Protocol):
     @property
     def live(self) -> bool: ...
     @property
+    def held(self) -> bool: ...
+    @property
     def revision(self) -> int: ...
     @property
     def instances(self) -> Mapping[InstanceKey, Instance]: ...
     def age_s(self) -> float: ...
+    def recall(self, instances: Iterable[Instance], revision: int, age_s: float) -> None: ...
     def listen(self, changed: Callable[[ServiceEvent], None]) -> Callable[[], None]: ...
     def close(self) -> None: ...
 
@@ -43,6 +50,8 @@ class Following(Protocol):
 class Discovery(Protocol):
     """What the sidecar needs of a registry's client."""
 
+    @property
+    def store_id(self) -> str: ...
     def subscribe(self, service: str) -> Following: ...
 
 
@@ -93,6 +102,7 @@ class Outbound(Listener):
         self._by_host: dict[bytes, Cluster] = {}  # spellings of Host that were resolved before
         self._waiting: dict[str, list[Exchange]] = {}  # service -> requests until the registry has answered
         self._stop_listening: dict[str, Callable[[], None]] = {}
+        self.on_change: Callable[[], None] | None = None  # called when what is known of any service has changed
         for service, addresses in static.items():
             self._fix(service.lower(), [instance_at(service, address) for address in addresses])
 
@@ -136,14 +146,63 @@ class Outbound(Listener):
         found.used_at_s = self.now()
         return found
 
-    def _follow(self, service: str, discovery: Discovery) -> Cluster:
+    async def recall(self, last: Snapshot, now_s: float) -> None:
+        """Follow again what an earlier process followed, and begin with what it knew.
+
+        Returns when the registry has confirmed or corrected all of it, which takes a registry that answers some
+        milliseconds, and after `RECALL_S` in any case.
+
+        Args:
+            now_s: the wall clock's time.
+        """
+        if self._discovery is None:
+            return
+        more = asyncio.Event()
+        stop_listening: list[Callable[[], None]] = []
+        followed: list[Following] = []
+        for known in last.services[: limits.SERVICES_MAX]:
+            if known.service not in self.clusters:
+                self._follow(known.service, self._discovery, known, now_s)
+                subscription = self.subscriptions[known.service]
+                followed.append(subscription)
+                stop_listening.append(subscription.listen(lambda _event: more.set()))
+        try:
+            async with asyncio.timeout(limits.RECALL_S):
+                while not all(subscription.live for subscription in followed):
+                    more.clear()
+                    await more.wait()
+        except TimeoutError:
+            ages = [subscription.age_s() for subscription in followed if not subscription.live]
+            _log.warning(
+                "no registry confirms the endpoints of %d services: using what was known up to %.0f s ago",
+                len(ages),
+                max(ages),
+            )
+        finally:
+            for stop in stop_listening:
+                stop()
+
+    def last_known(self, now_s: float) -> Snapshot:
+        """What is known of every service that has instances, for a file; `now_s` is the wall clock's time."""
+        known = [
+            Known(service, followed.revision, now_s - followed.age_s(), tuple(followed.instances.values()))
+            for service, followed in self.subscriptions.items()
+            if followed.known and followed.instances
+        ]
+        return Snapshot(self._discovery.store_id if self._discovery is not None else "", tuple(known))
+
+    def _follow(self, service: str, discovery: Discovery, last: Known | None = None, now_s: float = 0.0) -> Cluster:
         followed: Cluster = cluster.Cluster(service)
         subscription = discovery.subscribe(service)
+        if last is not None:
+            subscription.recall(last.instances, last.revision, max(0.0, now_s - last.confirmed_at_s))
         self.clusters[service] = followed
         self.subscriptions[service] = subscription
 
         def changed(_event: ServiceEvent) -> None:
             self._update(followed, subscription.instances)
+            if self.on_change is not None:
+                self.on_change()
 
         self._stop_listening[service] = subscription.listen(changed)
         if subscription.known:
@@ -198,6 +257,12 @@ class Outbound(Listener):
             b"X-Forwarded-Proto: %b" % said.get(b"x-forwarded-proto", b"http"),
             b"X-Forwarded-Host: %b" % said.get(b"x-forwarded-host", request.host),
         ]
+
+    def asked_lines(self, asked: Sequence[tuple[bytes, bytes]], cluster: Cluster | None) -> list[bytes]:
+        for name, _value in asked:
+            if name == STALE and cluster is not None and cluster.service in self.subscriptions:
+                return [b"%b: %d" % (STALE, self.subscriptions[cluster.service].age_s())]
+        return []
 
     def mesh_fields(self, head: ResponseHead) -> Headers:
         return [field for field in head.mesh if field[0] == FLAGS]

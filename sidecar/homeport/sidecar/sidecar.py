@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -20,6 +23,7 @@ from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
 from homeport.sidecar.core import limits
 from homeport.sidecar.inbound import Inbound
+from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.outbound import Discovery, Outbound, instance_at, parse_address
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ class Sidecar:
         static: Services that register nowhere: name to `host:port` addresses. Never looked up in the registry.
         passthrough: Hosts outside the registry, `host` or `host:port`, that requests may go to.
         concurrency_max: Requests under way at the application; more are turned away, for others to serve.
+        state_file: Where the last known endpoints are kept, for the next start; None for nowhere.
         rng: The source of all random choices.
     """
 
@@ -63,6 +68,7 @@ class Sidecar:
         static: Mapping[str, Sequence[str]] | None = None,
         passthrough: Sequence[str] = (),
         concurrency_max: int = limits.ACTIVE_MAX,
+        state_file: str | os.PathLike[str] | None = None,
         rng: Rng | None = None,
     ) -> None:
         self.at: dict[str, str] = {}  # listener -> the address it is bound to
@@ -85,6 +91,8 @@ class Sidecar:
                 instance_at(service, address)
         self._passthrough = tuple(passthrough)
         self._concurrency_max = concurrency_max
+        self._state_file = Path(state_file) if state_file is not None else None
+        self._last_known: LastKnown | None = None
         self._rng: Rng = random.Random() if rng is None else rng
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -114,6 +122,8 @@ class Sidecar:
         try:
             if "outbound" in self._addresses:
                 self.outbound = Outbound(loop, self._rng, f"{name}-out", self._client, self._static, self._passthrough)
+                if self._state_file is not None:
+                    await self._recall(self.outbound, self._state_file)
                 self.at["outbound"] = await self.outbound.listen(*parse_address(self._addresses["outbound"]))
             if "inbound" in self._addresses and self._app is not None:
                 self.inbound = Inbound(loop, self._rng, f"{name}-in", self._app, self._concurrency_max)
@@ -125,6 +135,14 @@ class Sidecar:
             raise
         self._timer = loop.call_later(limits.SWEEP_S, self._sweep, loop)
         _log.info("sidecar listens: %s", self.at)
+
+    async def _recall(self, outbound: Outbound, path: Path) -> None:
+        self._last_known = LastKnown(path, outbound.last_known)
+        last = self._last_known.load()
+        if last is not None:
+            await outbound.recall(last, time.time())
+        outbound.on_change = self._last_known.changed
+        self._last_known.start()
 
     async def _serve_admin(self, host: str, port: int) -> str:
         # Loaded only by who wants it: a web server and the metrics' library are most of a sidecar's start.
@@ -174,6 +192,9 @@ class Sidecar:
             self._admin = None
         if self.inbound is not None:
             self.inbound.close()
+        if self._last_known is not None:
+            await self._last_known.close()
+            self._last_known = None
         if self.outbound is not None:
             self.outbound.close()
         await asyncio.sleep(0)  # the connections hear of their end before the loop does of its own

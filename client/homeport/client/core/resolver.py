@@ -8,7 +8,7 @@ was known stays in use, corrected by everything the registry says, until the reg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -41,6 +41,13 @@ class ServiceView:
     def held_until(self) -> float | None:
         """Until when unconfirmed instances are kept in use; None if there are none."""
         return self._held_until if self._kept else None
+
+    def recall(self, instances: Iterable[Instance], revision: int) -> None:
+        """Begin with what an earlier process knew; the first snapshot is then one after a reconnect."""
+        self._instances = {instance.key: instance for instance in instances}
+        self.revision = revision
+        self.known = True
+        self._reconnected = True
 
     def reconnected(self) -> None:
         """The next snapshot comes over a new connection, maybe from a registry that knows less."""

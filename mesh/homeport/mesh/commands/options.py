@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -48,6 +50,12 @@ def static_services(texts: Iterable[str]) -> dict[str, list[str]]:
     """What those options say: addresses by name."""
     parts = (text.partition("=") for text in texts)
     return {name: endpoints.split(",") for name, _, endpoints in parts}
+
+
+def default_data_dir() -> Path:
+    """Where this user's registry keeps its data, and sidecars theirs; a relative variable is ignored (XDG)."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "homeport"
 
 
 def registry_option(command: F) -> F:

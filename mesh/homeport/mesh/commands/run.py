@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import click
@@ -21,7 +22,7 @@ from homeport.client.core.model import INTERVAL_S_DEFAULT, INTERVAL_S_MIN, TTL_S
 from homeport.mesh.app import LOCALHOST, App
 from homeport.mesh.commands.options import OFF, static_services
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
-from homeport.mesh.commands.sidecar import proxy_options
+from homeport.mesh.commands.sidecar import proxy_options, state_file
 from homeport.sidecar import AppWatch, Sidecar
 from homeport.sidecar.core.limits import ACTIVE_MAX, KEEP_ALIVE_S
 
@@ -89,6 +90,7 @@ def run(
     admin: str,
     static: tuple[str, ...],
     passthrough: tuple[str, ...],
+    state_dir: Path | None,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND with its own sidecar, registered while it is well.
@@ -136,6 +138,7 @@ def run(
                 static=static_services(static),
                 passthrough=passthrough,
                 concurrency_max=concurrency,
+                state_file=state_file(state_dir, f"run-{name}-{port}"),
             ) as proxy,
         ):
             registration = WhenWell(app, register(client, proxy.at.get("inbound")), check_interval)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import os
 from pathlib import Path
 
 import click
 
-from homeport.mesh.commands.options import OFF, listener, rpc_listeners
+from homeport.mesh.commands.options import OFF, default_data_dir, listener, rpc_listeners
 from homeport.mesh.commands.running import ExitCode, StopSignals, log_bare_lines, run_and_exit
 from homeport.registry import Registry
 from homeport.registry.store.journal import JournalError
@@ -52,12 +51,6 @@ def serve(http: str, rpc: str, data_dir: Path | None, memory: bool, node: str, a
             "HOMEPORT_SERVE_... variables)."
         )
     run_and_exit(_serve(http, rpc, None if memory else (data_dir or default_data_dir()).absolute(), node, access_log))
-
-
-def default_data_dir() -> Path:
-    """Where a registry of this user keeps its data; as the XDG rules demand, a relative $XDG_STATE_HOME is ignored."""
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "homeport"
 
 
 def _make(data_dir: Path) -> None:

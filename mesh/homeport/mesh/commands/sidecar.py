@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import click
 
 from homeport.client import Client
-from homeport.mesh.commands.options import OFF, address, listener, registry_option, static_service, static_services
+from homeport.mesh.commands.options import (
+    OFF,
+    address,
+    default_data_dir,
+    listener,
+    registry_option,
+    static_service,
+    static_services,
+)
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
 from homeport.sidecar import Sidecar
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def state_file(directory: Path | None, whose: str) -> Path | None:
+    """The endpoints' file of one sidecar: the same at each start, and nobody else's; None when there is to be none."""
+    if directory == Path(OFF):
+        return None
+    return (directory or default_data_dir() / "sidecars").absolute() / f"{quote(whose, safe='')}.endpoints"
 
 
 def proxy_options(command: F) -> F:
@@ -57,6 +74,14 @@ def proxy_options(command: F) -> F:
                 multiple=True,
                 help="A host outside the catalogue that may be called; repeatable.",
             ),
+            click.option(
+                "--state-dir",
+                type=click.Path(file_okay=False, path_type=Path),
+                metavar="DIR|off",
+                envvar="HOMEPORT_STATE_DIR",
+                help="Where the last known endpoints are kept, for a start while no registry answers "
+                "[default: homeport/sidecars under $XDG_STATE_HOME or ~/.local/state].",
+            ),
         ]
     ):
         command = option(command)
@@ -75,6 +100,7 @@ def sidecar(
     admin: str,
     static: tuple[str, ...],
     passthrough: tuple[str, ...],
+    state_dir: Path | None,
     app: str | None,
 ) -> None:
     """Run a sidecar proxy for apps that are started by something else.
@@ -95,6 +121,7 @@ def sidecar(
                 admin=admin,
                 static=static_services(static),
                 passthrough=passthrough,
+                state_file=state_file(state_dir, f"sidecar-{outbound}") if not outbound.endswith(":0") else None,
             ) as proxy,
         ):
             where = (f"{listener} {proxy.at.get(listener, OFF)}" for listener in ("outbound", "inbound", "admin"))

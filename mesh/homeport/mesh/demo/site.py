@@ -111,7 +111,8 @@ class Site:
         await self._wait("the registry to answer", self._registry_answers)
         await self.put_settings()
         command = ["sidecar", "--registry", self.rpc, "--outbound", self.edge, "--admin", "off"]
-        self._processes.append(await spawn("edge", command, self.directory / "edge.log"))
+        state = {"HOMEPORT_STATE_DIR": str(self.directory)}
+        self._processes.append(await spawn("edge", command, self.directory / "edge.log", state))
         self.tell(f"starting {sum(SERVICES.values())} instances of {len(SERVICES)} services, each with its sidecar")
         started = [await self.add(service, "v1") for service, count in SERVICES.items() for _ in range(count)]
         await self.wait_available(started)
@@ -126,7 +127,7 @@ class Site:
         command += ["--port", str(self._ports.take()), "--outbound", "127.0.0.1:0", "--inbound", "127.0.0.1:0"]
         command += ["--admin", "off", "--check-path", "/healthz", "--check-interval", str(CHECK_INTERVAL_S)]
         command += ["--", sys.executable, "-m", app]
-        env = {"PICTURES_DATA": str(self.directory), "PYTHONUNBUFFERED": "1"}
+        env = {"PICTURES_DATA": str(self.directory), "PYTHONUNBUFFERED": "1", "HOMEPORT_STATE_DIR": str(self.directory)}
         process = await spawn(member_id, command, self.directory / f"{member_id}.log", env)
         self._processes.append(process)
         member = self.members[member_id] = Member(member_id, service, version, process)

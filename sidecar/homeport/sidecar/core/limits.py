@@ -47,6 +47,7 @@ POOL_IDLE_S: Final = 1.5  # how long ours are kept: below gunicorn's 2 s and uvi
 POOL_IDLE_SHARE: Final = 0.75  # of what an instance says it keeps idle connections, for clocks and travel
 LINGER_S: Final = 2.0  # for a client to read the answer before the connection is closed under it
 KNOWN_TIMEOUT_S: Final = 2.0  # a first request waits this long for its service to become known
+RECALL_S: Final = 1.0  # a sidecar that starts waits this long for its last known endpoints to be confirmed
 SUSPECT_S: Final = 1.0  # a failed host is second choice for this long, then it is tried again
 UNUSED_S: Final = 30.0  # a name without instances that nobody asks for is forgotten
 DRAIN_TIMEOUT_S: Final = 30.0  # for requests in flight

@@ -344,6 +344,8 @@ class Exchange:
             parts += listener.response_lines(head)
         else:
             parts.append(listener.via_line)
+        if request.mesh:
+            parts += listener.asked_lines(request.mesh, self.cluster)
         if not keep:
             parts.append(b"Connection: close")
         elif request.minor == 0:
@@ -384,7 +386,9 @@ class Exchange:
         to_head = self.request.method == b"HEAD"
         if self.cluster is not None and refusal.flag:
             self.cluster.requests[0] += 1
-        self.downstream.send(listener.answer(refusal, keep=keep, to_head=to_head, undelivered=undelivered))
+        asked = listener.asked_lines(self.request.mesh, self.cluster)
+        answer = listener.answer(refusal, keep=keep, to_head=to_head, undelivered=undelivered, lines=asked)
+        self.downstream.send(answer)
         self.downstream.finished(keep, listener.now())
 
     def _cut_off(self) -> None:

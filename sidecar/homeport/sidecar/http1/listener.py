@@ -7,7 +7,7 @@ that raise `NotImplementedError` are the whole difference between the two direct
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from homeport.client.core.backoff import Rng
@@ -23,6 +23,7 @@ from homeport.sidecar.http1.upstream import Cluster, Endpoint
 
 FLAGS: Final = b"x-homeport-response-flags"
 SERVICE: Final = b"x-homeport-service"
+STALE: Final = b"x-homeport-stale"  # asked for: how many seconds ago the registry last confirmed the endpoints
 UNDELIVERED: Final = b"x-homeport-undelivered"  # between an inbound and an outbound only
 _WITH_CONTENT: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
@@ -78,6 +79,10 @@ class Listener:
     def mesh_fields(self, head: ResponseHead) -> Headers:
         """Which of an answer's x-homeport-* headers are passed on."""
         raise NotImplementedError
+
+    def asked_lines(self, asked: Sequence[tuple[bytes, bytes]], cluster: Cluster | None) -> list[bytes]:
+        """The header lines that a request's x-homeport-* headers ask to have in its answer."""
+        return []
 
     def give_up(self, exchange: Exchange) -> None:
         """The exchange does not wait for its service any more."""
@@ -188,22 +193,25 @@ class Listener:
         """Via and whatever x-homeport-* headers may pass."""
         return [*(b"%b: %b" % field for field in self.mesh_fields(head)), self._via(head.via)]
 
-    def answer(self, refusal: Refusal, *, keep: bool, to_head: bool, undelivered: bool = False) -> bytes:
-        """An answer of our own; `undelivered`: no upstream has seen the request."""
+    def answer(
+        self, refusal: Refusal, *, keep: bool, to_head: bool, undelivered: bool = False, lines: Sequence[bytes] = ()
+    ) -> bytes:
+        """An answer of our own; `undelivered`: no upstream has seen the request; `lines`: more of its head."""
         flag = refusal.flag or "-"
         self.refusals[flag] = self.refusals.get(flag, 0) + 1
         body = f"homeport sidecar: {refusal.text}\n".encode()
-        lines = [
+        parts = [
             framing.STATUS_LINES[refusal.status],
             b"Content-Type: text/plain; charset=utf-8",
             b"Content-Length: %d" % len(body),
+            *lines,
         ]
         if refusal.flag:
-            lines.append(b"%b: %b" % (FLAGS, refusal.flag.encode()))
+            parts.append(b"%b: %b" % (FLAGS, refusal.flag.encode()))
         if undelivered and self.retries_max == 0:  # whoever does not retry tells the one who does
-            lines.append(b"%b: 1" % UNDELIVERED)
-        lines.append(self.via_line)
+            parts.append(b"%b: 1" % UNDELIVERED)
+        parts.append(self.via_line)
         if not keep:
-            lines.append(b"Connection: close")
-        lines += (b"", b"" if to_head else body)
-        return b"\r\n".join(lines)
+            parts.append(b"Connection: close")
+        parts += (b"", b"" if to_head else body)
+        return b"\r\n".join(parts)

@@ -1,0 +1,105 @@
+"""Keeps the last known endpoints on disk, so that a sidecar that starts while no registry answers still finds everyone.
+
+Written a moment after a change and now and then without one, for the age; to a file beside, synced and then renamed, so
+that there is always one whole file. A file that cannot be used is said aloud and replaced by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from homeport.sidecar.core import snapshot
+from homeport.sidecar.core.snapshot import Snapshot, SnapshotError
+
+_log = logging.getLogger("homeport.sidecar")
+
+SAVE_DELAY_S: Final = 1.0  # after a change: a rolling restart is a few writes, not hundreds
+SAVE_EVERY_S: Final = 60.0  # without one: the age of what a crash leaves behind is known to the minute
+
+
+class LastKnown:
+    """One file of endpoints.
+
+    Args:
+        path: Where; its directory is made if need be.
+        taken: Returns what is known now, given the wall clock's time.
+    """
+
+    def __init__(self, path: Path, taken: Callable[[float], Snapshot]) -> None:
+        self.path = path
+        self._taken = taken
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def load(self) -> Snapshot | None:
+        """What the file holds, or None; why a file that is there cannot be used goes to the log."""
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(snapshot.SNAPSHOT_BYTES_MAX + len(snapshot.FORMAT) + 5)
+            return snapshot.decode(data, time.time())
+        except FileNotFoundError:
+            return None
+        except (OSError, SnapshotError) as error:
+            _log.error("the last known endpoints in %s are of no use: %s", self.path, error)
+            return None
+
+    def start(self) -> None:
+        """Keep the file up to date from now on."""
+        self._task = asyncio.create_task(self._keep(), name="keeping the last known endpoints")
+
+    def changed(self) -> None:
+        """Something is known that the file does not hold."""
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Write once more, and stop."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        await self._save()
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(SAVE_EVERY_S):
+                    await self._changed.wait()
+                await asyncio.sleep(SAVE_DELAY_S)
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            await self._save()
+
+    async def _save(self) -> None:
+        taken = self._taken(time.time())
+        if not taken.services:
+            return  # nothing was ever asked for, or nothing was found: an older file knows more
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, replace, self.path, snapshot.encode(taken))
+        except (OSError, SnapshotError) as error:
+            _log.warning("the last known endpoints were not saved in %s: %s", self.path, error)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` in the file's place, all or nothing, also if the machine fails meanwhile.
+
+    Raises:
+        OSError: the disk says no; the old file stands.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
