@@ -93,6 +93,7 @@ from homeport.registry.core.txn import (
     Txn,
     TxnResult,
 )
+from homeport.registry.doubts import Doubts
 from homeport.registry.peers import Peer, Peers
 from homeport.registry.sessions import Sessions
 from homeport.registry.store.contract import Store
@@ -167,6 +168,7 @@ class Operations:
         catalogue: Catalogue,
         peers: Peers,
         sessions: Sessions,
+        doubts: Doubts,
         *,
         node: str,
         server: str,
@@ -177,6 +179,7 @@ class Operations:
         self.catalogue = catalogue
         self.peers = peers
         self.sessions = sessions
+        self.doubts = doubts
         self.node = node
         self._server = server
         self.token = token
@@ -287,7 +290,7 @@ class Operations:
     def _completed(self, instance: Instance) -> Instance:
         """The registration as stored: with a node, without what only the registry may say."""
         instance = msgspec.structs.replace(
-            instance, node=instance.node or self.node, status="passing", create_revision=0, mod_revision=0
+            instance, node=instance.node or self.node, status="passing", mark="", create_revision=0, mod_revision=0
         )
         validate_instance(instance)
         names = [check.name for check in instance.checks] + [_OWN_CHECK]
@@ -401,7 +404,7 @@ class Operations:
             if result.succeeded:
                 return Done(True, result.revision)
         await self.store.barrier()
-        return Done(False, self.store.mvcc.revision)
+        return Done(self.doubts.forget(key), self.store.mvcc.revision)
 
     async def set_state(self, request: SetState, _peer: Peer) -> Done:
         key = (request.node or self.node, request.id)
@@ -612,7 +615,7 @@ class Operations:
     def stats(self, _request: Stats, _peer: Peer) -> StatsReport:
         instances = sum(len(service.entries) for service in self.catalogue.services.values())
         counts = {"services": len(self.catalogue.services), "instances": instances, "watches": self.peers.watches}
-        return StatsReport(self.store.store_id, self.store.numbers() | counts)
+        return StatsReport(self.store.store_id, self.store.numbers() | counts | self.doubts.numbers())
 
 
 def _bare(kv: KeyValue) -> KeyValue:

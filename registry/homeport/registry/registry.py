@@ -25,6 +25,7 @@ from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.registry.core.catalogue import OWN, Catalogue
 from homeport.registry.core.txn import Change
 from homeport.registry.direct import DirectLink, DirectTransport
+from homeport.registry.doubts import Doubts
 from homeport.registry.fronts.http import HttpFront
 from homeport.registry.fronts.rpc import RpcFront
 from homeport.registry.health.probes import Prober
@@ -60,6 +61,8 @@ class Registry:
         rng: the only source of randomness; default: seeded by the system.
         now: the clock, seconds; default: the loop's.
         connector_factory: how HTTP checks connect; default: ordinary TCP.
+        guard: whether instances whose leases end all at once are kept a while, as stale (docs/operations.md); off in
+            tests that want to see many expire.
         http_access_log: whether to log every HTTP request, on the logger `homeport.registry.http.access`.
     """
 
@@ -72,6 +75,7 @@ class Registry:
         rng: random.Random | None = None,
         now: Callable[[], float] | None = None,
         connector_factory: Callable[[], aiohttp.BaseConnector] | None = None,
+        guard: bool = True,
         http_access_log: bool = False,
     ) -> None:
         self._data_dir = None if data_dir is None else os.fspath(data_dir)
@@ -80,6 +84,7 @@ class Registry:
         self._rng = rng or random.Random()
         self._now = now
         self._connector_factory = connector_factory
+        self._guard = guard
         self._http_access_log = http_access_log
         self._started = False
         self._closed = False
@@ -107,24 +112,27 @@ class Registry:
         await self.store.start()
         self.catalogue = Catalogue()
         self.peers = Peers(self.store, self.catalogue)
+        self._doubts = Doubts(self.store, self.catalogue, self.peers.publish, now=now, guard=self._guard)
         self._sessions = Sessions(self.store, self.catalogue, self._rng)
         self.operations = Operations(
             self.store,
             self.catalogue,
             self.peers,
             self._sessions,
+            self._doubts,
             node=self.node,
             server=f"homeport/{version('homeport')}",
             token=self._token,
             restore=self._restore_soon,
         )
-        self._statuses = StatusWriter(self.store, self.catalogue)
+        self._statuses = StatusWriter(self.store, self.catalogue, self._doubts)
         self._prober = Prober(self._connector_factory)
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
         self._rpc = RpcFront(self.operations, self._peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
         self._look_after(self.catalogue.load(self.store.mvcc))
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
+        self._doubts.start()
         self._sessions.start()
         self._started = True
 
@@ -154,6 +162,7 @@ class Registry:
         await self._scheduler.close()
         await self._prober.close()
         self._statuses.close()
+        self._doubts.close()
         await self.store.close()
 
     async def restore(self, path: str) -> None:

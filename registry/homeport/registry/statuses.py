@@ -19,6 +19,7 @@ from homeport.registry.core.catalogue import Catalogue, CheckRecord
 from homeport.registry.core.health import Verdict
 from homeport.registry.core.limits import STATUS_TICK_S
 from homeport.registry.core.txn import Compare, Delete, Put, Txn
+from homeport.registry.doubts import Doubts
 from homeport.registry.store.contract import Store
 
 _log = logging.getLogger("homeport.registry.health")
@@ -27,19 +28,26 @@ _BATCH: Final = 100  # statuses in one transaction: some 30 KB with usual output
 _RETRY_S: Final = 1.0  # when a store that could not write is tried again
 
 
+# By instance and check: the create revision of the registration that was probed, and what was found.
+Pending = dict[tuple[InstanceKey, str], tuple[int, Verdict]]
+
+
 class StatusWriter:
     """Writes verdicts to the store; the newest of a check wins."""
 
-    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+    def __init__(self, store: Store, catalogue: Catalogue, doubts: Doubts) -> None:
         self._store = store
         self._catalogue = catalogue
-        self._pending: dict[tuple[InstanceKey, str], tuple[int, Verdict]] = {}
+        self._doubts = doubts
+        self._pending: Pending = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._most = _BATCH  # statuses of the next transaction
 
     def report(self, key: InstanceKey, create_revision: int, check: str, verdict: Verdict) -> None:
         """Write this status soon, at once if the instance refused a connection."""
+        if verdict.status == "critical" and self._doubts.forget(key):
+            return  # it was kept without its lease, and there is nothing to write to
         self._pending[key, check] = (create_revision, verdict)
         self._schedule(0.0 if verdict.refused else STATUS_TICK_S)
 
@@ -75,20 +83,31 @@ class StatusWriter:
                 continue
             except HomeportError as error:
                 _log.warning("statuses wait: %s", error)
-                self._schedule(_RETRY_S)
+                self._wait(self._pending)
                 return
             written.add_done_callback(lambda done, batch=batch: self._written(done, batch))  # type: ignore[misc]  # mypy cannot infer a lambda's default
             for key in batch:
                 del self._pending[key]
 
-    def _written(self, done: asyncio.Future[object], batch: dict[tuple[InstanceKey, str], tuple[int, Verdict]]) -> None:
+    def _written(self, done: asyncio.Future[object], batch: Pending) -> None:
+        if self._closed:
+            return
         if done.cancelled() or done.exception() is None:
+            for key, check in batch:
+                if (key, check) not in self._pending:
+                    self._doubts.written(key, check)
             return
         _log.warning("statuses are written again: %s", done.exception())
         self._pending = batch | self._pending
+        self._wait(self._pending)
+
+    def _wait(self, pending: Pending) -> None:
+        """Nothing can be written now: what it is about is to be known here all the same."""
+        for (key, check), (create_revision, verdict) in pending.items():
+            self._doubts.unwritable(key, create_revision, check, verdict)
         self._schedule(_RETRY_S)
 
-    def _writes(self, batch: dict[tuple[InstanceKey, str], tuple[int, Verdict]]) -> list[Txn]:
+    def _writes(self, batch: Pending) -> list[Txn]:
         writes = []
         for (key, check), (create_revision, verdict) in batch.items():
             entry = self._catalogue.find(*key)

@@ -16,6 +16,7 @@ from homeport.client.core.errors import InvalidArgument
 Status = Literal["passing", "warning", "critical", "maintenance"]
 State = Literal["up", "draining", "maintenance"]
 CheckKind = Literal["ttl", "http", "tcp"]
+Mark = Literal["", "unwritten", "stale"]
 
 TTL_S_DEFAULT: Final = 10.0
 TTL_S_MIN: Final = 0.5  # below this, renewals at a third of the TTL drown in ordinary scheduling noise
@@ -95,6 +96,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: State = "up"
     extra: dict[str, bytes] = _EMPTY  # front name -> what only that front understands, carried unread by the others
     status: Status = "passing"
+    # Why the registry that was asked says more than what is written, and others may not: "unwritten": it found this
+    # while its store was read-only; "stale": its lease ended together with most others', so it is kept a while.
+    mark: Mark = ""
     create_revision: int = 0
     mod_revision: int = 0
 

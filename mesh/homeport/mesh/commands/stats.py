@@ -49,6 +49,8 @@ _WORDS = {
     "value_bytes": "their values",
     "services": "services",
     "instances": "instances",
+    "instances_stale": "of them kept after a mass expiry",
+    "instances_unwritten": "of them failed, which cannot be written",
     "leases": "leases",
     "watches": "watches of clients",
     "watchers": "watchers of keys",

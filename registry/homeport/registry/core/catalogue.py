@@ -9,6 +9,9 @@ checks behind every instance on it. One that nobody registered is there as long 
 The index of a service or a node is the revision of the last change to anything it is made of. Those that vanished are
 remembered for a while; a name that is unknown answers with the newest deletion that is no longer remembered (`floor`),
 so an index never goes backwards.
+
+Two things show that no revision says, and so without an index of their own: what only this process knows while the
+store is read-only (`lay_over`), and instances that are kept although their leases ended with most others' (`keep`).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import msgspec
 
 from homeport.client.core import wire
 from homeport.client.core.messages import Resolved
-from homeport.client.core.model import Check, Instance, InstanceKey, KeyValue, ServiceEvent, Status
+from homeport.client.core.model import Check, Instance, InstanceKey, KeyValue, Mark, ServiceEvent, Status
 from homeport.registry.core import keys
 from homeport.registry.core.health import aggregate
 from homeport.registry.core.limits import DELETIONS_REMEMBERED, PAGE_BYTES
@@ -49,29 +52,38 @@ class CheckRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 class Entry:
     """One instance: as registered, and as everybody sees it. Or one node, of which both are the same."""
 
-    __slots__ = ("lease", "registered", "seen")
+    __slots__ = ("kept_status", "kept_until", "lease", "registered", "seen", "stale")
 
     def __init__(self, registered: Instance, lease: int, seen: Instance) -> None:
         self.registered = registered
         self.lease = lease
         self.seen = seen
+        self.stale = False  # its keys are gone, and it is kept
+        self.kept_until = 0.0  # how long it is kept, or will be when its keys go; 0: not at all
+        self.kept_status: Status = "passing"  # what it had when its lease ended
 
 
 class Service:
     """All instances of one name. `answers` holds whatever readers made of it, until it changes."""
 
-    __slots__ = ("answers", "entries", "index", "name")
+    __slots__ = ("answers", "entries", "index", "name", "stale")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.index = 0
         self.entries: dict[InstanceKey, Entry] = {}
+        self.stale: dict[InstanceKey, None] = {}  # those of them that are
         self.answers: dict[object, object] = {}
 
     def instances(self, passing: bool) -> tuple[Instance, ...]:
         """Its instances in the order of node and id: all of them, or those that can take traffic."""
         seen = [self.entries[key].seen for key in sorted(self.entries)]
         return tuple([one for one in seen if one.available] if passing else seen)
+
+    @property
+    def needs_stale(self) -> bool:
+        """Whether so few of its instances remain that stale ones are served: fewer than half."""
+        return 2 * len(self.stale) > len(self.entries)
 
     def answer(self, name: object, make: Callable[[Service], T]) -> T:
         """What `make` returns for this service, made once per change."""
@@ -141,14 +153,17 @@ class Catalogue:
         "_checks",
         "_gone",
         "_gone_nodes",
+        "_local",
         "_service_of",
         "checks_index",
         "index",
         "instances_index",
+        "leased",
         "nodes",
         "nodes_index",
         "revision",
         "services",
+        "stale",
         "touched",
     )
 
@@ -161,8 +176,11 @@ class Catalogue:
         self.services: dict[str, Service] = {}
         self.nodes: dict[str, Node] = {}
         self.touched = Touched(1)  # by the last revision that concerned it
+        self.leased = 0  # instances that stand on a lease
+        self.stale: dict[InstanceKey, None] = {}
         self._service_of: dict[InstanceKey, str] = {}
         self._checks: dict[InstanceKey, dict[str, CheckRecord]] = {}
+        self._local: dict[InstanceKey, dict[str, CheckRecord]] = {}  # laid over what is written; all critical
         self._gone = Vanished(deletions_max)
         self._gone_nodes = Vanished(deletions_max)
 
@@ -199,16 +217,16 @@ class Catalogue:
         return [self.services[service].entries[name, id_] for id_, service in sorted(node.ids.items())]
 
     def check_record(self, key: InstanceKey, name: str) -> CheckRecord | None:
-        """The written status of a check; None before its first and after a ttl check's silence."""
-        return self._checks.get(key, {}).get(name)
+        """The status of a check; None before its first and after a ttl check's silence."""
+        return self._records(key).get(name)
 
     def statuses(self, key: InstanceKey) -> dict[str, Status]:
         """The written status of each check of an instance."""
         return {name: record.status for name, record in self._checks.get(key, {}).items()}
 
     def check_names(self, key: InstanceKey) -> list[str]:
-        """The checks of an instance that have a written status, defined or not."""
-        return list(self._checks.get(key, ()))
+        """The checks of an instance that have a status, defined or not."""
+        return list(self._records(key))
 
     def resolved(self, name: str, passing: bool, offset: int = 0) -> bytes:
         """The encoded `Resolved` page of a service."""
@@ -249,6 +267,8 @@ class Catalogue:
                 if change.kv is None:
                     vanished[service, (node, id_)] = None
                 else:
+                    if (node, id_) in self.stale and self._service_of[node, id_] != service:
+                        vanished[self._service_of[node, id_], (node, id_)] = None
                     self._put(service, (node, id_), wire.decode(Instance, change.kv.value), change)
             elif key.startswith(keys.CHECKS):
                 node, id_, name = keys.split(key)
@@ -266,8 +286,15 @@ class Catalogue:
                 self._put_node(node, change)
         events: dict[str, tuple[list[Instance], list[InstanceKey]]] = {}
         for service, instance_key in vanished:
+            entry = self.services[service].entries[instance_key]
+            if entry.kept_until and entry.seen.available and self._service_of.get(instance_key) == service:
+                self.leased -= 1
+                self._turn_stale(service, instance_key, entry)
+                continue
             self._remove(service, instance_key, revision)
             events.setdefault(service, ([], []))[1].append(instance_key)
+        if self.stale:
+            self._touch_stale([*[service for service, _ in vanished], *map(self._service_of.get, touched.keys)])
         for node, id_ in tuple(touched.keys):
             if not id_:
                 self._weigh(node)
@@ -279,10 +306,7 @@ class Catalogue:
             self.instances_index = revision
         if touched.checks:
             self.checks_index = revision
-        return [
-            ServiceEvent(service=service, revision=revision, changed=tuple(changed), removed=tuple(removed))
-            for service, (changed, removed) in events.items()
-        ]
+        return _told(events, revision)
 
     def _node(self, name: str) -> Node:
         node = self.nodes.get(name)
@@ -311,10 +335,17 @@ class Catalogue:
             self._gone.discard(name)
             self.index = change.kv.mod_revision
         old = service.entries.get(key)
+        self._forget_stale(key)
+        if old is not None and old.lease and not old.stale:
+            self.leased -= 1
+        if change.kv.lease:
+            self.leased += 1
         if old is None or old.registered.tags != registered.tags:
             self.index = change.kv.mod_revision
         if old is not None:
             self._note_checks(old.registered)
+            if old.registered.create_revision != change.kv.create_revision:
+                self._local.pop(key, None)
         registered = _at(registered, change.kv)
         # What was seen stays until `_recompute`, which compares with it; a new one has never been seen.
         service.entries[key] = Entry(registered, change.kv.lease, old.seen if old else registered)
@@ -326,7 +357,14 @@ class Catalogue:
     def _remove(self, name: str, key: InstanceKey, revision: int) -> None:
         service = self.services[name]
         self.touched.services[name] = None
-        self._note_checks(service.entries.pop(key).registered)
+        entry = service.entries.pop(key)
+        self._note_checks(entry.registered)
+        self._local.pop(key, None)
+        if entry.stale:
+            self.stale.pop(key, None)
+            service.stale.pop(key, None)
+        elif entry.lease:
+            self.leased -= 1
         service.index = self.index = revision
         service.answers.clear()
         if self._service_of.get(key) == name:
@@ -365,11 +403,18 @@ class Catalogue:
         service = self.services[name]
         entry = service.entries[key]
         self._note_checks(entry.registered)
-        status = aggregate((self._status(key, entry.registered), node.status))
-        service.index = revision
+        status: Status
+        mark: Mark = ""
+        if entry.stale:
+            mark = "stale"
+            status = aggregate((entry.kept_status, node.status)) if service.needs_stale else "critical"
+        else:
+            mark = "unwritten" if key in self._local else ""
+            status = aggregate((self._status(key, entry.registered), node.status))
+        service.index = max(service.index, revision)
         service.answers.clear()
         # Something that it is made of was written or deleted just now; the newest of what is left may be older.
-        seen = msgspec.structs.replace(entry.registered, status=status, mod_revision=revision)
+        seen = msgspec.structs.replace(entry.registered, status=status, mark=mark, mod_revision=revision)
         same = msgspec.structs.replace(entry.seen, mod_revision=revision) == seen and entry.seen.mod_revision >= 0
         entry.seen = seen
         if not same:
@@ -379,13 +424,17 @@ class Catalogue:
         """What the checks of an instance, or of a node, and its own state come to."""
         if registered is not None and registered.state == "maintenance":
             return "maintenance"
-        records = self._checks.get(key, {})
+        records = self._records(key)
         checks = registered.checks if registered is not None else ()
         statuses = [records[check.name].status if check.name in records else _unwritten(check) for check in checks]
         # A record without a defined check was found by the registry itself (a refused connection) or told by others.
         defined = {check.name for check in checks}
         statuses += [record.status for name, record in records.items() if name not in defined]
         return aggregate(statuses)
+
+    def _records(self, key: InstanceKey) -> dict[str, CheckRecord]:
+        records = self._checks.get(key, {})
+        return {**records, **self._local[key]} if key in self._local else records
 
     def _settle(self, name: str, revision: int) -> None:
         """A node, or something on it, changed: see whether it is still there, and at which address."""
@@ -407,11 +456,104 @@ class Catalogue:
             node.address = address
             self.nodes_index = revision
 
+    # --- what no revision says ----------------------------------------------------------------------------------
+
+    def lay_over(self, key: InstanceKey, records: dict[str, CheckRecord]) -> None:
+        """Lay critical records that only this process knows of over an instance's, in place of those laid before."""
+        if records:
+            self._local[key] = records
+        else:
+            self._local.pop(key, None)
+
+    def keep(self, entry: Entry, until: float) -> bool:
+        """Keep an instance whose lease ends, or has just ended, as stale; return whether it must be looked at again.
+
+        One whose checks fail, or that is taking its leave, is not kept.
+        """
+        key = entry.registered.key
+        if not entry.seen.available or entry.kept_until:
+            return False
+        entry.kept_until = until
+        if self.find(*key) is entry:
+            return False  # it turns stale when its keys go
+        if key in self._service_of:
+            entry.kept_until = 0.0  # it is registered again already
+            return False
+        name = entry.registered.service
+        service = self.services.get(name)
+        if service is None:
+            service = self.services[name] = Service(name)
+            service.index = self.index = self.revision
+            self._gone.discard(name)
+        service.entries[key] = entry
+        self._service_of[key] = name
+        self._node(key[0]).ids[key[1]] = name
+        self._turn_stale(name, key, entry)
+        entry.seen = msgspec.structs.replace(entry.seen, mod_revision=-1)  # it was told to be gone
+        return True
+
+    def drop_stale(self, stale: Iterable[InstanceKey]) -> list[ServiceEvent]:
+        """Let go of stale instances; those that are not stale any more stay."""
+        events: dict[str, tuple[list[Instance], list[InstanceKey]]] = {}
+        self.touched = Touched(self.revision)
+        for key in stale:
+            if key in self.stale:
+                name = self._service_of[key]
+                self._remove(name, key, self.revision)
+                events.setdefault(name, ([], []))[1].append(key)
+        self._touch_stale(events)
+        return self._looked_again(events)
+
+    def look_again(self, concerned: Iterable[InstanceKey]) -> list[ServiceEvent]:
+        """What looks different now of these instances, for a reason that no revision has; indexes stay."""
+        self.touched = Touched(self.revision)
+        self.touched.keys.update(dict.fromkeys(concerned))
+        if self.stale:
+            self._touch_stale(map(self._service_of.get, self.touched.keys))
+        return self._looked_again({})
+
+    def _looked_again(self, events: dict[str, tuple[list[Instance], list[InstanceKey]]]) -> list[ServiceEvent]:
+        for key in tuple(self.touched.keys):
+            entry = self.find(*key) if key[1] else None
+            if entry is not None:
+                known = entry.seen.mod_revision
+                self._recompute(key, known if known >= 0 else self.revision, events)
+        for node in self.touched.nodes:
+            self._settle(node, self.revision)
+        return _told(events, self.revision)
+
+    def _turn_stale(self, name: str, key: InstanceKey, entry: Entry) -> None:
+        entry.stale = True
+        entry.kept_status = entry.seen.status
+        self.stale[key] = None
+        self.services[name].stale[key] = None
+        self._local.pop(key, None)
+
+    def _forget_stale(self, key: InstanceKey) -> None:
+        """It is registered again, maybe under another name."""
+        if key in self.stale:
+            del self.stale[key]
+            del self.services[self._service_of[key]].stale[key]
+
+    def _touch_stale(self, services: Iterable[str | None]) -> None:
+        """Whether a service's stale instances are served may have changed with the others."""
+        for name in dict.fromkeys(services):
+            service = self.services.get(name) if name is not None else None
+            if service is not None:
+                self.touched.keys.update(service.stale)
+
+
+def _told(events: dict[str, tuple[list[Instance], list[InstanceKey]]], revision: int) -> list[ServiceEvent]:
+    return [
+        ServiceEvent(service=service, revision=revision, changed=tuple(changed), removed=tuple(removed))
+        for service, (changed, removed) in events.items()
+    ]
+
 
 def _at(registered: Instance, kv: KeyValue) -> Instance:
     """A registration as it stands in the store."""
     return msgspec.structs.replace(
-        registered, status="passing", create_revision=kv.create_revision, mod_revision=kv.mod_revision
+        registered, status="passing", mark="", create_revision=kv.create_revision, mod_revision=kv.mod_revision
     )
 
 

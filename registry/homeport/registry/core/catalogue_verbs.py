@@ -17,7 +17,8 @@ from homeport.registry.core import keys
 from homeport.registry.core.catalogue import CheckRecord
 from homeport.registry.core.overlay import Overlay
 
-_OWN: Final = {"status": "passing", "create_revision": 0, "mod_revision": 0}  # the fields that only the registry says
+# The fields that only the registry says.
+_OWN: Final = {"status": "passing", "mark": "", "create_revision": 0, "mod_revision": 0}
 
 
 class Missing(Exception):

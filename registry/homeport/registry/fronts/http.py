@@ -235,6 +235,8 @@ class HttpFront:
             headers["X-Consul-Index"] = str(answer.index)
         if endpoint is not None and endpoint.read:
             headers |= _READ_HEADERS[_consistency(parameters) if parameters else "leader"]
+            if self._operations.store.read_only is not None:
+                headers["X-Consul-KnownLeader"] = "false"  # what Consul says while nothing can be written
         if answer.headers:
             headers |= answer.headers
         if parameters and answer.content_type == JSON and any(name == "pretty" for name, _ in parameters):

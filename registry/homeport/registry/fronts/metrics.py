@@ -55,6 +55,9 @@ class _Collector:
                 yield CounterMetricFamily(f"homeport_store_{name}", f"The store's {name}.", value=value)
             else:
                 yield GaugeMetricFamily(f"homeport_store_{name}", f"The store's {name.replace('_', ' ')}.", value=value)
+        for name, value in agent.operations.doubts.numbers().items():
+            kind = CounterMetricFamily if name == "mass_expiries" else GaugeMetricFamily
+            yield kind(f"homeport_{name}", f"{name.replace('_', ' ').capitalize()}.", value=value)
         yield GaugeMetricFamily("homeport_services", "Services with an instance.", value=len(agent.catalogue.services))
         instances = GaugeMetricFamily("homeport_instances", "Instances by status.", labels=["status"])
         statuses = Counter(

@@ -9,7 +9,7 @@ answered.
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -34,6 +34,22 @@ class Reply(Protocol):
 
     def set_result(self, result: TxnResult, /) -> None: ...
     def set_exception(self, error: HomeportError, /) -> None: ...
+
+
+class LeaseListener(Protocol):
+    """What hears of leases that have outlived their TTL; must not raise, block or commit."""
+
+    def ending(self, leases: Sequence[int], more: int, /) -> None:
+        """Their ends are written next, and those of so many more soon, unless these are renewed at the last moment."""
+        ...
+
+    def overdue(self, leases: Sequence[int], /) -> None:
+        """Their ends cannot be written now, because the store is read-only."""
+        ...
+
+    def renewed(self, lease: int, /) -> None:
+        """One that was overdue has been renewed after all."""
+        ...
 
 
 class LeaseRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,6 +126,10 @@ class Store(Protocol):
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every revision from now on, in order."""
+        ...
+
+    def listen_leases(self, listener: LeaseListener) -> None:
+        """Tell `listener` of every lease that outlives its TTL from now on."""
         ...
 
     def lease_grant(self, ttl_s: float, lease: int = 0) -> Future[TxnResult]:

@@ -34,7 +34,7 @@ from homeport.registry.core.limits import HISTORY_AGE_S_MAX, HISTORY_REVISIONS_M
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
-from homeport.registry.store.contract import LeaseRecord, Listener, Reply
+from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
 from homeport.registry.store.journal import (
     CHECKPOINT_PAGES,
     FILE_NAME,
@@ -121,6 +121,7 @@ class EmbeddedStore:
         self._queue: deque[_Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self._compact_to = 0
         self._listeners: list[Listener] = []
+        self._lease_listeners: list[LeaseListener] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = now()
         self._commits = 0
@@ -133,6 +134,7 @@ class EmbeddedStore:
         self._head = Head(mvcc)
         self._hub = WatchHub(mvcc)
         self._leases = LeaseTable(self._now())
+        self._overdue: dict[int, None] = {}  # leases whose end cannot be written, as far as that was told
         self._ages: list[tuple[float, int]] = [(self._now(), mvcc.revision)]  # when the store stood at which revision
         for key in mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES)):
             record = mvcc.get(key)
@@ -382,7 +384,14 @@ class EmbeddedStore:
         return self.commit(Txn(then=(lease_put(lease or self.new_lease(), ttl_s),)))
 
     def lease_renew(self, lease: int) -> float:
+        if lease in self._overdue:
+            del self._overdue[lease]
+            for listener in self._lease_listeners:
+                listener.renewed(lease)
         return self._leases.renew(self._now(), lease)
+
+    def listen_leases(self, listener: LeaseListener) -> None:
+        self._lease_listeners.append(listener)
 
     def lease_revoke(self, lease: int) -> asyncio.Future[TxnResult]:
         return self.commit(Txn(then=(EndLease(lease),)))
@@ -406,22 +415,46 @@ class EmbeddedStore:
         self._late_s_max = max(self._late_s_max, now - self._ticked_at - BUCKET_S)
         self._ticked_at = now
         due = self._leases.advance(now)
-        if due:
+        if due and self.read_only is None:
+            self._overdue.clear()
             self._end_due(due)
+        elif due:
+            self._tell_overdue(due)
         self._note_age(now)
         self._timer = self._loop.call_later(BUCKET_S, self._tick)
 
+    def _tell_overdue(self, due: list[int]) -> None:
+        new = [lease for lease in due if lease not in self._overdue]
+        if new:
+            self._overdue.update(dict.fromkeys(new))
+            for listener in self._lease_listeners:
+                listener.overdue(new)
+
+    def _to_end(self, lease: int) -> KeyValue | None:
+        """The record of a lease that nobody has ended or granted anew meanwhile, durable or not."""
+        record = self.mvcc.get(keys.lease(lease))
+        return record if record is not None and record == self._head.get(record.key) else None
+
     def _end_due(self, due: list[int]) -> None:
         """End leases that are due, some at a time, so that the end of very many does not hold the loop."""
+        if self.read_only is not None:
+            return
         now = self._now()
-        for lease in due[:_ENDS_AT_ONCE]:
-            record = self.mvcc.get(keys.lease(lease))
-            if record is not None and self.read_only is None and self._leases.is_due(now, lease):
-                unchanged = Compare(record.key, "mod", "=", record.mod_revision)
-                self._leases.begin_end(lease)
-                self.commit(Txn((unchanged,), (EndLease(lease),)))
-        if len(due) > _ENDS_AT_ONCE and self._loop is not None:
-            self._loop.call_soon(self._end_due, due[_ENDS_AT_ONCE:])
+        ends = [
+            (lease, record)
+            for lease in due[:_ENDS_AT_ONCE]
+            if self._leases.is_due(now, lease) and (record := self._to_end(lease)) is not None
+        ]
+        left = due[_ENDS_AT_ONCE:]
+        if ends:
+            for listener in self._lease_listeners:
+                listener.ending([lease for lease, _ in ends], len(left))
+        for lease, record in ends:
+            unchanged = Compare(record.key, "mod", "=", record.mod_revision)
+            self._leases.begin_end(lease)
+            self.commit(Txn((unchanged,), (EndLease(lease),)))
+        if left and self._loop is not None:
+            self._loop.call_soon(self._end_due, left)
 
     def _note_age(self, now: float) -> None:
         if now - self._ages[-1][0] < _AGE_STEP_S:

@@ -1,0 +1,48 @@
+"""The guard against mass expiry: when most instances fall silent in one second, it is more likely we who went deaf.
+
+When within one second the leases end of at least `INSTANCES_MIN` instances, and of more than half of all leased ones,
+the catalogue keeps those instances as stale for at most one more TTL. The leases themselves end in time: sessions,
+locks and keys know no such mercy, and neither does a failing check or whoever deregisters.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from math import inf
+from typing import Final
+
+from homeport.registry.core.catalogue import Entry
+
+WINDOW_S: Final = 1.0  # ten buckets of the lease table: renewals of one cut-off network end no further apart
+INSTANCES_MIN: Final = 20  # fewer are a rack, a deployment or a test, and may well end together
+
+
+class MassExpiry:
+    """Counts the ends of leases and says which instances to keep."""
+
+    __slots__ = ("_last", "_window", "happened")
+
+    def __init__(self) -> None:
+        self._window: deque[tuple[float, Entry]] = deque()
+        self._last = -inf  # when instances were last kept
+        self.happened = 0  # times that instances were kept
+
+    def ending(self, now: float, entries: Iterable[Entry], more: int, leased: int) -> list[Entry]:
+        """The leases of these instances end now; return the instances to keep, also of those that ended just before.
+
+        Args:
+            more: so many more leases are about to end.
+            leased: how many instances stand that have a lease, these among them, those that ended before not.
+        """
+        window = self._window
+        while window and now - window[0][0] >= WINDOW_S:
+            window.popleft()
+        before = len(window)
+        window.extend((now, entry) for entry in entries)
+        if len(window) < INSTANCES_MIN or 2 * (len(window) + more) <= leased + before:
+            return []
+        if now - self._last >= WINDOW_S:
+            self.happened += 1
+        self._last = now
+        return [entry for _, entry in window if not entry.kept_until]
