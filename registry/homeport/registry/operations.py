@@ -95,6 +95,7 @@ from homeport.registry.core.txn import (
 )
 from homeport.registry.doubts import Doubts
 from homeport.registry.peers import Peer, Peers
+from homeport.registry.queries import Queries
 from homeport.registry.sessions import Sessions
 from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import lease_put
@@ -180,6 +181,7 @@ class Operations:
         self.peers = peers
         self.sessions = sessions
         self.doubts = doubts
+        self.queries = Queries(store, catalogue, sessions, node)
         self.node = node
         self._server = server
         self.token = token

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -41,7 +42,7 @@ class Asked:
     more: tuple[str, ...] = field(default=())  # further queries that must be answered as the description says
 
 
-# By "METHOD path" of the description. `{session}` stands for the ID of a session that is made first.
+# By "METHOD path" of the description. `{session}` and `{query}` stand for the IDs of those that are made first.
 REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "GET /v1/agent/self": (Asked(),),
     "PUT /v1/agent/service/register": (Asked(body=WEB), Asked(body={}, status=400)),
@@ -97,6 +98,16 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "GET /v1/status/peers": (Asked(),),
     "PUT /v1/event/fire/{event name}": (Asked("deploy?service=web&tag=v1", b"now"), Asked("tick")),
     "GET /v1/event/list": (Asked(more=("name=deploy", "node=home", "service=web&tag=v1", "index=1&wait=1ms")),),
+    "POST /v1/query": (Asked(body={"Name": "q", "Service": {"Service": "web"}}), Asked(body={}, status=400)),
+    "GET /v1/query": (Asked(more=("index=1&wait=1ms",)),),
+    "GET /v1/query/{query ID}": (Asked("{query}"), Asked("none", status=404)),
+    "PUT /v1/query/{query ID}": (Asked("{query}", {"Name": "p", "Service": {"Service": "web"}}),),
+    "DELETE /v1/query/{query ID}": (Asked("{query}"), Asked("none", status=404)),
+    "GET /v1/query/{query ID or name}/execute": (Asked("{query}/execute", more=("near=_agent&limit=1",)),),
+    "GET /v1/query/{query ID or name}/explain": (Asked("{query}/explain"), Asked("none/explain", status=404)),
+    "GET /v1/coordinate/nodes": (Asked(),),
+    "GET /v1/coordinate/node/{node}": (Asked("home"), Asked("none", status=404)),
+    "GET /v1/coordinate/datacenters": (Asked(),),
     "GET /v1/operator/raft/configuration": (Asked(),),
     "GET /v1/snapshot": (Asked(),),
     LAST: (Asked(body=b"no snapshot", status=400),),
@@ -104,6 +115,7 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "GET /healthz": (Asked(),),
     "GET /readyz": (Asked(),),
     "GET /metrics": (Asked(),),
+    "GET /sd/prometheus": (Asked(more=("service=web&tag=v1&passing", "filter=Service.Port%20%3D%3D%208080")),),
 }
 
 
@@ -149,13 +161,14 @@ async def test_every_answer_is_as_described(http: Http, document: dict[str, Any]
     assert set(described) == {*REQUESTS, ENDLESS}
     assert (await http("PUT", "/v1/agent/service/register", WEB)).status == 200
     session = (await http("PUT", "/v1/session/create", {"Name": "tester"})).json["ID"]
+    prepared = (await http("POST", "/v1/query", {"Name": "first", "Service": {"Service": "web"}})).json["ID"]
     for name in sorted(
         REQUESTS, key=lambda name: (name == LAST, name.startswith("DELETE"), not name.startswith("PUT"))
     ):
         method, path = name.split(" ", 1)
         beginning = path.partition("{")[0]
         for asked in REQUESTS[name]:
-            target = beginning + asked.variable.replace("{session}", session)
+            target = beginning + asked.variable.replace("{session}", session).replace("{query}", prepared)
             reply = await http(method, target, asked.body)
             assert reply.status == asked.status, (name, target, reply.text)
             check(document, f"{name} ({target})", described[name], reply)
@@ -177,7 +190,7 @@ async def test_the_description_holds_together(document: dict[str, Any]) -> None:
     assert len(ids) == len(set(ids))
     for name, operation in described.items():
         variables = [one["name"] for one in operation["parameters"] if one["in"] == "path"]
-        assert [f"{{{one}}}" for one in variables] == ([name[name.index("{") :]] if "{" in name else []), name
+        assert [f"{{{one}}}" for one in variables] == re.findall(r"\{[^}]*\}", name), name
     for schema in document["components"]["schemas"].values():
         validator(document, schema)
         jsonschema.Draft202012Validator.check_schema(schema)

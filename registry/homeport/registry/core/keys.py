@@ -5,7 +5,7 @@
     k/<key>                    a user's key, raw         m/<key>                what only some fronts know of it
     n/<session>                a session                 d/<key>                a lock delay
     l/<lease>                  a lease                   e/<name>/<time>        an event
-    q/                         prepared queries
+    q/<query>                  a prepared query; its name: q/name/<name>, or q/template/<name>
 
 Segments are percent-encoded (`%`, `/`, bytes up to 0x20 and from 0x7F), so that a slash in a name is not a level.
 """
@@ -25,6 +25,7 @@ USER_DETAILS: Final = b"m/"
 SESSIONS: Final = b"n/"
 DELAYS: Final = b"d/"
 EVENTS: Final = b"e/"
+QUERIES: Final = b"q/"
 
 _UNSAFE: Final = re.compile(rb"[%/\x00-\x20\x7f-\xff]")
 _ESCAPED: Final = re.compile(rb"%([0-9A-F]{2})")
@@ -84,6 +85,20 @@ _node: Final = node  # for those above, whose argument has that name
 
 def session(id: str) -> bytes:  # noqa: A002
     return b"n/%b" % escape(id)
+
+
+def query(id: str) -> bytes:  # noqa: A002
+    return b"q/%b" % escape(id)
+
+
+def query_name(name: str) -> bytes:
+    """Which query has a name."""
+    return b"q/name/%b" % escape(name)
+
+
+def query_template(name: str) -> bytes:
+    """Which template answers to the names that start like this."""
+    return b"q/template/%b" % escape(name)
 
 
 def event(name: str, time: int) -> bytes:

@@ -251,7 +251,9 @@ class HttpFront:
         caller = caller_of(request.headers, parameters)
         authorize(self._operations.token, caller, endpoint.access)
         values = decode_parameters(endpoint, parameters)
-        return Call(endpoint, self._agent, caller, decode_variable(match.variable), values)
+        call = Call(endpoint, self._agent, caller, decode_variable(match.variable), values)
+        call.asker = request
+        return call
 
     async def _answer(self, request: web.BaseRequest, call: Call) -> Answer:
         endpoint = call.endpoint

@@ -68,6 +68,7 @@ class Agent:
         self.key_indexes = Indexes(self.store.mvcc, keys.USER)
         self.session_indexes = Indexes(self.store.mvcc, keys.SESSIONS)
         self.event_indexes = Indexes(self.store.mvcc, keys.EVENTS)
+        self.query_indexes = Indexes(self.store.mvcc, keys.QUERIES)
         self.waits = ServiceWaits(self.catalogue)
         self.reaper = Reaper(self.catalogue)
         self.services_shown = (0, b"")  # the list of services as last encoded, and the index it is of
@@ -76,6 +77,10 @@ class Agent:
         for service in self.catalogue.services.values():
             for key in service.entries:
                 self._follow(key, now)
+
+    @property
+    def rng(self) -> Rng:
+        return self._rng
 
     def new_id(self) -> str:
         """A new UUID, as Consul gives its events and sessions."""
@@ -103,6 +108,7 @@ class Agent:
         self.key_indexes.apply(revision, changes)
         self.session_indexes.apply(revision, changes)
         self.event_indexes.apply(revision, changes)
+        self.query_indexes.apply(revision, changes)
         touched = _touched(changes)
         if touched:
             for key in touched:

@@ -8,7 +8,7 @@ nobody knows is skipped, as Consul does.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
@@ -29,6 +29,15 @@ QUERY_FIELDS_MAX: Final = 64  # parameters of one request
 STREAM: Final = "stream"  # what a row takes whose view reads the body itself, piece by piece
 
 
+class Asker(Protocol):
+    """Whoever sent a request."""
+
+    @property
+    def remote(self) -> str | None:
+        """Its address."""
+        ...
+
+
 class Parameter(msgspec.Struct, frozen=True):
     """One query parameter of an endpoint; `note` says how it differs, or why it is refused."""
 
@@ -41,12 +50,12 @@ class Parameter(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table.
 
-    `path` may end in one variable, which takes the rest of the path, slashes and all; `*` as method is any. `view` is a
-    pure function of the call for reads; for writes it returns an awaitable. `resource` makes a read one that can block.
-    `takes` is what the body is decoded as (`bytes`: as it is; `STREAM`: it is not, the view reads `call.pieces`);
-    `body_optional` lets an empty one stand for `{}`. `answers` is what an answer with one of the `statuses` holds
-    (None: text); `rows` are what its filter chooses from. `read` adds the headers and parameters that every read of the
-    catalogue and of keys has.
+    `path` may end in one variable, which takes the rest of the path, slashes and all, or all but a fixed ending after
+    it; `*` as method is any. `view` is a pure function of the call for reads; for writes it returns an awaitable.
+    `resource` makes a read one that can block. `takes` is what the body is decoded as (`bytes`: as it is; `STREAM`: it
+    is not, the view reads `call.pieces`); `body_optional` lets an empty one stand for `{}`. `answers` is what an answer
+    with one of the `statuses` holds (None: text); `rows` are what its filter chooses from. `read` adds the headers and
+    parameters that every read of the catalogue and of keys has.
     """
 
     method: str
@@ -74,7 +83,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 class Call:
     """A request as its view sees it."""
 
-    __slots__ = ("agent", "body", "caller", "endpoint", "payload", "pieces", "raw", "values")
+    __slots__ = ("agent", "asker", "body", "caller", "endpoint", "payload", "pieces", "raw", "values")
 
     def __init__(
         self, endpoint: Endpoint, agent: Agent, caller: Caller, raw: bytes, values: dict[str, Any], body: bytes = b""
@@ -87,6 +96,7 @@ class Call:
         self.body = body
         self.payload: Any = None
         self.pieces: AsyncIterator[bytes] | None = None
+        self.asker: Asker | None = None
 
     @property
     def name(self) -> str:

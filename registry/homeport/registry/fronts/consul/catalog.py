@@ -60,11 +60,11 @@ def _health(agent: Agent, service: CatalogueService, passing: bool, tags: tuple[
             continue
         if tags and not {tag.lower() for tag in entry.seen.tags}.issuperset(tags):
             continue
-        shown.append(_entry(agent, entry))
+        shown.append(health_entry(agent, entry))
     return bodies.encode(shown)
 
 
-def _entry(agent: Agent, entry: Entry) -> shapes.HealthEntry:
+def health_entry(agent: Agent, entry: Entry) -> shapes.HealthEntry:
     one = entry.registered
     address = agent.address if one.node == agent.node else one.address
     return shapes.HealthEntry(

@@ -13,14 +13,18 @@ from typing import Final
 import msgspec
 
 from homeport.registry.core.limits import HTTP_BODY_BYTES_MAX
+from homeport.registry.core.queries import Query
+from homeport.registry.fronts import prometheus_sd
 from homeport.registry.fronts.consul import (
     about,
     agent_services,
     bodies,
     catalog,
+    coordinates,
     events,
     kv,
     monitor,
+    queries,
     services,
     sessions,
     shapes,
@@ -107,6 +111,7 @@ def _openapi(_call: Call) -> Answer:
 
 
 _NOT_YET: Final = "not yet"
+_ONE_PLACE: Final = "every node is at the same place, the origin: the registry serves one site"
 
 TABLE: Final[tuple[Endpoint, ...]] = (
     # --- the agent ------------------------------------------------------------------------------------------------
@@ -412,6 +417,85 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         support="differs",
         note="every event is listed, whomever it was meant for; the index is a revision and never goes back",
     ),
+    # --- prepared queries -----------------------------------------------------------------------------------------
+    _put(
+        "/v1/query",
+        "keep a query",
+        view=queries.create,
+        method="POST",
+        takes=Query,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+        answers=queries.QueryId,
+        support="differs",
+        note="Token, Connect and targets in peers are a 400; other datacenters are kept and passed over",
+    ),
+    _get(
+        "/v1/query",
+        "every query",
+        queries.every,
+        resource=queries.everything,
+        answers=list[Query],
+    ),
+    _get(
+        "/v1/query/{query ID}",
+        "a query",
+        queries.one,
+        resource=queries.resource,
+        answers=list[Query],
+    ),
+    _put(
+        "/v1/query/{query ID}",
+        "put another in its place",
+        view=queries.update,
+        takes=Query,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+    ),
+    _put("/v1/query/{query ID}", "delete a query", view=queries.delete, method="DELETE"),
+    _get(
+        "/v1/query/{query ID or name}/execute",
+        "the instances that a query admits, in random order",
+        queries.execute,
+        Parameter("near", "text", "supported", "a node, _agent or _ip; its instances come first"),
+        Parameter("limit", "number"),
+        Parameter("connect", "flag", "refused", "there is no service mesh of Consul's kind"),
+        answers=queries.Executed,
+        support="differs",
+        note="there are no other datacenters to fail over to: Failovers is 0",
+    ),
+    _get(
+        "/v1/query/{query ID or name}/explain",
+        "the query that answers to a name, filled in for it",
+        queries.explain,
+        answers=queries.Explained,
+    ),
+    # --- coordinates ----------------------------------------------------------------------------------------------
+    _get(
+        "/v1/coordinate/nodes",
+        "where every node is",
+        coordinates.nodes,
+        Parameter("segment", "text", "refused", "there are no network segments"),
+        answers=list[coordinates.NodeCoordinate],
+        support="differs",
+        note=_ONE_PLACE,
+    ),
+    _get(
+        "/v1/coordinate/node/{node}",
+        "where a node is",
+        coordinates.node,
+        Parameter("segment", "text", "refused", "there are no network segments"),
+        answers=list[coordinates.NodeCoordinate],
+        support="differs",
+        note=_ONE_PLACE,
+    ),
+    _own(
+        "/v1/coordinate/datacenters",
+        "where the servers are, by datacenter",
+        coordinates.datacenters,
+        answers=list[coordinates.DatacenterCoordinates],
+        support="differs",
+        note=_ONE_PLACE,
+    ),
+    _no("PUT", "/v1/coordinate/update", "coordinates cannot be set: nothing here measures or uses them"),
     # --- the registry as a whole ----------------------------------------------------------------------------------
     _own(
         "/v1/operator/raft/configuration",
@@ -440,9 +524,6 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         note="one of this registry; it is verified first, and then every connection is closed, this one last",
     ),
     # --- what Consul has and this registry has not ----------------------------------------------------------------
-    _later("/v1/query", _NOT_YET),
-    _later("/v1/query/{}", _NOT_YET),
-    _later("/v1/coordinate/{}", _NOT_YET),
     _later("/v1/operator/{}", _NOT_YET),
     _later("/v1/acl/{}", "there are no ACLs; a registry has one token or none"),
     _later("/v1/connect/{}", "there is no service mesh of Consul's kind"),
@@ -465,6 +546,21 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     ),
     Endpoint(
         method="GET",
+        path="/sd/prometheus",
+        summary="every instance as a target, for Prometheus's HTTP service discovery",
+        view=prometheus_sd.targets,
+        parameters=(
+            Parameter("service", "texts", "supported", "given several times, any of them"),
+            Parameter("tag", "texts", "supported", "given several times, all must be there"),
+            Parameter("passing", "flag"),
+            Parameter("filter", "filter"),
+            Parameter("token", "text"),
+        ),
+        answers=list[prometheus_sd.TargetGroup],
+        rows=shapes.HealthEntry,
+    ),
+    Endpoint(
+        method="GET",
         path="/metrics",
         summary="numbers for Prometheus",
         view=exposition,
@@ -484,16 +580,22 @@ class Match(msgspec.Struct, frozen=True):
 
 
 class Routes:
-    """Finds the rows of a path: an exact one first, else the one with the longest beginning."""
+    """Finds the rows of a path: an exact one first, else the one with the longest beginning, then the longest end."""
 
     def __init__(self, table: tuple[Endpoint, ...]) -> None:
         self._exact: dict[str, dict[str, Endpoint]] = {}
-        self._beginnings: dict[str, dict[str, Endpoint]] = {}
+        self._beginnings: dict[str, dict[str, dict[str, Endpoint]]] = {}
         for row in table:
-            beginning, brace, _ = row.path.partition("{")
-            rows = (self._beginnings if brace else self._exact).setdefault(beginning, {})
+            beginning, brace, rest = row.path.partition("{")
+            if brace:
+                ends = self._beginnings.setdefault(beginning, {})
+                rows = ends.setdefault(rest.partition("}")[2], {})
+            else:
+                rows = self._exact.setdefault(beginning, {})
             assert row.method not in rows, f"{row.name} stands twice in the table"
             rows[row.method] = row
+        for beginning, ends in self._beginnings.items():
+            self._beginnings[beginning] = dict(sorted(ends.items(), key=lambda end: -len(end[0])))
         self._levels_max = max((beginning.count("/") for beginning in self._beginnings), default=0)
 
     def match(self, path: str) -> Match | None:
@@ -502,14 +604,15 @@ class Routes:
         if rows is not None:
             return Match(rows, "")
         found: Match | None = None
-        end = 0
+        at = 0
         for _ in range(self._levels_max):
-            end = path.find("/", end) + 1
-            if end == 0:
+            at = path.find("/", at) + 1
+            if at == 0:
                 break
-            rows = self._beginnings.get(path[:end])
-            if rows is not None:
-                found = Match(rows, path[end:])
+            for end, rows in self._beginnings.get(path[:at], {}).items():
+                if path.endswith(end):
+                    found = Match(rows, path[at : len(path) - len(end)])
+                    break
         return found
 
 
