@@ -28,6 +28,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 RATE: Final = Metric("rate", "/s", "higher", headline=True)
 SERVER_CPU: Final = Metric("server_cpu", "us/op", "lower", headline=True)
 P50: Final = Metric("p50", "ms", "lower")
+P90: Final = Metric("p90", "ms", "lower")
 P99: Final = Metric("p99", "ms", "lower")
 LOAD_METRICS: Final = (RATE, SERVER_CPU, P50, P99)
 

@@ -108,6 +108,11 @@ class Server:
         return " / ".join(self.log.read_text(errors="replace").splitlines()[-3:])
 
     @property
+    def pids(self) -> list[int]:
+        """Its own process id, and those of the servers that it needs."""
+        return [self.pid, *(pid for companion in self._companions for pid in companion.pids)]
+
+    @property
     def rss_bytes(self) -> int:
         return proc.rss_bytes(self.pid)
 

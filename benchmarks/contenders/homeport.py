@@ -18,6 +18,7 @@ from homeport.client.core.messages import Register
 from homeport.client.core.model import Instance
 
 _COMMAND: Final = (sys.executable, "-m", "homeport.mesh.cli")
+_SIDECAR: Final = (*_COMMAND, "sidecar", "--admin", "off")
 _LOADERS: Final = 4  # connections that fill a registry
 _LOADER_DEPTH: Final = 64
 
@@ -63,17 +64,16 @@ def serve(
 def sidecar(stage: Stage, registry: Registry, service: str) -> tuple[Server, int]:
     """Start a sidecar; return it with its outbound port once it answers for `service`."""
     port = free_port()
-    command = [
-        *_COMMAND,
-        "sidecar",
-        "--registry",
-        f"127.0.0.1:{registry.rpc_port}",
-        "--outbound",
-        f"127.0.0.1:{port}",
-        "--admin",
-        "off",
-    ]
+    command = [*_SIDECAR, "--registry", f"127.0.0.1:{registry.rpc_port}", "--outbound", f"127.0.0.1:{port}"]
     return stage.server("sidecar", command, answers(f"http://127.0.0.1:{port}/", host=service)), port
+
+
+def inbound(stage: Stage, registry: Registry, app_port: int) -> tuple[Server, int]:
+    """Start a sidecar in front of an application; return it with its inbound port."""
+    port = free_port()
+    command = [*_SIDECAR, "--registry", f"127.0.0.1:{registry.rpc_port}", "--outbound", "off"]
+    command += ["--inbound", f"127.0.0.1:{port}", "--app", f"127.0.0.1:{app_port}"]
+    return stage.server("inbound", command, accepts(port)), port
 
 
 def register(stage: Stage, registry: Registry, instances: Sequence[Instance]) -> None:

@@ -16,6 +16,7 @@ from benchmarks.machine import program_path
 from benchmarks.servers import Server, Stage, accepts, answers, free_port
 
 LARGE_BYTES: Final = 64 * 1024
+HUGE_BYTES: Final = 1024 * 1024
 SMALL_BODY: Final = "a small answer of some hundred bytes, as an API would give it " * 2
 _REQUESTS: Final = 1_000_000_000  # per connection: none is closed for having served long
 _IDLE: Final = 64  # idle upstream connections that a worker keeps: twice what is used
@@ -33,10 +34,11 @@ def _program(name: str) -> str:
 
 
 def upstream(stage: Stage, endpoints: int) -> tuple[Server, list[int]]:
-    """Start the nginx that answers `/` with a small body and `/large` with 64 KiB, on so many ports."""
+    """Start the nginx that answers `/` with a small body `/large` with 64 KiB, `/huge` with 1 MiB, on so many ports."""
     ports = [free_port() for _ in range(endpoints)]
     folder = stage.new_folder("upstream")
     (folder / "large").write_bytes(b"x" * LARGE_BYTES)
+    (folder / "huge").write_bytes(b"x" * HUGE_BYTES)
     listens = " ".join(f"listen 127.0.0.1:{port};" for port in ports)
     http = f"""
         sendfile on;
@@ -44,9 +46,17 @@ def upstream(stage: Stage, endpoints: int) -> tuple[Server, list[int]]:
             {listens}
             location / {{ default_type text/plain; return 200 "{SMALL_BODY}"; }}
             location = /large {{ root {folder}; default_type text/plain; }}
+            location = /huge {{ root {folder}; default_type text/plain; }}
         }}
     """
     return _nginx(stage, "upstream", folder, http, ports[-1], stage.cores.upstream), ports
+
+
+def body_sink(stage: Stage, endpoints: int) -> tuple[Server, list[int]]:
+    """Start the upstream that reads bodies, on so many ports."""
+    ports = [free_port() for _ in range(endpoints)]
+    command = [sys.executable, "-m", "benchmarks.contenders.body_sink", *map(str, ports)]
+    return stage.server("sink", command, accepts(ports[-1]), stage.cores.upstream), ports
 
 
 def nginx(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
@@ -61,6 +71,8 @@ def nginx(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
                 proxy_pass http://orders;
                 proxy_http_version 1.1;
                 proxy_set_header Connection "";
+                client_max_body_size 2m;
+                client_body_buffer_size 2m;
                 proxy_buffers 16 16k;  # a large answer stays in memory
                 proxy_max_temp_file_size 0;
                 proxy_set_header Host $host;

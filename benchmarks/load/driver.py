@@ -20,7 +20,7 @@ import msgspec
 
 from benchmarks import proc
 from benchmarks.case import Turn
-from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, FanOutOutcome, Outcome, Plan
+from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, FanOutOutcome, OpenLoop, Outcome, Plan
 from benchmarks.servers import ROOT, Cores, MeasurementError, affinity, environment
 from benchmarks.spread import merged, percentile
 
@@ -105,7 +105,7 @@ def _drive(plans: Sequence[Plan], cores: Cores, servers: Sequence[int], kind: ty
         before = proc.cpu_s(servers)
         for generator in started:
             generator.go()
-        longest = max(plan.duration_s if isinstance(plan, ClosedLoop) else 0.0 for plan in plans)
+        longest = max(plan.duration_s if isinstance(plan, ClosedLoop | OpenLoop) else 0.0 for plan in plans)
         outcomes = [generator.outcome(kind, longest + _GRACE_S) for generator in started]
         return outcomes, proc.cpu_s(servers) - before
     finally:
@@ -137,6 +137,26 @@ def closed_loop(plan: ClosedLoop, cores: Cores, servers: Sequence[int]) -> Turn:
         },
         server_cpu_s / wall_s,
         max(outcome.cpu_s / outcome.wall_s for outcome in outcomes),
+    )
+
+
+def open_loop(plan: OpenLoop, cores: Cores, servers: Sequence[int]) -> Turn:
+    """Measure latencies at a fixed rate of requests, by one generator.
+
+    Raises:
+        MeasurementError: a request failed, or the load did not come about.
+    """
+    (outcome,), server_cpu_s = _drive([plan], cores, servers, Outcome)
+    _expect_success(outcome.operations, outcome.failed, outcome.first_error)
+    return Turn(
+        {
+            "server_cpu": server_cpu_s / outcome.operations * 1e6,
+            "p50": percentile(outcome.latencies_us, 0.50) / 1e3,
+            "p90": percentile(outcome.latencies_us, 0.90) / 1e3,
+            "p99": percentile(outcome.latencies_us, 0.99) / 1e3,
+        },
+        server_cpu_s / outcome.wall_s,
+        outcome.cpu_s / outcome.wall_s,
     )
 
 
@@ -197,8 +217,9 @@ def wrk(
     connections: int,
     duration_s: int,
     host: str = "",
+    body_bytes: int = 0,
 ) -> Turn:
-    """Measure HTTP GETs of `paths`, in turn, over kept-alive connections.
+    """Measure HTTP GETs of `paths`, in turn, over kept-alive connections; POSTs, if they have a body.
 
     Args:
         servers: process ids whose CPU is the servers'.
@@ -211,7 +232,9 @@ def wrk(
     count = min(len(cores.generators), connections)
     command = ["wrk", f"-t{count}", f"-c{connections}", f"-d{duration_s}s", "--timeout", "10s", "-s", str(_LUA)]
     command += ["-H", f"Host: {host}"] if host else []
-    command += [f"http://127.0.0.1:{port}{paths[0]}", "--", *(paths if len(paths) > 1 else ())]
+    command += [f"http://127.0.0.1:{port}{paths[0]}", "--"]
+    command += [f"body={body_bytes}"] if body_bytes else []
+    command += paths if len(paths) > 1 else []
     servers, beside = tuple(servers), tuple(beside)
     before, beside_before = proc.cpu_s(servers), proc.cpu_s(beside)
     used_before = _children_cpu_s()

@@ -77,4 +77,16 @@ class Crowd(msgspec.Struct, frozen=True, kw_only=True, tag="crowd"):
     blocked: bool
 
 
-Plan = ClosedLoop | FanOut | Crowd
+class OpenLoop(msgspec.Struct, frozen=True, kw_only=True, tag="open_loop"):
+    """`rate` HTTP requests a second for `duration_s`, over at most `connections` at once, due at even intervals."""
+
+    port: int
+    rate: float
+    connections: int
+    duration_s: float
+    host: str
+    path: str = "/"
+    body_bytes: int = 0  # of a POST; 0: a GET
+
+
+Plan = ClosedLoop | OpenLoop | FanOut | Crowd

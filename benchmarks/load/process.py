@@ -12,17 +12,21 @@ import sys
 import msgspec
 import uvloop
 
-from benchmarks.load import closed_loop, crowd, fan_out
-from benchmarks.load.plan import ClosedLoop, Crowd, Plan
+from benchmarks.load import closed_loop, crowd, fan_out, open_loop
+from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, OpenLoop, Plan
 
 
-async def _ready() -> None:
+def _wait_for_go() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.buffer.readline()  # blocks the loop on purpose: nothing happens before the word to go
 
 
-async def _run(plan: Plan) -> bytes:
+async def _ready() -> None:
+    _wait_for_go()
+
+
+async def _run(plan: ClosedLoop | Crowd | FanOut) -> bytes:
     if isinstance(plan, ClosedLoop):
         return msgspec.json.encode(await closed_loop.run(plan, _ready))
     if isinstance(plan, Crowd):
@@ -35,8 +39,12 @@ def main() -> int:
     size = int(sys.stdin.buffer.readline())
     plan: Plan = msgspec.msgpack.decode(sys.stdin.buffer.read(size), type=Plan)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            print(runner.run(_run(plan)).decode(), flush=True)
+        if isinstance(plan, OpenLoop):
+            outcome = msgspec.json.encode(open_loop.run(plan, _wait_for_go))
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                outcome = runner.run(_run(plan))
+        print(outcome.decode(), flush=True)
     except OSError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -1,11 +1,19 @@
--- Asks for the paths given after `--`, one after the other, and ends with one line of figures for a program.
+-- Asks for the paths given after `--`, one after the other, and ends with one line of figures for a program. A first
+-- argument `body=N` makes each request a POST of N bytes.
 
 local requests = {}
 local at = 0
 
 function init(args)
-  for index = 1, #args do
-    requests[index] = wrk.format("GET", args[index])
+  local first = 1
+  local size = args[1] and args[1]:match("^body=(%d+)$")
+  if size then
+    first = 2
+    wrk.method = "POST"
+    wrk.body = string.rep("x", tonumber(size))
+  end
+  for index = first, #args do
+    requests[#requests + 1] = wrk.format(wrk.method, args[index])
   end
   if #requests > 0 then
     -- Defined only if needed: without it, wrk sends one fixed request, which costs less.

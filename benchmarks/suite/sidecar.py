@@ -2,127 +2,252 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.case import Case, Contender, Measure, Scale, Turn
+from benchmarks.case import P50, P90, P99, SERVER_CPU, Case, Contender, Measure, Metric, Scale, Turn
 from benchmarks.contenders import homeport, proxies
 from benchmarks.load import driver
-from benchmarks.servers import Server, Stage
+from benchmarks.load.plan import OpenLoop
+from benchmarks.servers import MeasurementError, Server, Stage
 from homeport.client.core.model import Instance
 
 _SERVICE: Final = "orders"
 _ENDPOINTS: Final = 3
-_CONNECTIONS: Final = 32
+_IDLE: Final = 1000  # connections that were used once and are kept
+_KIB: Final = 1024
+_LATENCIES: Final = (Metric("p50", "ms", "lower", headline=True), P90, Metric("p99", "ms", "lower", headline=True))
+_MEMORY: Final = (
+    Metric("memory", "MiB", "lower", headline=True),
+    Metric("per_connection", "KiB", "lower"),
+    Metric("empty", "MiB", "lower"),
+)
+_SHARED: Final = "generator: wrk and the upstream, which share a core unless there is a third"
 
 StartProxy = Callable[[Stage, Sequence[int]], tuple[Server, int]]
+StartUpstream = Callable[[Stage, int], tuple[Server, list[int]]]
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a turn finds: the proxy (or the upstream itself), its port, and the upstream."""
+
+    stage: Stage
+    server: Server
+    port: int
+    upstream: Server
+
+
+Load = Callable[[Running], Turn]
 
 
 def cases(scale: Scale) -> tuple[Case, ...]:
-    """Small bodies, where the work is per request, and large ones, where it is per byte."""
-    question = "how many requests can a proxy pass on, and what does each cost?"
-    load = f"wrk, {_CONNECTIONS} connections, GET of {{}}; three endpoints of one nginx upstream"
-    note = "generator: wrk and the upstream, which share a core unless there is a third"
+    """Small bodies, where the work is per request; large ones, where it is per byte; fixed rates; and memory."""
+    through_two = _open(1000, 16, scale.turn_s, _KIB)
+    throughput = "how many requests can a proxy pass on, and what does each cost?"
     return (
-        Case(
-            "sidecar/small",
-            question,
-            load.format(f"{len(proxies.SMALL_BODY)} bytes"),
-            "homeport",
-            _contenders("/", scale.turn_s),
-            notes=(note,),
+        *(
+            Case(
+                name,
+                throughput,
+                f"wrk, {connections} connections, {what}; three endpoints of one upstream",
+                "homeport",
+                _contenders(_wrk(path, connections, scale.turn_s, body_bytes), upstream),
+                notes=(_SHARED,),
+            )
+            for name, connections, path, body_bytes, upstream, what in (
+                ("sidecar/small", 32, "/", 0, proxies.upstream, f"GET of {len(proxies.SMALL_BODY)} bytes"),
+                ("sidecar/small-512", 512, "/", 0, proxies.upstream, f"GET of {len(proxies.SMALL_BODY)} bytes"),
+                ("sidecar/64KiB", 32, "/large", 0, proxies.upstream, "GET of 64 KiB"),
+                ("sidecar/64KiB-up", 32, "/", 64 * _KIB, proxies.body_sink, "POST of 64 KiB"),
+                ("sidecar/1MiB", 32, "/huge", 0, proxies.upstream, "GET of 1 MiB"),
+                ("sidecar/1MiB-up", 32, "/", 1024 * _KIB, proxies.body_sink, "POST of 1 MiB"),
+            )
+        ),
+        *(
+            Case(
+                f"sidecar/at-{rate}",
+                "how long does a request take at a fixed rate, counted from when it was due?",
+                f"{rate} requests/s, even intervals, {connections} connections, GET of {len(proxies.SMALL_BODY)} bytes",
+                "homeport",
+                _contenders(_open(rate, connections, scale.turn_s, 0), proxies.upstream),
+                metrics=(*_LATENCIES, SERVER_CPU),
+            )
+            for rate, connections in ((1000, 16), (5000, 32))
         ),
         Case(
-            "sidecar/64KiB",
-            question,
-            load.format("64 KiB"),
+            "sidecar/both-sides",
+            "what do the two sidecars of a call add, the caller's and the callee's?",
+            "1,000 requests/s, even intervals, 16 connections, POST of 1 KiB; after Dapr's published protocol",
             "homeport",
-            _contenders("/large", scale.turn_s),
-            notes=(note,),
+            (
+                _contender("homeport", "two homeport sidecars, outbound and inbound", _both, through_two),
+                _contender("envoy", "two Envoys, one worker each", _two(proxies.envoy), through_two, "envoy"),
+                _direct("no proxy; server CPU is the upstream's own", through_two, proxies.body_sink),
+            ),
+            metrics=(P50, P90, P99, SERVER_CPU),
+        ),
+        Case(
+            "sidecar/idle",
+            f"how much memory do {_IDLE} idle connections take?",
+            f"{_IDLE} connections, each used for one request and then kept",
+            "homeport",
+            _contenders(_idle, proxies.upstream)[:-1],
+            metrics=_MEMORY,
+            rounds_max=1,
+            warm_up=False,
         ),
     )
 
 
-def _contenders(path: str, turn_s: int) -> tuple[Contender, ...]:
-    def contender(name: str, about: str, start: StartProxy, missing: str = "") -> Contender:
-        return Contender(
-            name, about, _turns(start, path, turn_s), driver.wrk_missing() or proxies.missing("nginx") or missing
-        )
-
+def _contenders(load: Load, upstream: StartUpstream) -> tuple[Contender, ...]:
+    about = "homeport sidecar: endpoints from the registry, two choices, retries and outlier ejection on"
     return (
-        contender("homeport", "homeport sidecar, endpoints from the registry, two choices, retries on", _homeport),
-        contender("aiohttp", "aiohttp server and ClientSession on uvloop, round robin", proxies.aiohttp),
-        contender("nginx", "nginx as proxy, one worker, keep-alive upstreams", proxies.nginx),
-        contender("haproxy", "HAProxy, one thread, leastconn", proxies.haproxy, proxies.missing("haproxy")),
-        contender("envoy", "Envoy, one worker, LEAST_REQUEST", proxies.envoy, proxies.missing("envoy")),
-        Contender(
-            "direct",
-            "no proxy; server CPU is the upstream's own",
-            _direct(path, turn_s),
-            driver.wrk_missing() or proxies.missing("nginx"),
+        _contender("homeport", about, _homeport, load, upstream=upstream),
+        _contender(
+            "aiohttp",
+            "aiohttp server and ClientSession on uvloop, round robin",
+            proxies.aiohttp,
+            load,
+            upstream=upstream,
         ),
+        _contender("nginx", "nginx as proxy, one worker, kept-alive upstreams", proxies.nginx, load, upstream=upstream),
+        _contender("haproxy", "HAProxy, one thread, leastconn", proxies.haproxy, load, "haproxy", upstream),
+        _contender("envoy", "Envoy, one worker, LEAST_REQUEST", proxies.envoy, load, "envoy", upstream),
+        _direct("no proxy; server CPU is the upstream's own", load, upstream),
     )
 
 
-def _homeport(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+def _contender(
+    name: str,
+    about: str,
+    start: StartProxy,
+    load: Load,
+    program: str = "nginx",
+    upstream: StartUpstream = proxies.body_sink,
+) -> Contender:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        below, ports = upstream(stage, _ENDPOINTS)
+        with below:
+            server, port = start(stage, ports)
+            with server:
+                yield lambda: load(Running(stage, server, port, below))
+
+    return Contender(name, about, turns, driver.wrk_missing() or proxies.missing("nginx") or proxies.missing(program))
+
+
+def _direct(about: str, load: Load, upstream: StartUpstream) -> Contender:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        below, ports = upstream(stage, _ENDPOINTS)
+        with below:
+            yield lambda: load(Running(stage, below, ports[0], below))
+
+    return Contender("direct", about, turns, driver.wrk_missing() or proxies.missing("nginx"))
+
+
+# --- ours -------------------------------------------------------------------------------------------------------
+
+
+def _registry(stage: Stage, ports: Sequence[int]) -> homeport.Registry:
     """The registry runs beside the upstream: it is idle, and no part of a sidecar's cost."""
     registry = homeport.serve(stage, cores=stage.cores.upstream, name="registry")
     try:
-        instances = [
-            Instance(service=_SERVICE, id=f"orders-{port}", address="127.0.0.1", port=port) for port in upstreams
-        ]
+        instances = [Instance(service=_SERVICE, id=f"orders-{port}", address="127.0.0.1", port=port) for port in ports]
         homeport.register(stage, registry, instances)
-        server, port = homeport.sidecar(stage, registry, _SERVICE)
     except BaseException:
         registry.server.stop()
         raise
+    return registry
+
+
+def _homeport(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+    registry = _registry(stage, upstreams)
+    with ExitStack() as undo:
+        undo.enter_context(registry.server)
+        server, port = homeport.sidecar(stage, registry, _SERVICE)
+        undo.pop_all()
     server.with_it(registry.server)
     return server, port
 
 
-def _turns(start: StartProxy, path: str, turn_s: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
-    @contextmanager
-    def turns(stage: Stage) -> Iterator[Measure]:
-        upstream, ports = proxies.upstream(stage, _ENDPOINTS)
-        with upstream:
-            server, port = start(stage, ports)
-            with server:
-
-                def measure() -> Turn:
-                    return driver.wrk(
-                        port,
-                        [path],
-                        cores=stage.cores,
-                        servers=[server.pid],
-                        beside=[upstream.pid],
-                        connections=_CONNECTIONS,
-                        duration_s=turn_s,
-                        host=_SERVICE,
-                    )
-
-                yield measure
-
-    return turns
+def _both(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+    """An outbound in front of an inbound: the caller's sidecar and the callee's."""
+    with ExitStack() as undo:
+        empty = homeport.serve(stage, cores=stage.cores.upstream, name="empty-registry")
+        undo.enter_context(empty.server)
+        inbound, inbound_port = homeport.inbound(stage, empty, upstreams[0])
+        undo.enter_context(inbound)
+        outbound, port = _homeport(stage, [inbound_port])
+        undo.pop_all()
+    outbound.with_it(inbound)
+    outbound.with_it(empty.server)
+    return outbound, port
 
 
-def _direct(path: str, turn_s: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
-    @contextmanager
-    def turns(stage: Stage) -> Iterator[Measure]:
-        upstream, ports = proxies.upstream(stage, _ENDPOINTS)
-        with upstream:
+def _two(start: StartProxy) -> StartProxy:
+    """The same proxy twice, one in front of the other."""
 
-            def measure() -> Turn:
-                return driver.wrk(
-                    ports[0],
-                    [path],
-                    cores=stage.cores,
-                    servers=[upstream.pid],
-                    beside=[upstream.pid],
-                    connections=_CONNECTIONS,
-                    duration_s=turn_s,
-                )
+    def both(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+        second, second_port = start(stage, upstreams[:1])
+        with ExitStack() as undo:
+            undo.enter_context(second)
+            first, port = start(stage, [second_port])
+            undo.pop_all()
+        first.with_it(second)
+        return first, port
 
-            yield measure
+    return both
 
-    return turns
+
+# --- loads ------------------------------------------------------------------------------------------------------
+
+
+def _wrk(path: str, connections: int, turn_s: int, body_bytes: int) -> Load:
+    def load(it: Running) -> Turn:
+        return driver.wrk(
+            it.port,
+            [path],
+            cores=it.stage.cores,
+            servers=[it.server.pid],
+            beside=[it.upstream.pid],
+            connections=connections,
+            duration_s=turn_s,
+            host=_SERVICE,
+            body_bytes=body_bytes,
+        )
+
+    return load
+
+
+def _open(rate: int, connections: int, turn_s: int, body_bytes: int) -> Load:
+    def load(it: Running) -> Turn:
+        plan = OpenLoop(
+            port=it.port, rate=rate, connections=connections, duration_s=turn_s, host=_SERVICE, body_bytes=body_bytes
+        )
+        return driver.open_loop(plan, it.stage.cores, it.server.pids)
+
+    return load
+
+
+def _idle(it: Running) -> Turn:
+    empty_bytes = it.server.rss_bytes
+    request = f"GET / HTTP/1.1\r\nHost: {_SERVICE}\r\n\r\n".encode()
+    with ExitStack() as kept:
+        for _ in range(_IDLE):
+            connection = kept.enter_context(socket.create_connection(("127.0.0.1", it.port)))
+            connection.sendall(request)
+            if not connection.recv(64 * _KIB).startswith(b"HTTP/1.1 200"):
+                raise MeasurementError("a request was not answered with 200")
+        used_bytes = it.server.rss_bytes
+    return Turn(
+        {
+            "memory": used_bytes / 2**20,
+            "per_connection": (used_bytes - empty_bytes) / _IDLE / _KIB,
+            "empty": empty_bytes / 2**20,
+        }
+    )
