@@ -91,11 +91,13 @@ class Sessions:
         """
         record = Put(keys.session(session.id), wire.encode(session), session.lease)
         standing = []
-        for id_, _ in session.follows:
+        for id_, name in session.follows:
             entry = self._catalogue.find(session.node, id_)
             if entry is None:
-                return False
-            key = keys.instance(entry.registered.service, session.node, id_)
+                if name:
+                    return False
+                continue  # a node that nobody registered, with something on it: looked at again below
+            key = keys.registered(entry.registered.service, session.node, id_)
             standing.append(Compare(key, "mod", "=", entry.registered.mod_revision))
         puts = (lease_put(session.lease, session.lease_ttl_s), record)
         result = await self._store.commit(Txn(tuple(standing), puts))
@@ -170,6 +172,9 @@ class Sessions:
             elif self._following and change.key.startswith(keys.INSTANCES):
                 _, node, id_ = keys.split(change.key)
                 self._shaken.update(self._following.get((node, id_), {}))
+                self._shaken.update(self._following.get((node, ""), {}))  # which may be there for it alone
+            elif self._following and change.key.startswith(keys.NODES):
+                self._shaken.update(self._following.get((keys.split(change.key)[0], ""), {}))
             elif self._following and change.key.startswith(keys.CHECKS):
                 node, id_, _ = keys.split(change.key)
                 self._shaken.update(self._following.get((node, id_), {}))

@@ -154,7 +154,6 @@ async def test_it_is_a_cluster_of_one_and_says_so(http: Http) -> None:
         ("/v1/agent/leave", 501),
         ("/v1/agent/reload", 501),
         ("/v1/agent/join/10.0.0.1", 501),
-        ("/v1/agent/maintenance?enable=true", 501),
         ("/v1/agent/force-leave/home", 400),
         ("/v1/agent/force-leave/other", 404),
     ],

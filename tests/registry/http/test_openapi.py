@@ -28,6 +28,16 @@ WEB: Final = {
     "TaggedAddresses": {"wan": {"Address": "192.0.2.1", "Port": 80}},
     "Check": {"CheckID": "alive", "TTL": "1h", "Status": "passing"},
 }
+FAR: Final = {
+    "Node": "far",
+    "Address": "192.0.2.7",
+    "NodeMeta": {"os": "linux"},
+    "Service": {"Service": "db", "Port": 5432},
+    "Checks": [
+        {"CheckID": "net", "Name": "net", "Status": "passing", "Definition": {"TCP": "192.0.2.7:22", "Interval": "5s"}},
+        {"CheckID": "db-up", "ServiceID": "db", "Status": "warning", "Output": "slow"},
+    ],
+}
 ENDLESS: Final = "GET /v1/agent/monitor"  # read in a test of its own
 LAST: Final = "PUT /v1/snapshot"  # what it is given here is refused; restoring has tests of its own
 
@@ -48,6 +58,13 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "PUT /v1/agent/service/register": (Asked(body=WEB), Asked(body={}, status=400)),
     "PUT /v1/agent/service/deregister/{service ID}": (Asked("none", status=404),),
     "GET /v1/agent/service/deregister/{service ID}": (Asked("none", status=404),),
+    "PUT /v1/agent/check/register": (
+        Asked(body={"Name": "disk", "TTL": "1h", "Status": "passing"}),
+        Asked(body={"Name": "deep", "TTL": "1h", "Status": "passing", "ServiceID": "web1"}),
+        Asked(body={"Name": "lost", "TTL": "1h", "ServiceID": "none"}, status=500),
+    ),
+    "PUT /v1/agent/check/deregister/{check ID}": (Asked("deep"), Asked("none", status=404)),
+    "PUT /v1/agent/maintenance": (Asked("?enable=true&reason=why"), Asked("?enable=false")),
     "PUT /v1/agent/check/pass/{check ID}": (Asked("alive?note=well"), Asked("none", status=404)),
     "PUT /v1/agent/check/warn/{check ID}": (Asked("alive"),),
     "PUT /v1/agent/check/fail/{check ID}": (Asked("alive"),),
@@ -65,9 +82,21 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "GET /v1/agent/members": (Asked(more=("wan",)),),
     "PUT /v1/agent/force-leave/{node}": (Asked("other", status=404),),
     "GET /v1/agent/metrics": (Asked(more=("format=prometheus",)),),
-    "GET /v1/catalog/services": (Asked(more=("stale", "consistent", "cached", "near=_agent")),),
+    "GET /v1/catalog/services": (Asked(more=("stale", "consistent", "cached", "node-meta=os:linux")),),
     "GET /v1/catalog/datacenters": (Asked(),),
-    "PUT /v1/catalog/register": (Asked(body={"Node": "home", "Address": "127.0.0.1"}), Asked(body={}, status=400)),
+    "PUT /v1/catalog/register": (Asked(body=FAR), Asked(body={}, status=400)),
+    "PUT /v1/catalog/deregister": (Asked(body={"Node": "gone"}), Asked(body={}, status=400)),
+    "GET /v1/catalog/nodes": (Asked(more=("near=_agent", "node-meta=os:linux", "index=1&wait=1ms", "hash=")),),
+    "GET /v1/catalog/service/{service name}": (Asked("db", more=("tag=x", "near=far")), Asked("none")),
+    "GET /v1/catalog/connect/{service name}": (Asked("db"),),
+    "GET /v1/catalog/gateway-services/{gateway}": (Asked("db"),),
+    "GET /v1/catalog/node/{node}": (Asked("far"), Asked("home"), Asked("none")),
+    "GET /v1/catalog/node-services/{node}": (Asked("far"), Asked("none")),
+    "GET /v1/health/node/{node}": (Asked("far"), Asked("none")),
+    "GET /v1/health/checks/{service name}": (Asked("db", more=("near=far",)), Asked("none")),
+    "GET /v1/health/connect/{service name}": (Asked("db", more=("passing",)),),
+    "GET /v1/health/ingress/{service name}": (Asked("db"),),
+    "GET /v1/health/state/{state}": (Asked("any", more=("node-meta=os:linux",)), Asked("critical")),
     "GET /v1/health/service/{service name}": (Asked("web", more=("passing", "tag=v1&tag=v2")), Asked("none")),
     "GET /v1/kv/{key}": (
         Asked("held", more=("recurse", "keys", "keys&separator=/", "raw", "index=1&wait=1ms")),
@@ -93,6 +122,13 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "PUT /v1/txn": (
         Asked(body=[{"KV": {"Verb": "set", "Key": "t", "Value": "dg=="}}, {"KV": {"Verb": "get", "Key": "t"}}]),
         Asked(body=[{"KV": {"Verb": "get", "Key": "absent"}}], status=409),
+        Asked(
+            body=[
+                {"Node": {"Verb": "get", "Node": {"Node": "far"}}},
+                {"Service": {"Verb": "get", "Node": "far", "Service": {"ID": "db"}}},
+                {"Check": {"Verb": "set", "Check": {"Node": "far", "CheckID": "net", "Status": "warning"}}},
+            ]
+        ),
     ),
     "GET /v1/status/leader": (Asked(),),
     "GET /v1/status/peers": (Asked(),),

@@ -157,9 +157,120 @@ async def test_nodes_services_and_checks_are_read(http: Http) -> None:
     assert (service["Service"]["Service"], service["Service"]["Port"]) == ("web", 5)
     assert check["Check"]["Status"] == "critical"
     assert len(await failed(http, {"Node": {"Verb": "get", "Node": {"Node": "elsewhere"}}})) == 1
-    refused = await txn(http, kv("set", "k"), {"Service": {"Verb": "set", "Node": "home", "Service": {"ID": "x"}}})
-    assert refused.status == 400
-    assert (await http("GET", "/v1/kv/k")).status == 404
+
+
+def node(verb: str, name: str, **more: object) -> dict[str, Any]:
+    return {"Node": {"Verb": verb, "Node": {"Node": name, **more}}}
+
+
+def service(verb: str, at: str, **more: object) -> dict[str, Any]:
+    return {"Service": {"Verb": verb, "Node": at, "Service": more}}
+
+
+def check(verb: str, at: str, check_id: str, **more: object) -> dict[str, Any]:
+    return {"Check": {"Verb": verb, "Check": {"Node": at, "CheckID": check_id, **more}}}
+
+
+async def test_a_node_with_all_that_is_on_it_is_written_at_one_index(http: Http, registry: Registry) -> None:
+    before = registry.store.mvcc.revision
+    reply = await txn(
+        http,
+        node("cas", "far", Address="10.0.0.9", Meta={"os": "bsd"}, ModifyIndex=0),
+        service("set", "far", ID="d1", Service="db", Port=5432),
+        check("set", "far", "up", ServiceID="d1", Status="passing", Output="fine"),
+        check("set", "far", "disk", Name="Disk", Status="warning"),
+        kv("set", "k", b"v"),
+        node("get", "far"),
+        service("get", "far", ID="d1"),
+        check("get", "far", "up"),
+    )
+    assert reply.status == 200, reply
+    revision = before + 1
+    assert registry.store.mvcc.revision == revision
+    shown = [next(iter(result.values())) for result in reply.json["Results"]]
+    assert [one["ModifyIndex"] for one in shown] == [revision] * 8
+    assert [one["CreateIndex"] for one in shown] == [revision] * 8
+    assert shown[2] == shown[7]
+    assert (shown[2]["ServiceName"], shown[2]["Output"]) == ("db", "fine")
+    (entry,) = (await http("GET", "/v1/health/service/db")).json
+    assert entry["Node"] == shown[0]
+    assert entry["Service"] == shown[6]
+    assert [(one["CheckID"], one["Status"]) for one in entry["Checks"]] == [("disk", "warning"), ("up", "passing")]
+    again = await txn(http, node("get", "far"), service("get", "far", ID="d1"), check("get", "far", "disk"))
+    assert [next(iter(result.values())) for result in again.json["Results"]] == [shown[0], shown[6], shown[3]]
+    assert registry.store.mvcc.revision == revision
+
+
+async def test_each_verb_on_nodes_services_and_checks_holds_its_condition(http: Http, registry: Registry) -> None:
+    await txn(http, node("set", "far", Address="10.0.0.9"), service("set", "far", ID="d1", Service="db"))
+    await txn(http, check("set", "far", "up", ServiceID="d1"))
+    revision = registry.store.mvcc.revision
+    errors = await failed(
+        http,
+        node("get", "none"),
+        node("set", "near"),
+        node("cas", "far", Address="10.0.0.8", ModifyIndex=revision),
+        node("cas", "none", Address="10.0.0.8", ModifyIndex=7),
+        node("delete-cas", "far", ModifyIndex=revision),
+        node("delete-cas", "none"),
+        node("drop", "far"),
+        service("get", "far", ID="d2"),
+        service("set", "none", ID="d2", Service="db"),
+        service("set", "far", ID="d2"),
+        service("cas", "far", ID="d1", Service="db"),
+        service("delete-cas", "far", ID="d1", ModifyIndex=revision),
+        service("drop", "far", ID="d1"),
+        check("get", "far", "down"),
+        check("set", "far", "down", ServiceID="d2"),
+        check("set", "none", "down"),
+        check("cas", "far", "up", ServiceID="d1", ModifyIndex=1),
+        check("delete-cas", "far", "up", ModifyIndex=1),
+        check("drop", "far", "up"),
+    )
+    assert [at for at, _ in errors] == list(range(19))
+    said = dict(errors)
+    assert said[0] == 'node "none" doesn\'t exist'
+    assert said[2] == 'failed to set node "far", index is stale'
+    assert said[8] == "Missing node registration"
+    assert said[11] == 'failed to delete service "d1" on node "far", index is stale'
+    assert said[14] == "Missing service registration"
+    assert said[16] == 'failed to set check "up" on node "far", index is stale'
+    assert said[18] == 'unknown Check verb "drop"'
+    assert registry.store.mvcc.revision == revision
+
+
+async def test_deletes_give_no_result_and_take_what_hangs_on_it(http: Http, registry: Registry) -> None:
+    await txn(http, node("set", "far", Address="10.0.0.9"), service("set", "far", ID="d1", Service="db"))
+    await txn(http, check("set", "far", "up", ServiceID="d1"), check("set", "far", "disk"))
+    held = (await http("PUT", "/v1/session/create", {"Node": "far", "NodeChecks": []})).json["ID"]
+    shown = {one["CheckID"]: one for one in (await http("GET", "/v1/health/node/far")).json}
+    reply = await txn(
+        http,
+        check("delete-cas", "far", "up", ModifyIndex=shown["up"]["ModifyIndex"]),
+        service("delete", "far", ID="d1"),
+        service("delete", "far", ID="d1"),
+        node("delete", "far"),
+        node("delete", "none"),
+        node("set", "far", Address="10.0.0.1"),
+        check("get", "far", "disk"),
+    )
+    assert [(one["OpIndex"], one["What"]) for one in reply.json["Errors"]] == [
+        (6, 'check "disk" on node "far" doesn\'t exist')
+    ]
+    reply = await txn(http, node("delete", "far"), node("delete", "none"))
+    assert reply.json == {"Results": [], "Errors": None}
+    assert (await http("GET", "/v1/catalog/node/far")).json is None
+    assert (await http("GET", f"/v1/session/info/{held}")).json == [], "a session ends with its node"
+    assert not [*registry.store.mvcc.keys(b"h/", b"h0"), *registry.store.mvcc.keys(b"l/", b"l0")]
+
+
+async def test_what_the_registry_runs_itself_is_read_and_removed_but_not_told(http: Http) -> None:
+    await http("PUT", "/v1/agent/service/register", {"Name": "web", "Check": {"TTL": "1h", "Status": "passing"}})
+    errors = await failed(http, check("set", "home", "service:web", ServiceID="web", Status="critical"))
+    assert "run by the registry" in errors[0][1]
+    reply = await txn(http, check("get", "home", "service:web"), check("delete", "home", "service:web"))
+    assert [one["Check"]["Status"] for one in reply.json["Results"]] == ["passing"]
+    assert (await http("GET", "/v1/agent/checks")).json == {}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from homeport.client.core import wire
-from homeport.client.core.model import Check, Instance, KeyValue, State
+from homeport.client.core.model import Check, Instance, KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import CheckRecord
 from homeport.registry.core.overlay import Overlay
@@ -21,19 +21,18 @@ from homeport.registry.core.overlay import Overlay
 _OWN: Final = {"status": "passing", "mark": "", "create_revision": 0, "mod_revision": 0}
 
 
-class Missing(Exception):
-    """There is nothing registered that this could be done to."""
-
-
-class Defined(Exception):
-    """The registry finds this check's status itself."""
-
-
 class Registered(msgspec.Struct, frozen=True):
     """A registration on the overlay: what it says, and the key it stands under."""
 
     instance: Instance
     kv: KeyValue
+
+    @property
+    def shown(self) -> Instance:
+        """What it says, with its revisions; `PENDING` where this request wrote it."""
+        return msgspec.structs.replace(
+            self.instance, create_revision=self.kv.create_revision, mod_revision=self.kv.mod_revision
+        )
 
 
 def find(overlay: Overlay, node: str, id: str) -> Registered | None:  # noqa: A002 - the field's name everywhere else
@@ -47,7 +46,7 @@ def find(overlay: Overlay, node: str, id: str) -> Registered | None:  # noqa: A0
 
 
 def put(overlay: Overlay, instance: Instance) -> Registered:
-    """Register an instance or a node in place of what it was; checks that are defined no more go with their status."""
+    """Register an instance or a node in place of what it was; checks that are defined so no more lose their status."""
     instance = msgspec.structs.replace(instance, **_OWN)
     standing = find(overlay, instance.node, instance.id)
     if standing is not None and standing.instance == instance:
@@ -57,9 +56,8 @@ def put(overlay: Overlay, instance: Instance) -> Registered:
     if standing is not None:
         if standing.kv.key != key:
             overlay.delete(standing.kv.key)
-        kept = {check.name for check in instance.checks}
         for check in standing.instance.checks:
-            if check.name not in kept:
+            if check not in instance.checks:
                 _drop(overlay, keys.check(instance.node, instance.id, check.name), lease)
     kv = overlay.put(key, wire.encode(instance), lease)
     if instance.id and (standing is None or standing.kv.key != key):
@@ -90,49 +88,28 @@ def delete_node(overlay: Overlay, node: str) -> bool:
     return found
 
 
-def set_state(overlay: Overlay, standing: Registered, state: State, extra: dict[str, bytes]) -> Registered:
-    """Put something in maintenance, or back; `extra` may say why."""
-    return put(overlay, msgspec.structs.replace(standing.instance, state=state, extra=extra))
-
-
-def record(overlay: Overlay, node: str, id: str, name: str) -> tuple[CheckRecord, KeyValue] | None:  # noqa: A002
-    """The written status of a check, relying on it."""
-    kv = overlay.get(keys.check(node, id, name))
-    return None if kv is None else (wire.decode(CheckRecord, kv.value), kv)
-
-
 def defined(standing: Registered, name: str) -> Check | None:
     """The check of that name that the registry runs for a registration."""
     return next((check for check in standing.instance.checks if check.name == name), None)
 
 
-def tell(overlay: Overlay, node: str, id: str, name: str, told: CheckRecord) -> None:  # noqa: A002
-    """Write the status of a check that others look after.
-
-    Raises:
-        Missing: there is no such instance or node.
-        Defined: the registry looks after that check itself.
-    """
-    standing = find(overlay, node, id)
-    if standing is None:
-        raise Missing
-    if defined(standing, name) is not None:
-        raise Defined
-    old = record(overlay, node, id, name)
-    if old is None or old[0] != told:
-        overlay.put(keys.check(node, id, name), wire.encode(told), standing.kv.lease)
+def tell(overlay: Overlay, standing: Registered, name: str, told: CheckRecord) -> KeyValue:
+    """Write the status of a check of a registration that somebody else looks after: one that it does not define."""
+    assert defined(standing, name) is None
+    key = keys.check(standing.instance.node, standing.instance.id, name)
+    old = overlay.get(key)
+    if old is not None and wire.decode(CheckRecord, old.value) == told:
+        return old
+    return overlay.put(key, wire.encode(told), standing.kv.lease)
 
 
-def delete_check(overlay: Overlay, node: str, id: str, name: str) -> None:  # noqa: A002
-    """Remove a check, defined or told, there or not."""
-    standing = find(overlay, node, id)
-    if standing is None:
-        return
-    left = tuple(check for check in standing.instance.checks if check.name != name)
-    if len(left) < len(standing.instance.checks):
-        put(overlay, msgspec.structs.replace(standing.instance, checks=left))
-    else:
-        _drop(overlay, keys.check(node, id, name), standing.kv.lease)
+def delete_check(overlay: Overlay, one: Instance, name: str) -> None:
+    """Remove a check of a registration, defined or told, there or not; the rest of it is to be as `one` says."""
+    left = tuple(check for check in one.checks if check.name != name)
+    put(overlay, msgspec.structs.replace(one, checks=left))
+    standing = find(overlay, one.node, one.id)
+    assert standing is not None
+    _drop(overlay, keys.check(one.node, one.id, name), standing.kv.lease)
 
 
 def _drop_all(overlay: Overlay, node: str, id: str, lease: int) -> None:  # noqa: A002

@@ -58,6 +58,11 @@ def checks_of(node: str, id: str) -> bytes:  # noqa: A002
     return b"h/%b/%b/" % (escape(node), escape(id))
 
 
+def checks_on(node: str) -> bytes:
+    """The prefix of all statuses on a node, its own included."""
+    return b"h/%b/" % escape(node)
+
+
 def ids_on(node: str) -> bytes:
     """The prefix of all `id_of` of a node."""
     return b"i/%b/" % escape(node)

@@ -53,7 +53,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lock_delay_s: float = LOCK_DELAY_S_DEFAULT
     node_checks: tuple[str, ...] = ()
     service_checks: tuple[tuple[str, str], ...] | None = None  # CheckID and namespace, as asked for
-    follows: tuple[tuple[str, str], ...] = ()  # the checks that end it: instance id on its node, and check name
+    # What ends it: checks, each by instance id (empty: its node's) and name; with no name either, the node itself.
+    follows: tuple[tuple[str, str], ...] = ()
 
     @property
     def lease_ttl_s(self) -> float:
@@ -198,7 +199,10 @@ def check_status(catalogue: Catalogue, node: str, id: str, name: str) -> Status 
 def is_founded(session: Session, catalogue: Catalogue) -> bool:
     """Whether everything that the session follows is there and not critical."""
     return all(
-        check_status(catalogue, session.node, id_, name) in ("passing", "warning") for id_, name in session.follows
+        check_status(catalogue, session.node, id_, name) in ("passing", "warning")
+        if name
+        else session.node in catalogue.nodes
+        for id_, name in session.follows
     )
 
 

@@ -15,7 +15,7 @@ from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER
 from homeport.registry.fronts.consul.answers import Answer
 from homeport.registry.fronts.consul.calls import Call
-from homeport.registry.fronts.consul.catalog import health_entry
+from homeport.registry.fronts.consul.rows import health_entry
 
 _NO_LABEL: Final = re.compile(r"[^a-zA-Z0-9_]")
 

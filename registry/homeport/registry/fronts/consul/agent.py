@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
 
@@ -19,8 +19,8 @@ from homeport.registry.core.catalogue import Entry
 from homeport.registry.core.indexes import Indexes
 from homeport.registry.core.txn import Change
 from homeport.registry.fronts.consul.reaping import Reaper
-from homeport.registry.fronts.consul.registrations import check_id
-from homeport.registry.fronts.consul.waiting import ServiceWaits
+from homeport.registry.fronts.consul.registrations import EXTRA, check_id
+from homeport.registry.fronts.consul.waiting import Waits
 from homeport.registry.fronts.metrics import FrontNumbers
 from homeport.registry.operations import Operations
 from homeport.registry.peers import Peer
@@ -69,14 +69,15 @@ class Agent:
         self.session_indexes = Indexes(self.store.mvcc, keys.SESSIONS)
         self.event_indexes = Indexes(self.store.mvcc, keys.EVENTS)
         self.query_indexes = Indexes(self.store.mvcc, keys.QUERIES)
-        self.waits = ServiceWaits(self.catalogue)
+        self.waits = Waits(self.catalogue)
         self.reaper = Reaper(self.catalogue)
         self.services_shown = (0, b"")  # the list of services as last encoded, and the index it is of
-        self._checks: dict[str, dict[tuple[InstanceKey, str], None]] = {}  # CheckID -> the checks that go by it
+        # Node and CheckID -> the checks that go by it, each as of whom (of the node itself: an empty id) and its name.
+        self._checks: dict[tuple[str, str], dict[tuple[InstanceKey, str], None]] = {}
         self._check_ids: dict[InstanceKey, list[tuple[str, str]]] = {}  # and back: CheckID and name
-        for service in self.catalogue.services.values():
-            for key in service.entries:
-                self._follow(key, now)
+        for name, node in self.catalogue.nodes.items():
+            for id_ in ("", *node.ids):
+                self._follow((name, id_), now)
 
     @property
     def rng(self) -> Rng:
@@ -95,13 +96,13 @@ class Agent:
         """Who asks, as far as operations care."""
         return Peer(NoOutlet())
 
-    def check(self, id_: str) -> tuple[InstanceKey, str] | None:
-        """The instance and the name of the check that goes by a CheckID on this node."""
-        return next(iter(self._checks.get(id_, ())), None)
+    def check(self, node: str, id_: str) -> tuple[InstanceKey, str] | None:
+        """Whose check it is, and its name, that goes by a CheckID on a node."""
+        return next(iter(self._checks.get((node, id_), ())), None)
 
     def check_is_of_another(self, id_: str, key: InstanceKey) -> bool:
-        """Whether a CheckID is taken by some other instance."""
-        return any(owner != key for owner, _ in self._checks.get(id_, ()))
+        """Whether a CheckID is taken by some other instance on its node, or by the node."""
+        return any(owner != key for owner, _ in self._checks.get((key[0], id_), ()))
 
     def revision(self, revision: int, changes: tuple[Change, ...], now: float) -> None:
         """Take in one revision, after the catalogue has."""
@@ -109,44 +110,38 @@ class Agent:
         self.session_indexes.apply(revision, changes)
         self.event_indexes.apply(revision, changes)
         self.query_indexes.apply(revision, changes)
-        touched = _touched(changes)
-        if touched:
-            for key in touched:
+        touched = self.catalogue.touched
+        if touched.revision == revision:
+            for key in touched.keys:
                 self._follow(key, now)
-            self.waits.revision(changes)
+            self.waits.revision()
 
     def _follow(self, key: InstanceKey, now: float) -> None:
         entry = self.catalogue.find(*key)
         self.reaper.put(key, entry, now)
-        ids = _check_ids(entry) if entry is not None and key[0] == self.node else []
+        ids = self._ids(entry) if entry is not None else []
         old = self._check_ids.get(key, [])
         if ids == old:
             return
         for id_, name in old:
-            owners = self._checks[id_]
+            owners = self._checks[key[0], id_]
             del owners[key, name]
             if not owners:
-                del self._checks[id_]
+                del self._checks[key[0], id_]
         for id_, name in ids:
-            self._checks.setdefault(id_, {})[key, name] = None
+            self._checks.setdefault((key[0], id_), {})[key, name] = None
         if ids:
             self._check_ids[key] = ids
         else:
             del self._check_ids[key]
 
-
-def _check_ids(entry: Entry) -> list[tuple[str, str]]:
-    return [(check_id(entry.registered, check.name), check.name) for check in entry.registered.checks]
-
-
-def _touched(changes: Iterable[Change]) -> dict[InstanceKey, None]:
-    """The instances that something changed of, in order."""
-    touched: dict[InstanceKey, None] = {}
-    for change in changes:
-        if change.key.startswith(keys.INSTANCES):
-            _, node, id_ = keys.split(change.key)
-            touched[node, id_] = None
-        elif change.key.startswith(keys.CHECKS):
-            node, id_, _ = keys.split(change.key)
-            touched[node, id_] = None
-    return touched
+    def _ids(self, entry: Entry) -> list[tuple[str, str]]:
+        """The CheckIDs and names of the checks that are defined, and of those that are told."""
+        one = entry.registered
+        defined = dict.fromkeys(check.name for check in one.checks)
+        ids = [(check_id(one, name), name) for name in defined]
+        for name in self.catalogue.check_names(one.key):
+            record = self.catalogue.check_record(one.key, name)
+            if name not in defined and record is not None and EXTRA in record.extra:
+                ids.append((name, name))
+        return ids

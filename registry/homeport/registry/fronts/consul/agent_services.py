@@ -5,46 +5,50 @@ A health answer says it twice, in its body and in its status: 200 passing, 429 w
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 import msgspec
 
-from homeport.client.core import wire
 from homeport.client.core.model import SEVERITY, Status
-from homeport.registry.core import keys
+from homeport.registry.core import catalogue_verbs
 from homeport.registry.core.catalogue import Entry
-from homeport.registry.core.txn import Compare, Put, Txn
+from homeport.registry.core.overlay import Overlay
 from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER, Agent
-from homeport.registry.fronts.consul.answers import JSON, NOTHING, TEXT, Answer, Refusal
+from homeport.registry.fronts.consul.answers import CONTENT_HASH, JSON, NOTHING, TEXT, Answer, Refusal, content_hash
 from homeport.registry.fronts.consul.calls import Call
-from homeport.registry.fronts.consul.catalog import checks_of
-from homeport.registry.fronts.consul.registrations import EXTRA, details_of, tagged_addresses
+from homeport.registry.fronts.consul.listing import listed_by_name
+from homeport.registry.fronts.consul.registering import decide, ensure_node, set_maintenance
+from homeport.registry.fronts.consul.registrations import details_of, tagged_addresses
+from homeport.registry.fronts.consul.rows import checks_on, deciding_checks
+from homeport.registry.fronts.consul.waiting import Part, Resource, Topic
 
 HEALTH_STATUSES: Final[dict[Status, int]] = {"passing": 200, "warning": 429, "critical": 503, "maintenance": 503}
-_RACES_MAX: Final = 16  # times a state is set anew because the registration changed meanwhile
 
 
 def services(call: Call) -> Answer:
     """The services of this node by ID."""
-    shown = {entry.registered.id: _service(entry) for entry in _own(call.agent)}
-    return Answer(body=bodies.encode(shown))
+    shown = {entry.registered.id: _service(entry) for entry in call.agent.catalogue.entries_on(call.agent.node)}
+    return listed_by_name(call, shown)
 
 
 def service(call: Call) -> Answer:
-    """One service of this node."""
+    """One service of this node, with a hash of it that can be waited with."""
     shown = _service(_find(call))
-    hashed = hashlib.blake2b(bodies.encode(shown), digest_size=8).hexdigest()
+    hashed = content_hash(Answer(body=bodies.encode(shown)))
     one = shapes.HashedAgentService(**msgspec.structs.asdict(shown), content_hash=hashed)
-    return Answer(body=bodies.encode(one), headers={"X-Consul-ContentHash": hashed})
+    return Answer(body=bodies.encode(one), headers={CONTENT_HASH: hashed})
+
+
+def one_node(call: Call) -> Resource:
+    """What a service of this node is waited for by: anything that changes on the node."""
+    return Part(call.agent, Topic("node", call.agent.node))
 
 
 def checks(call: Call) -> Answer:
-    """The checks of this node's services by CheckID."""
-    agent = call.agent
-    shown = {check.check_id: check for entry in _own(agent) for check in checks_of(agent, entry)}
-    return Answer(body=bodies.encode(shown))
+    """The checks of this node and its services by CheckID."""
+    shown = {check.check_id: check for check in checks_on(call.agent, call.agent.node)}
+    return listed_by_name(call, shown)
 
 
 def health_by_id(call: Call) -> Answer:
@@ -59,7 +63,8 @@ def health_by_id(call: Call) -> Answer:
 
 def health_by_name(call: Call) -> Answer:
     """The health of all services of this node that have a name; the worst of them decides the status."""
-    found = [entry for entry in _own(call.agent) if entry.registered.service == call.name]
+    on_it = call.agent.catalogue.entries_on(call.agent.node)
+    found = [entry for entry in on_it if entry.registered.service == call.name]
     if not found:
         return _health(call, 404, f"ServiceName {call.name} Not Found", [])
     worst = max((_status(entry) for entry in found), key=SEVERITY.__getitem__)
@@ -68,45 +73,46 @@ def health_by_name(call: Call) -> Answer:
 
 async def maintenance(call: Call) -> Answer:
     """Put a service of this node in maintenance, or back; the reason is shown with the check that stands for it."""
-    agent, key = call.agent, (call.agent.node, call.name)
+    on = _enable(call)
+
+    def attempt(overlay: Overlay) -> None:
+        standing = catalogue_verbs.find(overlay, call.agent.node, call.name)
+        if standing is None:
+            raise _unknown(call.name)
+        set_maintenance(overlay, standing, on=on, reason=call.text("reason"))
+
+    await decide(call.agent, attempt)
+    return NOTHING
+
+
+async def node_maintenance(call: Call) -> Answer:
+    """Put this node in maintenance with all that is on it, or back."""
+    on = _enable(call)
+
+    def attempt(overlay: Overlay) -> None:
+        if on or catalogue_verbs.find(overlay, call.agent.node, "") is not None:
+            standing = ensure_node(call.agent, overlay, call.agent.node)
+            set_maintenance(overlay, standing, on=on, reason=call.text("reason"))
+
+    await decide(call.agent, attempt)
+    return NOTHING
+
+
+def _enable(call: Call) -> bool:
     if "enable" not in call.values:
         raise Refusal(400, "Missing value for enable")
-    on = call.flag("enable")
-    for _ in range(_RACES_MAX):
-        one = _find(call).registered
-        standing = keys.instance(one.service, *key)
-        found = agent.store.at_head(standing)
-        if not found:
-            continue  # it is moving to another name; its next revision says to which
-        details = msgspec.structs.replace(details_of(one), maintenance_reason=call.text("reason") if on else "")
-        changed = msgspec.structs.replace(
-            one,
-            state="maintenance" if on else "up" if one.state == "maintenance" else one.state,
-            extra={**one.extra, EXTRA: wire.encode(details)},
-            create_revision=0,
-            mod_revision=0,
-        )
-        unchanged = Compare(standing, "mod", "=", one.mod_revision)
-        put = Put(standing, wire.encode(changed), found[0].lease)
-        if (await agent.store.commit(Txn((unchanged,), (put,)))).succeeded:
-            return NOTHING
-    raise Refusal(500, f"the service was changed by others {_RACES_MAX} times meanwhile; try again")
-
-
-def _own(agent: Agent) -> list[Entry]:
-    return [
-        entry
-        for _, service in sorted(agent.catalogue.services.items())
-        for key, entry in sorted(service.entries.items())
-        if key[0] == agent.node
-    ]
+    return call.flag("enable")
 
 
 def _find(call: Call) -> Entry:
     entry = call.agent.catalogue.find(call.agent.node, call.name)
     if entry is None:
-        raise Refusal(404, f"unknown service ID: {call.name}")
+        raise _unknown(call.name)
     return entry
+
+
+def _unknown(id_: str) -> Refusal:
+    return Refusal(404, f"unknown service ID: {id_}")
 
 
 def _service(entry: Entry) -> shapes.AgentService:
@@ -133,7 +139,9 @@ def _status(entry: Entry) -> Status:
 
 def _healthy(agent: Agent, entry: Entry) -> shapes.AgentHealth:
     shown = _service(entry)
-    return shapes.AgentHealth(aggregated_status=_status(entry), service=shown, checks=tuple(checks_of(agent, entry)))
+    return shapes.AgentHealth(
+        aggregated_status=_status(entry), service=shown, checks=tuple(deciding_checks(agent, entry))
+    )
 
 
 def _health(call: Call, status: int, said: str, shown: shapes.AgentHealth | list[shapes.AgentHealth]) -> Answer:

@@ -22,6 +22,7 @@ from homeport.client.core.errors import (
 )
 
 JSON: Final = "application/json"
+CONTENT_HASH: Final = "X-Consul-ContentHash"
 TEXT: Final = "text/plain; charset=utf-8"
 RETRY_AFTER_S: Final = 1  # told to those who came when there was no room
 
@@ -67,11 +68,11 @@ class Refusal(Exception):
 
 def content_hash(answer: Answer) -> str:
     """What stands for the answer's content in `?hash`: equal for equal content, whatever its index."""
-    return hashlib.blake2b(answer.body, digest_size=8).hexdigest()
+    return answer.headers.get(CONTENT_HASH) or hashlib.blake2b(answer.body, digest_size=8).hexdigest()
 
 
 def with_content_hash(answer: Answer) -> Answer:
-    headers = {**answer.headers, "X-Consul-ContentHash": content_hash(answer)}
+    headers = {**answer.headers, CONTENT_HASH: content_hash(answer)}
     return msgspec.structs.replace(answer, headers=headers)
 
 

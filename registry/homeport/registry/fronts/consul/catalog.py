@@ -1,195 +1,190 @@
-"""Reading services: which there are, and the health of one. Encoded once per change, however many ask."""
+"""Reading the catalogue: its nodes, its services, and the health of both. Encoded once per change where many ask."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from homeport.client.core.model import Check as OurCheck
-from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Entry
 from homeport.registry.core.catalogue import Service as CatalogueService
-from homeport.registry.fronts.consul import bodies, shapes
-from homeport.registry.fronts.consul.agent import DATACENTER, Agent, node_id
-from homeport.registry.fronts.consul.answers import YES, Answer, Refusal
+from homeport.registry.fronts.consul import bodies, rows, shapes
+from homeport.registry.fronts.consul.agent import Agent
+from homeport.registry.fronts.consul.answers import Answer
 from homeport.registry.fronts.consul.calls import Call
-from homeport.registry.fronts.consul.durations import format_duration
-from homeport.registry.fronts.consul.registrations import (
-    Details,
-    check_id,
-    check_status,
-    details_of,
-    tagged_addresses,
-)
+from homeport.registry.fronts.consul.listing import chosen, has_meta, listed, nearest, node_meta
+from homeport.registry.fronts.consul.waiting import Nothing, Part, Resource, Topic
 
 _SHAPES_KEPT_MAX: Final = 64  # answers kept per service: its tags combined in every way would be endless
-_TTL_EXPIRED: Final = "TTL expired"
-_NO_REASON: Final = "Maintenance mode is enabled for this service, but no reason was given."
+
+# --- what can be waited for -------------------------------------------------------------------------------------
+
+
+def one_service(call: Call) -> Resource:
+    return Part(call.agent, Topic("service", call.name))
+
+
+def one_node(call: Call) -> Resource:
+    return Part(call.agent, Topic("node", call.name))
+
+
+def all_nodes(call: Call) -> Resource:
+    return Part(call.agent, Topic("nodes"))
+
+
+def all_checks(call: Call) -> Resource:
+    return Part(call.agent, Topic("checks"))
+
+
+def all_services(call: Call) -> Resource:
+    """The list of services; chosen by more than their names, all that is said of instances and nodes counts."""
+    return Part(call.agent, Topic("instances" if _chooses(call) else "services"))
+
+
+def nothing(_call: Call) -> Resource:
+    return Nothing()
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------
+
+
+def nodes(call: Call) -> Answer:
+    """Every node."""
+    wanted = node_meta(call)
+    found = [node for node in rows.nodes(call.agent) if has_meta(node.meta, wanted)]
+    near = nearest(call)
+    return listed(call, sorted(found, key=lambda node: node.node != near), all_nodes(call).index())
+
+
+def node(call: Call) -> Answer:
+    """A node and what is on it by ID; null if there is no such node."""
+    index = one_node(call).index()
+    at = rows.node(call.agent, call.name)
+    if at is None:
+        return Answer(body=b"null", index=index)
+    services = {service.id: service for service in chosen(call, _services_on(call))}
+    return Answer(body=bodies.encode(shapes.NodeServices(node=at, services=services)), index=index)
+
+
+def node_services(call: Call) -> Answer:
+    """A node and the list of what is on it."""
+    at = rows.node(call.agent, call.name)
+    shown = shapes.NodeServiceList(node=at, services=chosen(call, _services_on(call)))
+    return Answer(body=bodies.encode(shown), index=one_node(call).index())
+
+
+def node_checks(call: Call) -> Answer:
+    """The checks of a node and of all that is on it."""
+    return listed(call, rows.checks_on(call.agent, call.name), one_node(call).index())
+
+
+def _services_on(call: Call) -> Iterable[shapes.Service]:
+    return (rows.service(entry.registered) for entry in call.agent.catalogue.entries_on(call.name))
+
+
+# --- services ---------------------------------------------------------------------------------------------------
 
 
 def services(call: Call) -> Answer:
     """Every service with the tags of its instances."""
     agent = call.agent
+    if _chooses(call):
+        tags: dict[str, set[str]] = {}
+        every = (entry for _, service in sorted(agent.catalogue.services.items()) for entry in _in_order(service))
+        wanted = node_meta(call)
+        found = (rows.service_node(agent, entry) for entry in every)
+        for row in chosen(call, (row for row in found if has_meta(row.node_meta, wanted))):
+            tags.setdefault(row.service_name, set()).update(row.service_tags)
+        body = bodies.encode({name: sorted(of_it) for name, of_it in tags.items()})
+        return Answer(body=body, index=all_services(call).index())
     index, body = agent.services_shown
     if index != agent.catalogue.index:
         index, body = agent.services_shown = agent.catalogue.index, bodies.encode(agent.catalogue.tags())
     return Answer(body=body, index=index)
 
 
+def service(call: Call) -> Answer:
+    """The instances of a service, each with its node in one row."""
+    found = (rows.service_node(call.agent, entry) for entry in _instances(call))
+    return listed(call, found, one_service(call).index())
+
+
+def service_checks(call: Call) -> Answer:
+    """The checks of a service's instances, without those of their nodes."""
+    found = (check for entry in _instances(call) for check in rows.own_checks(call.agent, entry))
+    return listed(call, found, one_service(call).index())
+
+
 def health(call: Call) -> Answer:
-    """The instances of a service with their checks; all of them, or those that pass and carry the tags."""
+    """The instances of a service with their checks; all of them, or those that pass."""
     agent = call.agent
-    name = call.name
-    service = agent.catalogue.services.get(name)
-    if service is None:
-        return Answer(body=b"[]", index=max(agent.catalogue.index_of(name), 1))
-    tags = tuple(sorted({tag.lower() for tag in call.texts("tag")}))
-    passing = call.flag("passing")
-    shape = ("consul", passing, tags)
-    if shape in service.answers or len(service.answers) < _SHAPES_KEPT_MAX:
-        body = service.answer(shape, lambda it: _health(agent, it, passing, tags))
+    found = agent.catalogue.services.get(call.name)
+    if found is None:
+        return Answer(body=b"[]", index=one_service(call).index())
+    shape = ("consul", call.flag("passing"), _tags(call), node_meta(call), nearest(call), call.text("filter"))
+    if shape in found.answers or len(found.answers) < _SHAPES_KEPT_MAX:
+        body = found.answer(shape, lambda _: _health(call))
     else:
-        body = _health(agent, service, passing, tags)
-    return Answer(body=body, index=service.index)
+        body = _health(call)
+    return Answer(body=body, index=found.index)
 
 
-def _health(agent: Agent, service: CatalogueService, passing: bool, tags: tuple[str, ...]) -> bytes:
-    shown = []
-    for key in sorted(service.entries):
-        entry = service.entries[key]
-        if passing and not (entry.seen.status == "passing" and entry.seen.state == "up"):
-            continue
-        if tags and not {tag.lower() for tag in entry.seen.tags}.issuperset(tags):
-            continue
-        shown.append(health_entry(agent, entry))
-    return bodies.encode(shown)
-
-
-def health_entry(agent: Agent, entry: Entry) -> shapes.HealthEntry:
-    one = entry.registered
-    address = agent.address if one.node == agent.node else one.address
-    return shapes.HealthEntry(
-        node=_node(one.node, address), service=service_of(entry), checks=tuple(checks_of(agent, entry))
+def _health(call: Call) -> bytes:
+    passing = call.flag("passing")
+    shown = (
+        rows.health_entry(call.agent, entry)
+        for entry in _instances(call)
+        if not passing or (entry.seen.status == "passing" and entry.seen.state == "up")
     )
+    return bodies.encode(chosen(call, shown))
 
 
-def own_node(agent: Agent) -> shapes.Node:
-    """The agent's own node, which always exists."""
-    return _node(agent.node, agent.address)
+def checks_in_state(call: Call) -> Answer:
+    """Every check that has a status, or with `any` every check."""
+    agent, wanted, state = call.agent, node_meta(call), call.name
+    found = [check for check in rows.every_check(agent) if state in ("any", check.status)]
+    if wanted:
+        meta = {node.node: node.meta for node in rows.nodes(agent)}
+        found = [check for check in found if has_meta(meta.get(check.node, {}), wanted)]
+    near = nearest(call)
+    return listed(call, sorted(found, key=lambda check: check.node != near), all_checks(call).index())
 
 
-def register(call: Call) -> Answer:
-    """Register the agent's own node as it is, which changes nothing; clients do so before they make a session."""
-    asked: shapes.NodeDefinition = call.payload
-    if not asked.node or not asked.address:
-        raise Refusal(400, "Must provide node and address")
-    if (asked.node, asked.address) != (call.agent.node, call.agent.address):
-        raise Refusal(
-            501, f"Only the agent's own node, {call.agent.node!r} at {call.agent.address}, can be registered yet"
-        )
-    if asked.service or asked.check or asked.checks or asked.node_meta or asked.tagged_addresses:
-        raise Refusal(501, "Only a bare node can be registered here yet; register services with the agent")
-    return YES
+def none_of_them(call: Call) -> Answer:
+    """The proxies, gateways and mesh-capable instances of a service: there is no service mesh of Consul's kind."""
+    return listed(call, (), nothing(call).index())
 
 
-def _node(name: str, address: str) -> shapes.Node:
-    return shapes.Node(
-        id=node_id(name),
-        node=name,
-        address=address,
-        datacenter=DATACENTER,
-        tagged_addresses={"lan": address, "wan": address},
-    )
+# --- choosing ---------------------------------------------------------------------------------------------------
 
 
-def service_of(entry: Entry) -> shapes.Service:
-    """An instance as registered."""
-    one = entry.registered
-    details = details_of(one)
-    return shapes.Service(
-        id=one.id,
-        service=one.service,
-        tags=one.tags,
-        address=one.address if details.address_given else "",
-        tagged_addresses=tagged_addresses(details),
-        meta=one.meta,
-        port=one.port,
-        weights=shapes.Weights(one.weight, details.weight_warning),
-        enable_tag_override=details.enable_tag_override,
-        create_index=one.create_revision,
-        modify_index=one.mod_revision,
-    )
+def _instances(call: Call) -> list[Entry]:
+    """The instances of the service that is asked for: those with the tags and on nodes with the metadata asked for."""
+    agent = call.agent
+    found = agent.catalogue.services.get(call.name)
+    entries = _in_order(found) if found else []
+    if tags := _tags(call):
+        entries = [entry for entry in entries if {tag.lower() for tag in entry.seen.tags}.issuperset(tags)]
+    if wanted := node_meta(call):
+        entries = [entry for entry in entries if has_meta(_node_meta_of(agent, entry), wanted)]
+    if near := nearest(call):
+        entries.sort(key=lambda entry: entry.registered.node != near)
+    return entries
 
 
-def check_of(agent: Agent, check_id: str) -> shapes.Check | None:
-    """The check of the agent's own node that goes by a CheckID."""
-    found = agent.check(check_id)
-    entry = agent.catalogue.find(*found[0]) if found else None
-    if entry is None:
-        return None
-    return next((check for check in checks_of(agent, entry) if check.check_id == check_id), None)
+def _in_order(service: CatalogueService) -> list[Entry]:
+    return [service.entries[key] for key in sorted(service.entries)]
 
 
-def checks_of(agent: Agent, entry: Entry) -> list[shapes.Check]:
-    """The checks of an instance as defined, then what the registry itself found or was told about it."""
-    one = entry.registered
-    details = details_of(one)
-    defined = {check.name for check in one.checks}
-    shown = [_check(agent, entry, check, details) for check in one.checks]
-    for name in agent.catalogue.check_names(one.key):
-        if name not in defined:  # a verdict of the registry's own, such as a refused connection
-            check = OurCheck(name=name, kind="tcp", address=f"{one.address}:{one.port}")
-            shown.append(_check(agent, entry, check, details))
-    if one.state == "maintenance":
-        id_ = f"_service_maintenance:{one.id}"
-        shown.append(_told(entry, id_, "Service Maintenance Mode", details.maintenance_reason or _NO_REASON))
-    elif one.state == "draining":
-        id_ = f"_service_draining:{one.id}"
-        shown.append(_told(entry, id_, "Service Draining", "The service is shutting down."))
-    return shown
+def _node_meta_of(agent: Agent, entry: Entry) -> dict[str, str]:
+    node = agent.catalogue.find(entry.registered.node, "")
+    return node.registered.meta if node else {}
 
 
-def _check(agent: Agent, entry: Entry, check: OurCheck, details: Details) -> shapes.Check:
-    one = entry.registered
-    record = agent.catalogue.check_record(one.key, check.name)
-    written = agent.store.mvcc.get(keys.check(*one.key, check.name))
-    known = details.checks.get(check.name)
-    status = check_status(agent.catalogue, entry, check)
-    output = record.output if record else ""
-    if check.kind == "ttl" and record is None:
-        output = _TTL_EXPIRED
-    probed = check.kind != "ttl"
-    return shapes.Check(
-        node=one.node,
-        check_id=check_id(one, check.name),
-        name=known.name if known else check.name,
-        status=status,
-        notes=known.notes if known else "",
-        output=output,
-        service_id=one.id,
-        service_name=one.service,
-        service_tags=one.tags,
-        type=check.kind,
-        interval=format_duration(check.interval_s) if probed else "",
-        timeout=format_duration(check.timeout_s) if probed else "",
-        create_index=one.create_revision,
-        modify_index=written.mod_revision if written else one.mod_revision,
-    )
+def _tags(call: Call) -> tuple[str, ...]:
+    """The tags that instances must have, all of them, in any case."""
+    return tuple(sorted({tag.lower() for tag in call.texts("tag")}))
 
 
-def _told(entry: Entry, id_: str, name: str, notes: str) -> shapes.Check:
-    """A critical check that stands for a state the service was set to."""
-    one = entry.registered
-    return shapes.Check(
-        node=one.node,
-        check_id=id_,
-        name=name,
-        status="critical",
-        notes=notes,
-        output="",
-        service_id=one.id,
-        service_name=one.service,
-        service_tags=one.tags,
-        type="maintenance",
-        create_index=one.create_revision,
-        modify_index=one.mod_revision,
-    )
+def _chooses(call: Call) -> bool:
+    """Whether services are chosen by more than being there."""
+    return "node-meta" in call.values or bool(call.text("filter"))

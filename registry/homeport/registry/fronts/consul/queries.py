@@ -12,8 +12,8 @@ from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER
 from homeport.registry.fronts.consul.answers import NOTHING, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
-from homeport.registry.fronts.consul.catalog import health_entry
 from homeport.registry.fronts.consul.durations import parse_duration
+from homeport.registry.fronts.consul.rows import health_entry
 from homeport.registry.fronts.consul.waiting import Keys, Resource
 
 

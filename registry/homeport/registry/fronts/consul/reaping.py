@@ -10,7 +10,7 @@ from typing import Final
 
 from homeport.client.core.model import InstanceKey
 from homeport.registry.core.catalogue import Catalogue, Entry
-from homeport.registry.fronts.consul.registrations import check_status, details_of
+from homeport.registry.fronts.consul.registrations import check_status, details_of, told_details
 
 SWEEP_S: Final = 30.0  # how often Consul looks, so a service may stay this much longer
 
@@ -29,14 +29,16 @@ class Reaper:
     def put(self, key: InstanceKey, entry: Entry | None, now: float) -> None:
         """An instance may have changed; None: it is gone."""
         created, since = self._critical.pop(key, (0, {}))
-        if entry is None:
-            return
+        if entry is None or not entry.registered.id:
+            return  # gone, or a node, which stays
         if created != entry.registered.create_revision:
             since = {}
+        checks = [(check.name, check_status(self._catalogue, entry, check)) for check in entry.registered.checks]
+        checks += [(name, status) for name, status in self._catalogue.statuses(key).items() if name not in dict(checks)]
         critical = {
-            check.name: since.get(check.name, now)
-            for check in entry.registered.checks
-            if _reap_after_s(entry, check.name) and check_status(self._catalogue, entry, check) == "critical"
+            name: since.get(name, now)
+            for name, status in checks
+            if status == "critical" and self._reap_after_s(entry, name)
         }
         if critical:
             self._critical[key] = (entry.registered.create_revision, critical)
@@ -49,10 +51,12 @@ class Reaper:
         """Whether one of them is still to be deregistered."""
         _, critical = self._critical.get(key, (0, {}))
         entry = self._catalogue.find(*key)
-        return entry is not None and any(now - since > _reap_after_s(entry, name) for name, since in critical.items())
+        return entry is not None and any(
+            now - since > self._reap_after_s(entry, name) for name, since in critical.items()
+        )
 
-
-def _reap_after_s(entry: Entry, name: str) -> float:
-    """How long an instance may have this check critical; 0: for ever."""
-    details = details_of(entry.registered).checks.get(name)
-    return 0.0 if details is None else details.reap_after_s
+    def _reap_after_s(self, entry: Entry, name: str) -> float:
+        """How long an instance may have this check critical, whoever looks after it; 0: for ever."""
+        record = self._catalogue.check_record(entry.registered.key, name)
+        details = details_of(entry.registered).checks.get(name) or (record and told_details(record))
+        return details.reap_after_s if details else 0.0

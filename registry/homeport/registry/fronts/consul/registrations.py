@@ -13,12 +13,15 @@ import msgspec
 from homeport.client.core import wire
 from homeport.client.core.errors import ProtocolError
 from homeport.client.core.model import Check, Instance, State, Status
-from homeport.registry.core.catalogue import Catalogue, Entry
+from homeport.registry.core.catalogue import Catalogue, CheckRecord, Entry
 from homeport.registry.fronts.consul.answers import Refusal
 from homeport.registry.fronts.consul.durations import parse_duration
 from homeport.registry.fronts.consul.shapes import CheckDefinition, ServiceDefinition, TaggedAddress
 
 EXTRA: Final = "consul"  # under which name our part rides with an instance
+# The CheckIDs that stand for maintenance: whoever tells such a check sets that state.
+NODE_MAINTENANCE: Final = "_node_maintenance"
+SERVICE_MAINTENANCE: Final = "_service_maintenance:"  # and the service's ID
 CHECK_TIMEOUT_S: Final = 10.0  # Consul's default
 CHECK_INTERVAL_S_MIN: Final = 1.0  # shorter ones are raised to this, as in Consul
 REAP_AFTER_S_MIN: Final = 60.0  # and so is DeregisterCriticalServiceAfter: a restart must not cost a registration
@@ -66,10 +69,12 @@ class CheckDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""
     notes: str = ""
     reap_after_s: float = 0.0  # how long it may be critical before its service is deregistered; 0: for ever
+    kind: str = ""  # of a check that others look after: what they call it, and what it looks at
+    definition: dict[str, object] = {}
 
 
 class Details(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What they know of a service; `checks` by CheckID."""
+    """What they know of a service, or of a node, whose tagged addresses have no ports; `checks` by CheckID."""
 
     checks: dict[str, CheckDetails] = {}
     address_given: bool = True  # else the node's address stands in for it
@@ -77,6 +82,7 @@ class Details(msgspec.Struct, frozen=True, omit_defaults=True):
     tagged_addresses: dict[str, tuple[str, int]] = {}
     weight_warning: int = 1
     maintenance_reason: str = ""
+    node_id: str = ""  # of a node that was registered with one
 
 
 _NO_DETAILS: Final = Details()
@@ -91,6 +97,17 @@ def details_of(instance: Instance) -> Details:
         return wire.decode(Details, data)
     except ProtocolError:
         return _NO_DETAILS
+
+
+def told_details(record: CheckRecord) -> CheckDetails | None:
+    """What Consul's clients said of a check that they look after; None: the registry itself found it."""
+    data = record.extra.get(EXTRA)
+    if data is None:
+        return None
+    try:
+        return wire.decode(CheckDetails, data)
+    except ProtocolError:
+        return CheckDetails()
 
 
 def check_id(instance: Instance, name: str) -> str:
@@ -134,13 +151,10 @@ def to_instance(
         name = check.check_id or check.id or default
         if name in details:
             raise Refusal(400, f"Invalid check: CheckID {name!r} is used twice")
-        checks.append(_to_check(check, name))
-        details[name] = CheckDetails(
-            name=check.name or f"Service '{definition.name}' check",
-            notes=check.notes,
-            reap_after_s=_reap_after_s(check),
-        )
-    ours = Details(
+        ours, known = to_check(check, name)
+        checks.append(ours)
+        details[name] = msgspec.structs.replace(known, name=check.name or f"Service '{definition.name}' check")
+    beside = Details(
         checks=details,
         address_given=bool(definition.address),
         enable_tag_override=definition.enable_tag_override,
@@ -161,7 +175,7 @@ def to_instance(
         weight=1 if weights is None else weights.passing,
         checks=tuple(checks),
         state=state,
-        extra={EXTRA: wire.encode(ours)},
+        extra={EXTRA: wire.encode(beside)},
     )
 
 
@@ -171,6 +185,15 @@ def tagged_addresses(details: Details) -> dict[str, TaggedAddress]:
 
 def _is_given(check: CheckDefinition) -> bool:
     return check != CheckDefinition()
+
+
+def to_check(check: CheckDefinition, name: str) -> tuple[Check, CheckDetails]:
+    """The check that a definition describes, and what goes beside it.
+
+    Raises:
+        Refusal: 400; something is missing, contradicts itself, or is not supported.
+    """
+    return _to_check(check, name), CheckDetails(check.name or name, check.notes, _reap_after_s(check))
 
 
 def _to_check(check: CheckDefinition, name: str) -> Check:
@@ -185,8 +208,8 @@ def _to_check(check: CheckDefinition, name: str) -> Check:
     if check.ttl:
         if check.interval:
             raise Refusal(400, "Invalid check: Interval and TTL cannot both be specified")
-        return Check(name=name, kind="ttl", ttl_s=_seconds("TTL", check.ttl), initial=initial)
-    interval_s = _seconds("Interval", check.interval)
+        return Check(name=name, kind="ttl", ttl_s=duration_s("TTL", check.ttl), initial=initial)
+    interval_s = duration_s("Interval", check.interval)
     if interval_s <= 0:
         raise Refusal(400, "Invalid check: Interval must be > 0 for HTTP and TCP checks")
     critical_after = max(check.failures_before_critical, 1)
@@ -202,7 +225,7 @@ def _to_check(check: CheckDefinition, name: str) -> Check:
         headers={header: ", ".join(values) for header, values in sorted(check.header.items())},
         address=check.tcp,
         interval_s=max(interval_s, CHECK_INTERVAL_S_MIN),
-        timeout_s=_seconds("Timeout", check.timeout) or CHECK_TIMEOUT_S,
+        timeout_s=duration_s("Timeout", check.timeout) or CHECK_TIMEOUT_S,
         passing_after=max(check.success_before_passing, 1),
         critical_after=critical_after,
         initial=initial,
@@ -210,14 +233,14 @@ def _to_check(check: CheckDefinition, name: str) -> Check:
 
 
 def _reap_after_s(check: CheckDefinition) -> float:
-    seconds = _seconds("DeregisterCriticalServiceAfter", check.deregister_critical_service_after)
+    seconds = duration_s("DeregisterCriticalServiceAfter", check.deregister_critical_service_after)
     return max(seconds, REAP_AFTER_S_MIN) if seconds > 0 else 0.0
 
 
-def _seconds(field: str, value: str | int) -> float:
+def duration_s(field: str, value: object) -> float:
     """A duration as text, or nanoseconds, as Go has it; 0 where not given."""
-    if isinstance(value, int):
-        return value / 1e9
+    if not isinstance(value, str):
+        return float(value) / 1e9 if isinstance(value, int) else 0.0
     try:
         return parse_duration(value) if value else 0.0
     except ValueError as error:

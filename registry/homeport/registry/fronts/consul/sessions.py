@@ -31,7 +31,7 @@ async def create(call: Call) -> Answer:
     agent = call.agent
     asked: shapes.SessionDefinition = call.payload
     node = asked.node or agent.node
-    if node != agent.node:
+    if node != agent.node and node not in agent.catalogue.nodes:
         raise Refusal(500, f"Missing node registration: {node!r}")
     behaviour = _BEHAVIOURS.get(asked.behavior)
     if behaviour is None:
@@ -48,7 +48,7 @@ async def create(call: Call) -> Answer:
         lock_delay_s=_lock_delay_s(asked.lock_delay),
         node_checks=node_checks,
         service_checks=service_checks,
-        follows=_follows(agent, [*node_checks, *(id_ for id_, _ in service_checks or ())]),
+        follows=_follows(agent, node, [*node_checks, *(id_ for id_, _ in service_checks or ())]),
     )
     if not await agent.sessions.create(session):
         raise Refusal(500, "A check of the session is critical or gone")
@@ -92,10 +92,8 @@ def everything(call: Call) -> Resource:
 
 
 def node(call: Call) -> Resource:
-    """The sessions of a node: all there are on the agent's own, none on others."""
-    if call.name == call.agent.node:
-        return everything(call)
-    return Keys(call.agent.store, call.agent.session_indexes, keys.node(call.name), None)
+    """The sessions of a node: sessions know their node, not the other way round, so any may be one of them."""
+    return everything(call)
 
 
 def _answer(call: Call, resource: Resource, found: list[Session]) -> Answer:
@@ -136,20 +134,20 @@ def _checks(asked: shapes.SessionDefinition) -> tuple[tuple[str, ...], tuple[tup
     return node_checks, tuple((check.id, check.namespace) for check in asked.service_checks)
 
 
-def _follows(agent: Agent, check_ids: list[str]) -> tuple[tuple[str, str], ...]:
-    """The checks that go by these CheckIDs.
+def _follows(agent: Agent, node_name: str, check_ids: list[str]) -> tuple[tuple[str, str], ...]:
+    """The checks that go by these CheckIDs on a node. The agent's own node has a serfHealth that nothing ends.
 
     Raises:
         Refusal: 500, as in Consul; one is not there, or critical.
     """
-    follows = {}
+    follows = {} if node_name == agent.node else {("", ""): True}
     for check_id in check_ids:
-        if check_id == SERF_HEALTH:
+        if check_id == SERF_HEALTH and node_name == agent.node:
             continue
-        found = agent.check(check_id)
+        found = agent.check(node_name, check_id)
         if found is None:
             raise Refusal(500, f"Missing check {check_id!r} registration")
-        (node_name, id_), name = found
+        (_, id_), name = found
         status = check_status(agent.catalogue, node_name, id_, name)
         if status not in ("passing", "warning"):
             raise Refusal(500, f"Check {check_id!r} is in {status or 'critical'} state")

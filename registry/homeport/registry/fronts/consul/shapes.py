@@ -91,6 +91,14 @@ class ServiceDefinition(_Sent, frozen=True, kw_only=True):
     partition: str = ""
 
 
+class AgentCheckDefinition(CheckDefinition, frozen=True, kw_only=True):
+    """A check as registered with the agent: of its node, or with a `service_id` of a service on it."""
+
+    service_id: str = ""
+    namespace: str = ""
+    partition: str = ""
+
+
 class CheckReport(_Sent, frozen=True, kw_only=True):
     """A ttl check's status, as its service sees it."""
 
@@ -120,16 +128,94 @@ class SessionDefinition(_Sent, frozen=True, kw_only=True):
     service_checks: list[ServiceCheck] | None = None
 
 
-class NodeDefinition(_Sent, frozen=True, kw_only=True):
-    """A node as registered with the catalogue; what may come with it is refused where given."""
+class CheckTarget(msgspec.Struct, frozen=True, kw_only=True, rename=go_name, omit_defaults=True):
+    """What a check that somebody else runs looks at: carried and shown, but for the deadline, which is kept here."""
+
+    http: str = ""
+    header: dict[str, list[str]] = {}
+    method: str = ""
+    body: str = ""
+    disable_redirects: bool = False
+    tls_server_name: str = msgspec.field(default="", name="TLSServerName")
+    tls_skip_verify: bool = msgspec.field(default=False, name="TLSSkipVerify")
+    tcp: str = ""
+    tcp_use_tls: bool = msgspec.field(default=False, name="TCPUseTLS")
+    udp: str = ""
+    grpc: str = ""
+    grpc_use_tls: bool = msgspec.field(default=False, name="GRPCUseTLS")
+    os_service: str = ""
+    interval: str | int = ""
+    timeout: str | int = ""
+    deregister_critical_service_after: str | int = ""
+
+
+class CatalogCheck(_Sent, frozen=True, kw_only=True):
+    """A check of a node, or with a `service_id` of a service on it, that somebody else looks after."""
 
     node: str = ""
+    check_id: str = ""
+    name: str = ""
+    notes: str = ""
+    status: str = ""
+    output: str = ""
+    service_id: str = ""
+    service_name: str = ""
+    type: str = ""
+    definition: CheckTarget = CheckTarget()
+    modify_index: int = 0  # for a transaction's cas
+
+
+class CatalogService(_Sent, frozen=True, kw_only=True):
+    """A service as registered with the catalogue."""
+
+    id: str = ""
+    service: str = ""
+    tags: list[str] = []
+    meta: dict[str, str] = {}
     address: str = ""
-    service: dict[str, object] = {}
-    check: dict[str, object] = {}
-    checks: list[object] = []
-    node_meta: dict[str, str] = {}
+    port: int = 0
+    tagged_addresses: dict[str, TaggedAddress] = {}
+    weights: Weights | None = None
+    enable_tag_override: bool = False
+    modify_index: int = 0  # for a transaction's cas
+    # Known, and refused where given.
+    kind: str = ""
+    socket_path: str = ""
+    ports: list[object] = []
+    proxy: dict[str, object] = {}
+    connect: dict[str, object] = {}
+    locality: dict[str, object] = {}
+    namespace: str = ""
+    partition: str = ""
+
+
+class Registration(_Sent, frozen=True, kw_only=True):
+    """A node as registered with the catalogue, and what comes with it."""
+
+    id: str = ""
+    node: str = ""
+    address: str = ""
+    datacenter: str = ""
     tagged_addresses: dict[str, str] = {}
+    node_meta: dict[str, str] = {}
+    service: CatalogService | None = None
+    check: CatalogCheck | None = None
+    checks: list[CatalogCheck] = []
+    skip_node_update: bool = False
+    namespace: str = ""
+    partition: str = ""
+    locality: dict[str, object] = {}
+
+
+class Deregistration(_Sent, frozen=True, kw_only=True):
+    """What to remove from the catalogue: a service or a check of a node, or the node with all that is on it."""
+
+    node: str = ""
+    datacenter: str = ""
+    service_id: str = ""
+    check_id: str = ""
+    namespace: str = ""
+    partition: str = ""
 
 
 class TxnKvAsked(_Sent, frozen=True, kw_only=True):
@@ -143,33 +229,33 @@ class TxnKvAsked(_Sent, frozen=True, kw_only=True):
     session: str = ""
 
 
-class TxnNodeName(_Sent, frozen=True, kw_only=True):
+class CatalogNode(_Sent, frozen=True, kw_only=True):
+    """A node in a transaction."""
+
+    id: str = ""
     node: str = ""
+    address: str = ""
+    datacenter: str = ""
+    tagged_addresses: dict[str, str] = {}
+    meta: dict[str, str] = {}
+    modify_index: int = 0  # for cas
+    partition: str = ""
 
 
 class TxnNodeAsked(_Sent, frozen=True, kw_only=True):
     verb: str = ""
-    node: TxnNodeName = TxnNodeName()
-
-
-class TxnServiceId(_Sent, frozen=True, kw_only=True):
-    id: str = ""
+    node: CatalogNode = CatalogNode()
 
 
 class TxnServiceAsked(_Sent, frozen=True, kw_only=True):
     verb: str = ""
     node: str = ""
-    service: TxnServiceId = TxnServiceId()
-
-
-class TxnCheckId(_Sent, frozen=True, kw_only=True):
-    node: str = ""
-    check_id: str = ""
+    service: CatalogService = CatalogService()
 
 
 class TxnCheckAsked(_Sent, frozen=True, kw_only=True):
     verb: str = ""
-    check: TxnCheckId = TxnCheckId()
+    check: CatalogCheck = CatalogCheck()
 
 
 class TxnOperation(_Sent, frozen=True, kw_only=True):
@@ -227,9 +313,47 @@ class Check(_Shown, frozen=True, kw_only=True):
     interval: str = ""
     timeout: str = ""
     exposed_port: int = 0
-    definition: dict[str, str] = {}
+    definition: dict[str, object] = {}
     create_index: int = 1
     modify_index: int = 1
+
+
+class ServiceNode(_Shown, frozen=True, kw_only=True):
+    """An instance and its node in one row."""
+
+    id: str
+    node: str
+    address: str
+    datacenter: str
+    tagged_addresses: dict[str, str]
+    node_meta: dict[str, str]
+    service_kind: str = ""
+    service_id: str
+    service_name: str
+    service_tags: tuple[str, ...]
+    service_address: str
+    service_tagged_addresses: dict[str, TaggedAddress]
+    service_weights: Weights
+    service_meta: dict[str, str]
+    service_port: int
+    service_socket_path: str = ""
+    service_enable_tag_override: bool
+    create_index: int
+    modify_index: int
+
+
+class NodeServices(_Shown, frozen=True, kw_only=True):
+    """A node and what is on it by ID."""
+
+    node: Node
+    services: dict[str, Service]
+
+
+class NodeServiceList(_Shown, frozen=True, kw_only=True):
+    """A node, if there is one, and what is on it."""
+
+    node: Node | None
+    services: list[Service]
 
 
 class HealthEntry(_Shown, frozen=True, kw_only=True):

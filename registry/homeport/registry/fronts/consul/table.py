@@ -25,6 +25,7 @@ from homeport.registry.fronts.consul import (
     kv,
     monitor,
     queries,
+    registering,
     services,
     sessions,
     shapes,
@@ -34,7 +35,6 @@ from homeport.registry.fronts.consul import (
 from homeport.registry.fronts.consul.answers import Answer
 from homeport.registry.fronts.consul.calls import STREAM, Call, Endpoint, Parameter
 from homeport.registry.fronts.consul.openapi import description
-from homeport.registry.fronts.consul.waiting import AllServices, OneService
 from homeport.registry.fronts.metrics import exposition
 from homeport.registry.transfers import RESTORE_BYTES_MAX
 
@@ -60,13 +60,15 @@ _BLOCKING: Final = (
     Parameter("hash", "text", "supported", "everywhere; the answer then has X-Consul-ContentHash"),
     Parameter("wait", "duration", "supported", "5m by default, at most 10m, and up to a sixteenth more"),
 )
-_LIST: Final = (
-    Parameter("filter", "text", "refused", "filter expressions are not supported yet"),
-    Parameter("near", "text", "differs", "no distances are known, so the order stays"),
-    Parameter("node-meta", "texts", "refused", "nodes have no metadata yet"),
-)
 _NOTE: Final = (Parameter("note", "text", "supported", "4 KB are kept"),)
-_NO_FILTER: Final = Parameter("filter", "text", "refused", "filter expressions are not supported yet")
+_FILTER: Final = Parameter("filter", "text", "refused", "filter expressions are not supported yet")
+_NODE_META: Final = Parameter("node-meta", "texts", "supported", "key:value; given several times, all must be there")
+_NEAR: Final = Parameter(
+    "near", "text", "differs", "what is on that node (_agent: this one) comes first; no distances are known to others"
+)
+_TAGS: Final = Parameter("tag", "texts", "supported", "given several times, all must be there")
+_MERGE: Final = Parameter("merge-central-config", "flag", "supported", "there is no central configuration to merge")
+_CHOSEN: Final = (_FILTER, _NEAR, _NODE_META)
 _FORMAT: Final = Parameter("format", "text", "supported", "text: the status as a word, nothing else")
 _EVENT_FILTER: Final = "a name or a part of one, ^ and $ hold it to an end; regular expressions are a 400"
 
@@ -145,6 +147,16 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         method="GET",
     ),
     _put(
+        "/v1/agent/check/register",
+        "add a check to this node or to a service on it",
+        view=services.register_check,
+        takes=shapes.AgentCheckDefinition,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+        support="differs",
+        note="the kinds of checks that services may have; a later registration of the service replaces its checks",
+    ),
+    _put("/v1/agent/check/deregister/{check ID}", "remove a check", view=services.deregister_check),
+    _put(
         "/v1/agent/check/pass/{check ID}",
         "report a TTL check passing",
         view=services.report("passing"),
@@ -173,14 +185,15 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "/v1/agent/services",
         "the services of this node by ID",
         agent_services.services,
-        _NO_FILTER,
+        _FILTER,
         answers=dict[str, shapes.AgentService],
     ),
     _own(
         "/v1/agent/service/{service ID}",
         "one service of this node, with a hash of it",
         agent_services.service,
-        Parameter("hash", "text", "refused", "not yet; use index with /v1/health/service"),
+        *_BLOCKING,
+        resource=agent_services.one_node,
         answers=shapes.HashedAgentService,
     ),
     _put(
@@ -193,7 +206,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "/v1/agent/checks",
         "the checks of this node's services by CheckID",
         agent_services.checks,
-        _NO_FILTER,
+        _FILTER,
         answers=dict[str, shapes.Check],
     ),
     _own(
@@ -249,44 +262,169 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     _no("PUT", "/v1/agent/leave", "there is no cluster to leave; stop the registry's process"),
     _no("PUT", "/v1/agent/reload", "there is no configuration to read anew; restart the registry's process"),
     _no("PUT", "/v1/agent/join/{address}", "there is no cluster to join; registries do not gossip"),
-    _no("PUT", "/v1/agent/maintenance", "nodes have no maintenance; put their services in maintenance"),
+    _put(
+        "/v1/agent/maintenance",
+        "put this node in maintenance with all that is on it, or back",
+        view=agent_services.node_maintenance,
+        parameters=(Parameter("enable", "flag"), Parameter("reason", "text")),
+    ),
     _later("/v1/agent/{}", _NOT_YET),
     # --- the catalogue --------------------------------------------------------------------------------------------
+    _put(
+        "/v1/catalog/register",
+        "register a node, a service on it, and checks of either",
+        view=registering.register,
+        takes=shapes.Registration,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+        answers=bool,
+        support="differs",
+        note="Kind, Proxy and Connect are a 400; a check that the registry runs itself is not to be told its status",
+    ),
+    _put(
+        "/v1/catalog/deregister",
+        "remove a service, a check, or a node with all that is on it",
+        view=registering.deregister,
+        takes=shapes.Deregistration,
+        body_bytes_max=HTTP_BODY_BYTES_MAX,
+        answers=bool,
+    ),
+    _own("/v1/catalog/datacenters", "the datacenters", about.datacenters, answers=list[str], access="open"),
+    _get(
+        "/v1/catalog/nodes",
+        "every node",
+        catalog.nodes,
+        *_CHOSEN,
+        resource=catalog.all_nodes,
+        answers=list[shapes.Node],
+        support="differs",
+        note="nodes that nobody registered are there as long as something is on them; the agent's own always is",
+    ),
     _get(
         "/v1/catalog/services",
         "every service with its tags",
         catalog.services,
-        *_LIST,
-        resource=lambda call: AllServices(call.agent),
+        _FILTER,
+        _NODE_META,
+        resource=catalog.all_services,
         answers=dict[str, list[str]],
         support="differs",
         note="there is no service named consul",
     ),
-    _own("/v1/catalog/datacenters", "the datacenters", about.datacenters, answers=list[str], access="open"),
-    _put(
-        "/v1/catalog/register",
-        "register a node",
-        view=catalog.register,
-        takes=shapes.NodeDefinition,
-        body_bytes_max=HTTP_BODY_BYTES_MAX,
-        answers=bool,
+    _get(
+        "/v1/catalog/service/{service name}",
+        "the instances of a service, each with its node in one row",
+        catalog.service,
+        _TAGS,
+        _MERGE,
+        *_CHOSEN,
+        resource=catalog.one_service,
+        answers=list[shapes.ServiceNode],
+    ),
+    _get(
+        "/v1/catalog/connect/{service name}",
+        "the mesh-capable instances of a service",
+        catalog.none_of_them,
+        *_CHOSEN,
+        resource=catalog.nothing,
+        answers=list[shapes.ServiceNode],
         support="differs",
-        note="the agent's own node alone, as it is; other nodes, and services and checks with them, are a 501",
+        note="there are none: there is no service mesh of Consul's kind",
+    ),
+    _get(
+        "/v1/catalog/gateway-services/{gateway}",
+        "the services behind a gateway",
+        catalog.none_of_them,
+        resource=catalog.nothing,
+        answers=list[shapes.ServiceNode],
+        support="differs",
+        note="there are none: there are no gateways",
+    ),
+    _get(
+        "/v1/catalog/node/{node}",
+        "a node and what is on it by ID",
+        catalog.node,
+        _FILTER,
+        _MERGE,
+        resource=catalog.one_node,
+        answers=shapes.NodeServices | None,
+    ),
+    _get(
+        "/v1/catalog/node-services/{node}",
+        "a node and the list of what is on it",
+        catalog.node_services,
+        _FILTER,
+        _MERGE,
+        resource=catalog.one_node,
+        answers=shapes.NodeServiceList,
     ),
     _later("/v1/catalog/{}", _NOT_YET),
+    # --- health ---------------------------------------------------------------------------------------------------
+    _get(
+        "/v1/health/node/{node}",
+        "the checks of a node and of all that is on it",
+        catalog.node_checks,
+        _FILTER,
+        resource=catalog.one_node,
+        answers=list[shapes.Check],
+        support="differs",
+        note="no serfHealth check: whoever reads this has the registry's word that it lives",
+    ),
+    _get(
+        "/v1/health/checks/{service name}",
+        "the checks of a service's instances",
+        catalog.service_checks,
+        *_CHOSEN,
+        resource=catalog.one_service,
+        answers=list[shapes.Check],
+    ),
     _get(
         "/v1/health/service/{service name}",
         "the instances of a service with their checks",
         catalog.health,
         Parameter("passing", "flag"),
-        Parameter("tag", "texts", "supported", "given several times, all must be there"),
-        Parameter("merge-central-config", "flag", "supported", "there is no central configuration to merge"),
+        _TAGS,
+        _MERGE,
         Parameter("sg", "text", "refused", "there are no sameness groups"),
-        *_LIST,
-        resource=lambda call: OneService(call.agent, call.name),
+        *_CHOSEN,
+        resource=catalog.one_service,
         answers=list[shapes.HealthEntry],
         support="differs",
         note="no serfHealth check; a service being drained shows a critical _service_draining check",
+    ),
+    _get(
+        "/v1/health/connect/{service name}",
+        "the mesh-capable instances of a service",
+        catalog.none_of_them,
+        Parameter("passing", "flag"),
+        _TAGS,
+        _MERGE,
+        *_CHOSEN,
+        resource=catalog.nothing,
+        answers=list[shapes.HealthEntry],
+        support="differs",
+        note="there are none: there is no service mesh of Consul's kind",
+    ),
+    _get(
+        "/v1/health/ingress/{service name}",
+        "the ingress gateways of a service",
+        catalog.none_of_them,
+        Parameter("passing", "flag"),
+        _TAGS,
+        *_CHOSEN,
+        resource=catalog.nothing,
+        answers=list[shapes.HealthEntry],
+        support="differs",
+        note="there are none: there are no gateways",
+    ),
+    _get(
+        "/v1/health/state/{state}",
+        "every check in a state, or with any every check",
+        catalog.checks_in_state,
+        *_CHOSEN,
+        resource=catalog.all_checks,
+        answers=list[shapes.Check],
+        support="differs",
+        note="no serfHealth checks",
     ),
     _later("/v1/health/{}", _NOT_YET),
     # --- keys -----------------------------------------------------------------------------------------------------
@@ -334,7 +472,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         body_optional=True,
         answers=shapes.SessionId,
         support="differs",
-        note="Node must be the agent's own; checks are serfHealth and those of services on it",
+        note="the agent's own node alone has a serfHealth check; name the checks of a session on another",
     ),
     _put("/v1/session/destroy/{session}", "end a session", view=sessions.destroy, answers=bool),
     _put(
@@ -372,7 +510,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         statuses=(200, 409),
         parameters=_READ[:1] + _READ[1:2],
         support="differs",
-        note="every verb on keys; get alone on nodes, services and checks, other verbs there are a 400",
+        note="what the registry runs itself (checks registered with it) is read and removed, not set",
     ),
     # --- status ---------------------------------------------------------------------------------------------------
     Endpoint(

@@ -6,6 +6,7 @@ answered from the revision at hand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -15,17 +16,13 @@ from homeport.registry.core import kv_verbs
 from homeport.registry.core.kv_verbs import KvOperation, Seen, VerbFailed
 from homeport.registry.core.overlay import PENDING, Overlay
 from homeport.registry.core.user_keys import UserKey
-from homeport.registry.fronts.consul import bodies, catalog, kv, shapes
+from homeport.registry.fronts.consul import bodies, catalog_verbs, kv, shapes
 from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.answers import Answer, Refusal
 from homeport.registry.fronts.consul.calls import NUMBER_MAX, Call
 
 OPERATIONS_MAX: Final = 128  # Consul's
-_WRITES_REFUSED: Final = (
-    "is not supported here: register with the agent; a transaction reads nodes, services and checks"
-)
-
-Result = Seen | shapes.TxnNode | shapes.TxnService | shapes.TxnCheck
+Result = Seen | catalog_verbs.Shown
 
 
 async def transaction(call: Call) -> Answer:
@@ -75,7 +72,7 @@ def _attempt(
     return results
 
 
-def _run(agent: Agent, overlay: Overlay, operation: shapes.TxnOperation) -> list[Result]:
+def _run(agent: Agent, overlay: Overlay, operation: shapes.TxnOperation) -> Sequence[Result]:
     if operation.kv is not None:
         asked = operation.kv
         return list(
@@ -92,21 +89,11 @@ def _run(agent: Agent, overlay: Overlay, operation: shapes.TxnOperation) -> list
             )
         )
     if operation.node is not None:
-        if operation.node.node.node != agent.node:
-            raise VerbFailed(f"node {kv_verbs.quoted(operation.node.node.node)} doesn't exist")
-        return [shapes.TxnNode(catalog.own_node(agent))]
+        return catalog_verbs.on_node(agent, overlay, operation.node)
     if operation.service is not None:
-        id_, node = operation.service.service.id, operation.service.node
-        entry = agent.catalogue.find(node, id_)
-        if entry is None:
-            raise VerbFailed(f"service {kv_verbs.quoted(id_)} on node {kv_verbs.quoted(node)} doesn't exist")
-        return [shapes.TxnService(catalog.service_of(entry))]
+        return catalog_verbs.on_service(agent, overlay, operation.service)
     assert operation.check is not None
-    check_id, node = operation.check.check.check_id, operation.check.check.node
-    check = catalog.check_of(agent, check_id) if node == agent.node else None
-    if check is None:
-        raise VerbFailed(f"check {kv_verbs.quoted(check_id)} on node {kv_verbs.quoted(node)} doesn't exist")
-    return [shapes.TxnCheck(check)]
+    return catalog_verbs.on_check(agent, overlay, operation.check)
 
 
 def _check(operation: shapes.TxnOperation) -> None:
@@ -121,17 +108,12 @@ def _check(operation: shapes.TxnOperation) -> None:
         size = len(operation.kv.value)
         if size > kv.KV_BYTES_MAX:
             raise Refusal(413, f"Value for key {operation.kv.key!r} is too large ({size} > {kv.KV_BYTES_MAX} bytes)")
-        return
-    other = operation.node or operation.service or operation.check
-    assert other is not None
-    if other.verb != "get":
-        raise Refusal(400, f"The verb {other.verb!r} on a {given[0]} {_WRITES_REFUSED}")
 
 
 def _shape(result: Result, revision: int) -> object:
     """A result as clients see it; what this transaction wrote is at its revision."""
     if not isinstance(result, Seen):
-        return result
+        return catalog_verbs.settled(result, revision)
     found = result.key.kv
     shown = KeyValue(
         found.key,

@@ -1,18 +1,16 @@
 """Blocking queries: the resources that can be waited for, each with an index and a way to be woken, none by polling.
 
-A resource wakes for changes of its own alone. Keys are watched through the store; services have waits of their own
-here, since what a service's index follows (instances and the statuses of their checks) lies under two prefixes.
+A resource wakes for changes of its own alone. Keys are watched through the store; parts of the catalogue have waits of
+their own here, since what a service's index follows (instances, their checks, their nodes) lies under several prefixes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
-from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue
 from homeport.registry.core.indexes import Indexes
-from homeport.registry.core.txn import Change
 from homeport.registry.store.contract import Store
 
 if TYPE_CHECKING:
@@ -34,82 +32,89 @@ class Resource(Protocol):
         ...
 
 
-class ServiceWaits:
-    """Who waits for which service, and for the list of them."""
+class Topic(NamedTuple):
+    """What of the catalogue can be waited for: all of a kind, or with a name one."""
+
+    kind: Literal["service", "node", "services", "instances", "nodes", "checks"]
+    name: str = ""
+
+
+class Waits:
+    """Who waits for which part of the catalogue."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._of_service: dict[str, dict[Wake, None]] = {}
-        self._of_list: dict[Wake, None] = {}
-        self._list_index = catalogue.index
+        self._waiting: dict[Topic, dict[Wake, None]] = {}
 
     def __len__(self) -> int:
-        return len(self._of_list) + sum(len(wakes) for wakes in self._of_service.values())
+        return sum(map(len, self._waiting.values()))
 
-    def of_service(self, name: str, wake: Wake) -> Unsubscribe:
-        self._of_service.setdefault(name, {})[wake] = None
+    def of(self, topic: Topic, wake: Wake) -> Unsubscribe:
+        self._waiting.setdefault(topic, {})[wake] = None
 
         def unsubscribe() -> None:
-            wakes = self._of_service[name]
+            wakes = self._waiting[topic]
             del wakes[wake]
             if not wakes:
-                del self._of_service[name]
+                del self._waiting[topic]
 
         return unsubscribe
 
-    def of_list(self, wake: Wake) -> Unsubscribe:
-        self._of_list[wake] = None
-        return lambda: self._of_list.pop(wake, None)
-
-    def revision(self, changes: Iterable[Change]) -> None:
-        """Wake those whom a revision concerns; the catalogue has taken it in."""
-        if self._catalogue.index != self._list_index:
-            self._list_index = self._catalogue.index
-            for wake in tuple(self._of_list):
+    def revision(self) -> None:
+        """Wake those whom the last revision concerns; the catalogue has taken it in."""
+        if not self._waiting:
+            return
+        catalogue, touched = self._catalogue, self._catalogue.touched
+        moved = [Topic("service", name) for name in touched.services]
+        moved += [Topic("node", name) for name in touched.nodes]
+        moved += [topic for topic in _LISTS if index_of(catalogue, topic) == touched.revision]
+        for topic in moved:
+            for wake in tuple(self._waiting.get(topic, ())):
                 wake()
-        if self._of_service:
-            for name in self._services(changes):
-                for wake in tuple(self._of_service.get(name, ())):
-                    wake()
-
-    def _services(self, changes: Iterable[Change]) -> dict[str, None]:
-        touched: dict[str, None] = {}
-        for change in changes:
-            if change.key.startswith(keys.INSTANCES):
-                touched[keys.split(change.key)[0]] = None
-            elif change.key.startswith(keys.CHECKS):
-                node, id_, _ = keys.split(change.key)
-                entry = self._catalogue.find(node, id_)
-                if entry is not None:  # else its instance went with it, and is named by its own change
-                    touched[entry.registered.service] = None
-        return touched
 
 
-class OneService:
-    """The instances of a service and their checks."""
+_LISTS: Final = (Topic("services"), Topic("instances"), Topic("nodes"), Topic("checks"))
 
-    def __init__(self, agent: Agent, name: str) -> None:
+
+def index_of(catalogue: Catalogue, topic: Topic) -> int:
+    """The revision of the last change of a part of the catalogue; never 0."""
+    match topic.kind:
+        case "service":
+            return catalogue.index_of(topic.name)
+        case "node":
+            return catalogue.index_of_node(topic.name)
+        case "services":
+            return catalogue.index
+        case "instances":
+            return catalogue.instances_index
+        case "nodes":
+            return catalogue.nodes_index
+        case "checks":
+            return catalogue.checks_index
+
+
+class Part:
+    """A part of the catalogue."""
+
+    def __init__(self, agent: Agent, topic: Topic) -> None:
         self._agent = agent
-        self._name = name
+        self._topic = topic
 
     def index(self) -> int:
-        return max(self._agent.catalogue.index_of(self._name), 1)
+        return index_of(self._agent.catalogue, self._topic)
 
     def subscribe(self, wake: Wake) -> Unsubscribe:
-        return self._agent.waits.of_service(self._name, wake)
+        return self._agent.waits.of(self._topic, wake)
 
 
-class AllServices:
-    """Which services there are, and their tags."""
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+class Nothing:
+    """What is empty and stays so."""
 
     def index(self) -> int:
-        return max(self._agent.catalogue.index, 1)
+        return 1
 
-    def subscribe(self, wake: Wake) -> Unsubscribe:
-        return self._agent.waits.of_list(wake)
+    def subscribe(self, _wake: Wake) -> Unsubscribe:
+        return lambda: None
 
 
 class Keys:
