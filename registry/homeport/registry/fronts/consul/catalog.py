@@ -120,7 +120,7 @@ def health(call: Call) -> Answer:
     found = agent.catalogue.services.get(call.name)
     if found is None:
         return Answer(body=b"[]", index=one_service(call).index())
-    shape = ("consul", call.flag("passing"), _tags(call), node_meta(call), nearest(call), call.text("filter"))
+    shape = ("consul", call.flag("passing"), _tags(call), node_meta(call), nearest(call), call.filter)
     if shape in found.answers or len(found.answers) < _SHAPES_KEPT_MAX:
         body = found.answer(shape, lambda _: _health(call))
     else:
@@ -187,4 +187,4 @@ def _tags(call: Call) -> tuple[str, ...]:
 
 def _chooses(call: Call) -> bool:
     """Whether services are chosen by more than being there."""
-    return "node-meta" in call.values or bool(call.text("filter"))
+    return "node-meta" in call.values or bool(call.filter)

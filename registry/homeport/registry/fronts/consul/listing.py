@@ -28,7 +28,8 @@ def listed_by_name(call: Call, rows: dict[str, T], index: int = 0) -> Answer:
 
 def chosen(call: Call, rows: Iterable[T]) -> list[T]:
     """The rows that the caller wants."""
-    return list(rows)
+    wanted = call.filter
+    return list(rows) if wanted is None else [row for row in rows if wanted(row)]
 
 
 def chosen_by_name(call: Call, rows: dict[str, T]) -> dict[str, T]:
