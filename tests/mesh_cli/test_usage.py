@@ -64,6 +64,10 @@ def test_the_help_loads_nothing_heavy() -> None:
         (["run", "--name", "a", "--port", "80", "--check-path", "x", "--", "true"], "must start with /"),
         (["run", "--name", "a", "--port", "80", "--inbound", "0.0.0.0:1", "--", "true"], "say with --address"),
         (["sidecar", "--static", "db"], "is not NAME=HOST:PORT"),
+        (["sidecar", "--timeout", "coffee=3"], "where NAME is one of connect, head, body,"),
+        (["sidecar", "--timeout", "first-byte=soon"], "'soon' is not a number"),
+        (["sidecar", "--timeout", "stream=0"], "stream_s must be more than 0"),
+        (["run", "--name", "a", "--port", "80", "--limit", "headers=1.5", "--", "true"], "'1.5' is not a number"),
         (["demo", "--seconds", "1000"], "is not in the range"),
     ],
 )
@@ -104,13 +108,15 @@ def test_the_registry_of_the_file_holds_for_every_command(tmp_path: Path, comman
         ("[serve]\nhtpp = 'off'\n", "[serve] has no key 'htpp'; it may have: access-log, data-dir, http,"),
         ("[kv.get]\nnope = 1\n", "[kv.get] has no key 'nope'"),
         ("[[service]]\nname = 'db'\n", "a [[service]] has"),
+        ("[sidecar.timeouts]\nfirst-bite = 3\n", "where NAME is one of connect, head, body, first-byte,"),
+        ("[sidecar.limits]\nline-bytes = 10\n", "line_bytes must be at least 256"),
         ("x = \n", "Invalid value"),
     ],
 )
 def test_a_mistake_in_the_file_is_a_usage_error(tmp_path: Path, content: str, complaint: str) -> None:
     config = tmp_path / "homeport.toml"
     config.write_text(content)
-    command = ["kv", "get", "x"] if "kv" in content else ["serve"]
+    command = ["kv", "get", "x"] if "kv" in content else ["sidecar"] if "sidecar" in content else ["serve"]
     result = invoke("--config", str(config), *command)
     assert result.exit_code == 2, result.output
     assert complaint in result.output

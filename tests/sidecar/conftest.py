@@ -192,10 +192,10 @@ class Net:
             options.setdefault("client", self.registrar)
         return await self._stack.enter_async_context(Sidecar(**options))
 
-    async def proxy_to(self, *upstreams: Upstream, service: str = "orders") -> Sidecar:
+    async def proxy_to(self, *upstreams: Upstream, service: str = "orders", **options: Any) -> Sidecar:
         """A sidecar that already knows these instances."""
         self.registrar.feed(service).say(*(upstream.instance(service) for upstream in upstreams))
-        return await self.sidecar()
+        return await self.sidecar(**options)
 
     async def dial(self, sidecar: Sidecar, listener: str = "outbound") -> Raw:
         host, port = sidecar.at[listener].split(":")

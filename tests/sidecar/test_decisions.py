@@ -268,4 +268,4 @@ def test_a_body_of_known_length_ends_at_its_last_byte() -> None:
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\nHost: a\n", b"\x16\x03\x01", b"GET / HTTP/1.1\rHost: a", b"{}"])
 def test_what_can_never_become_a_request_is_refused_before_its_head_is_complete(data: bytes) -> None:
     with pytest.raises(Malformed):
-        head_end(data, request=True)
+        head_end(data, limits.Limits(), request=True)

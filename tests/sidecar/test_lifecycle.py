@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import ClientSession
 
-from homeport.sidecar import Sidecar
+from homeport.sidecar import Sidecar, Timeouts
 from homeport.sidecar.core import limits
 
 if TYPE_CHECKING:
@@ -200,10 +200,9 @@ async def test_the_first_request_waits_until_its_service_is_known(net: Net) -> N
 
 
 async def test_a_service_that_the_registry_does_not_tell_of_in_time_is_503_and_one_it_does_not_know_404(
-    net: Net, monkeypatch: pytest.MonkeyPatch
+    net: Net,
 ) -> None:
-    monkeypatch.setattr(limits, "KNOWN_TIMEOUT_S", 0.1)
-    sidecar = await net.sidecar()
+    sidecar = await net.sidecar(timeouts=Timeouts(known_s=0.1))
     answer = await net.ask(sidecar, net.get(host="silent"))
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"flags: UH\r\n" in answer

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeport.sidecar.core import limits
+from homeport.sidecar.core.limits import Limits
 from homeport.sidecar.http1 import framing, lines
 from homeport.sidecar.http1.framing import RequestHead, parse_request, parse_response
 from homeport.sidecar.http1.lines import Malformed
@@ -34,7 +35,7 @@ FIRST_LINES = st.sampled_from(
 
 
 def parsed(data: bytes) -> RequestHead:
-    return parse_request(data, len(data))
+    return parse_request(data, len(data), Limits())
 
 
 def meaning(head: RequestHead) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def test_lines_that_are_good_alone_are_refused_together(fields: tuple[bytes, byt
         if not any(b"Host" in line for line in fields):
             answer = b"HTTP/1.1 200 OK\r\n%b\r\n%b\r\n\r\n" % fields
             with pytest.raises(Malformed) as refused:
-                parse_response(answer, len(answer), to_head=False)
+                parse_response(answer, len(answer), Limits(), to_head=False)
             assert refused.value.status == 502
 
 

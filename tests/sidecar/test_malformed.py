@@ -70,9 +70,9 @@ REQUESTS = {
         b"GET / HTTP/1.1\r\n" + HOST + WEBSOCKET + b"Content-Length: 39\r\n\r\n" + SMUGGLED,
     ),
     "CONNECT with a body": (400, b"CONNECT orders:80 HTTP/1.1\r\n" + HOST + b"Content-Length: 39\r\n\r\n" + SMUGGLED),
-    "long line": (414, b"GET /" + b"a" * limits.LINE_BYTES_MAX + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
-    "long head": (431, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: " + b"a" * limits.HEAD_BYTES_MAX + b"\r\n\r\n"),
-    "many headers": (431, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\r\n" * (limits.HEADERS_MAX + 1) + b"\r\n"),
+    "long line": (414, b"GET /" + b"a" * limits.Limits().line_bytes + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "long head": (431, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: " + b"a" * limits.Limits().head_bytes + b"\r\n\r\n"),
+    "many headers": (431, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\r\n" * (limits.Limits().headers + 1) + b"\r\n"),
     "chunk size": (400, CHUNKED + b"xyz\r\nhello\r\n0\r\n\r\n"),
     "signed chunk size": (400, CHUNKED + b"+5\r\nhello\r\n0\r\n\r\n"),
     "prefixed chunk size": (400, CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n"),
@@ -120,7 +120,7 @@ RESPONSES = {
     "interim answers": b"HTTP/1.1 103 Early Hints\r\n\r\n" * (limits.INTERIM_MAX + 1) + b"HTTP/1.1 200 OK\r\n\r\n",
     "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nhi",
     "folded header": b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 2\r\n\r\nhi",
-    "long head": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * limits.HEAD_BYTES_MAX + b"\r\nContent-Length: 2\r\n\r\nhi",
+    "long head": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * limits.Limits().head_bytes + b"\r\nContent-Length: 2\r\n\r\nhi",
 }
 
 
@@ -165,9 +165,8 @@ async def test_the_body_that_an_answer_to_head_does_not_have_never_eats_the_next
     assert made.connections == 1
 
 
-async def test_a_slow_head_gets_408(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_TIMEOUT_S", 0.2)
-    answer = await net.ask(await net.proxy_to(), b"GET / HTTP/1.1\r\nHost: ord")
+async def test_a_slow_head_gets_408(net: Net) -> None:
+    answer = await net.ask(await net.proxy_to(timeouts=limits.Timeouts(head_s=0.2)), b"GET / HTTP/1.1\r\nHost: ord")
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
@@ -213,8 +212,7 @@ async def test_random_bytes_never_crash_or_hang_a_listener(net: Net) -> None:
     assert sidecar.outbound.active == 0
 
 
-async def test_random_answers_never_crash_or_hang_an_exchange(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "FIRST_BYTE_TIMEOUT_S", 0.3)
+async def test_random_answers_never_crash_or_hang_an_exchange(net: Net) -> None:
     print("seed", net.seed)
     rng = random.Random(net.seed)
     pieces = [
@@ -237,7 +235,7 @@ async def test_random_answers_never_crash_or_hang_an_exchange(net: Net, monkeypa
         raw.send(b"".join(rng.choice(pieces) for _ in range(rng.randrange(0, 9))))
         await asyncio.wait_for(raw.writer.drain(), 1)
 
-    sidecar = await net.proxy_to(await net.upstream(script))
+    sidecar = await net.proxy_to(await net.upstream(script), timeouts=limits.Timeouts(first_byte_s=0.3))
     for _ in range(100):
         await net.ask(sidecar, net.get())
     assert sidecar.outbound is not None

@@ -89,14 +89,6 @@ async def test_what_is_no_service_gets_404_nr_that_names_no_proxy(net: Net, host
     assert not net.registrar.asked.is_set()
 
 
-async def test_connect_is_refused(net: Net) -> None:
-    answer = await net.ask(
-        await net.proxy_to(), b"CONNECT orders:443 HTTP/1.1\r\nHost: orders:443\r\nConnection: close\r\n\r\n"
-    )
-    assert answer.startswith(b"HTTP/1.1 404 ")
-    assert b"flags: NR\r\n" in answer
-
-
 async def test_a_host_let_through_by_name_is_reached(net: Net) -> None:
     made = await net.answering(net.ok(b"outside"))
     sidecar = await net.sidecar(passthrough=["127.0.0.1"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from homeport.client.core.model import Instance
+from homeport.sidecar import Timeouts
 from homeport.sidecar.core import limits
 
 if TYPE_CHECKING:
@@ -238,20 +239,18 @@ async def never(raw: Raw) -> None:
     await raw.until_end()
 
 
-async def test_no_first_byte_in_time_is_504_ut(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "FIRST_BYTE_TIMEOUT_S", 0.1)
+async def test_no_first_byte_in_time_is_504_ut(net: Net) -> None:
     stuck = await net.upstream(never)
     for method in ("GET", "POST"):
-        answer = await net.ask(await net.proxy_to(stuck), net.get(method=method))
+        answer = await net.ask(await net.proxy_to(stuck, timeouts=Timeouts(first_byte_s=0.1)), net.get(method=method))
         assert answer.startswith(b"HTTP/1.1 504 ")
         assert b"x-homeport-response-flags: UT\r\n" in answer
 
 
-async def test_a_get_without_a_first_byte_in_time_goes_to_another_host(
-    net: Net, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "FIRST_BYTE_TIMEOUT_S", 0.3)
-    sidecar = await net.proxy_to(await net.upstream(never), await net.answering(net.ok(b"alive")))
+async def test_a_get_without_a_first_byte_in_time_goes_to_another_host(net: Net) -> None:
+    sidecar = await net.proxy_to(
+        await net.upstream(never), await net.answering(net.ok(b"alive")), timeouts=Timeouts(first_byte_s=0.3)
+    )
     for _ in range(4):
         assert (await net.ask(sidecar, net.get())).endswith(b"alive")
 
@@ -274,8 +273,7 @@ async def test_more_requests_than_an_endpoint_may_have_are_503_uo(net: Net, monk
     assert b"x-homeport-response-flags: UO\r\n" in answer
 
 
-async def test_a_body_that_stops_coming_is_408(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.2)
-    sidecar = await net.proxy_to(await net.upstream(never))
+async def test_a_body_that_stops_coming_is_408(net: Net) -> None:
+    sidecar = await net.proxy_to(await net.upstream(never), timeouts=Timeouts(body_s=0.2))
     answer = await net.ask(sidecar, b"POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 9\r\n\r\nhalf")
     assert answer.startswith(b"HTTP/1.1 408 ")

@@ -2,6 +2,7 @@
 
 Every option is also a key of `--config homeport.toml` and an environment variable: `http` of `[serve]` is
 `HOMEPORT_SERVE_HTTP`. The key `registry` at the top of the file, and `HOMEPORT_REGISTRY`, hold for every command.
+`[sidecar.timeouts]` and `[sidecar.limits]` hold the bounds of `--timeout` and `--limit`, and so for `run`.
 `[[service]]` tables (`name`, `endpoints`) name services that register nowhere, for `sidecar` and `run`.
 Exit codes: 0 done, 1 the answer is no, 2 usage, 3 the registry cannot be reached.
 """
@@ -111,6 +112,10 @@ def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
     if shared:
         for action in ("get", "put", "delete", "list", "watch", "export", "import"):
             defaults["kv"][action] = {**shared, **defaults["kv"].get(action, {})}
+    for name in _STATIC_COMMANDS:
+        for key in ("limits", "timeouts"):  # tables in the file, repeatable options on the command line
+            if isinstance(table := defaults[name].get(key), dict):
+                defaults[name][key] = [f"{bound.replace('_', '-')}={value}" for bound, value in table.items()]
     if static:
         for name in _STATIC_COMMANDS:
             defaults[name]["static"] = [*static, *defaults[name].get("static", [])]

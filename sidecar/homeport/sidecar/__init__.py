@@ -3,7 +3,8 @@ service leave without failing anybody.
 """
 
 from homeport.sidecar.app_watch import AppWatch
+from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.outbound import Discovery, Following
 from homeport.sidecar.sidecar import Registered, Sidecar
 
-__all__ = ["AppWatch", "Discovery", "Following", "Registered", "Sidecar"]
+__all__ = ["AppWatch", "Discovery", "Following", "Limits", "Registered", "Sidecar", "Timeouts"]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import Instance
 from homeport.sidecar.core import cluster, limits, routes
+from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1.downstream import Downstream
@@ -36,9 +37,11 @@ class Inbound(Listener):
         rng: Rng,
         pseudonym: str,
         app: Instance,
+        bounds: Limits,
+        timeouts: Timeouts,
         concurrency_max: int = limits.ACTIVE_MAX,
     ) -> None:
-        super().__init__(loop, rng, pseudonym)
+        super().__init__(loop, rng, pseudonym, bounds, timeouts)
         self.app: Cluster = cluster.Cluster(app.service, fixed=True)
         self.app.update({app.key: app})
         self.concurrency_max = concurrency_max

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from homeport.client.core.backoff import Rng
+from homeport.client.core.errors import HomeportError, InvalidArgument
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 from homeport.sidecar.core import cluster, limits, routes
+from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import RETRIABLE_STATUS, Failure
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
 from homeport.sidecar.core.snapshot import Known, Snapshot
@@ -93,8 +95,10 @@ class Outbound(Listener):
         discovery: Discovery | None,
         static: Mapping[str, Sequence[str]],
         passthrough: Sequence[str],
+        bounds: Limits,
+        timeouts: Timeouts,
     ) -> None:
-        super().__init__(loop, rng, pseudonym)
+        super().__init__(loop, rng, pseudonym, bounds, timeouts)
         self.clusters: dict[str, Cluster] = {}
         self.subscriptions: dict[str, Following] = {}
         self._discovery = discovery
@@ -114,14 +118,14 @@ class Outbound(Listener):
 
     def route(self, request: RequestHead) -> Cluster:
         if request.target[:1] not in (b"/", b"*"):
-            if request.method == b"CONNECT":
-                raise routes.unknown(request.target)
+            if request.connect:
+                return self._cluster(self._hosts.destination(routes.split_connect(request.target)))
             request.retarget(*routes.split_absolute(request.target))
         elif request.mesh:
             for name, value in request.mesh:
                 if name == SERVICE:
                     service = routes.service_of(value)
-                    request.host = request.host or value
+                    request.host = request.host or routes.authority(value)
                     return self._cluster(service)
         host = request.host
         found = self._by_host.get(host)
@@ -193,7 +197,12 @@ class Outbound(Listener):
 
     def _follow(self, service: str, discovery: Discovery, last: Known | None = None, now_s: float = 0.0) -> Cluster:
         followed: Cluster = cluster.Cluster(service)
-        subscription = discovery.subscribe(service)
+        try:
+            subscription = discovery.subscribe(service)
+        except InvalidArgument:
+            raise routes.unknown(service) from None
+        except HomeportError as error:
+            raise Refusal(503, "UH", f"the registry cannot be asked for {service!r}: {error}") from error
         if last is not None:
             subscription.recall(last.instances, last.revision, max(0.0, now_s - last.confirmed_at_s))
         self.clusters[service] = followed

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
-from homeport.sidecar.core import limits
+from homeport.sidecar.core import limits as fixed
+from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.outbound import Discovery, Outbound, instance_at, parse_address
@@ -54,6 +55,8 @@ class Sidecar:
         passthrough: Hosts outside the registry, `host` or `host:port`, that requests may go to.
         concurrency_max: Requests under way at the application; more are turned away, for others to serve.
         state_file: Where the last known endpoints are kept, for the next start; None for nowhere.
+        limits: How large and how many; one for both listeners.
+        timeouts: How long; one for both listeners.
         rng: The source of all random choices.
     """
 
@@ -67,7 +70,9 @@ class Sidecar:
         admin: str | None = None,
         static: Mapping[str, Sequence[str]] | None = None,
         passthrough: Sequence[str] = (),
-        concurrency_max: int = limits.ACTIVE_MAX,
+        concurrency_max: int = fixed.ACTIVE_MAX,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
         state_file: str | os.PathLike[str] | None = None,
         rng: Rng | None = None,
     ) -> None:
@@ -93,6 +98,8 @@ class Sidecar:
         self._concurrency_max = concurrency_max
         self._state_file = Path(state_file) if state_file is not None else None
         self._last_known: LastKnown | None = None
+        self.limits = Limits() if limits is None else limits
+        self.timeouts = Timeouts() if timeouts is None else timeouts
         self._rng: Rng = random.Random() if rng is None else rng
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -121,19 +128,30 @@ class Sidecar:
         name = f"homeport-{self._rng.randrange(1 << 48):012x}"  # unique in the mesh: loops are found by it
         try:
             if "outbound" in self._addresses:
-                self.outbound = Outbound(loop, self._rng, f"{name}-out", self._client, self._static, self._passthrough)
+                self.outbound = Outbound(
+                    loop,
+                    self._rng,
+                    f"{name}-out",
+                    self._client,
+                    self._static,
+                    self._passthrough,
+                    self.limits,
+                    self.timeouts,
+                )
                 if self._state_file is not None:
                     await self._recall(self.outbound, self._state_file)
                 self.at["outbound"] = await self.outbound.listen(*parse_address(self._addresses["outbound"]))
             if "inbound" in self._addresses and self._app is not None:
-                self.inbound = Inbound(loop, self._rng, f"{name}-in", self._app, self._concurrency_max)
+                self.inbound = Inbound(
+                    loop, self._rng, f"{name}-in", self._app, self.limits, self.timeouts, self._concurrency_max
+                )
                 self.at["inbound"] = await self.inbound.listen(*parse_address(self._addresses["inbound"]))
             if "admin" in self._addresses:
                 self.at["admin"] = await self._serve_admin(*parse_address(self._addresses["admin"]))
         except BaseException:
             await self.close()
             raise
-        self._timer = loop.call_later(limits.SWEEP_S, self._sweep, loop)
+        self._timer = loop.call_later(fixed.SWEEP_S, self._sweep, loop)
         _log.info("sidecar listens: %s", self.at)
 
     async def _recall(self, outbound: Outbound, path: Path) -> None:
@@ -157,13 +175,13 @@ class Sidecar:
         return f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_later(limits.SWEEP_S, self._sweep, loop)
+        self._timer = loop.call_later(fixed.SWEEP_S, self._sweep, loop)
         now = loop.time()
         for listener in (self.outbound, self.inbound):
             if listener is not None:
                 listener.sweep(now)
 
-    async def drain(self, timeout_s: float = limits.DRAIN_TIMEOUT_S) -> bool:
+    async def drain(self, timeout_s: float = fixed.DRAIN_TIMEOUT_S) -> bool:
         """Let what comes in come to its end: answer with `Connection: close`, wait until nothing is in flight.
 
         Goes on accepting and serving, inbound and outbound: whoever has not heard yet is not turned away, and the
@@ -206,7 +224,7 @@ class Sidecar:
         stopping: Awaitable[object],
         exited: Awaitable[object],
         stop_app: Callable[[], Awaitable[object]],
-        drain_timeout_s: float = limits.DRAIN_TIMEOUT_S,
+        drain_timeout_s: float = fixed.DRAIN_TIMEOUT_S,
     ) -> None:
         """Register the application, serve until it is told to stop or exits by itself, and leave in the right order.
 

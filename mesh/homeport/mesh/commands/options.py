@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import click
 
@@ -56,6 +57,39 @@ def default_data_dir() -> Path:
     """Where this user's registry keeps its data, and sidecars theirs; a relative variable is ignored (XDG)."""
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     return (state if state.is_absolute() else Path.home() / ".local" / "state") / "homeport"
+
+
+def bounds_option(option: str, attribute: str, kind: Callable[..., Any], unit: str, says: str) -> Callable[[F], F]:
+    """A repeatable option NAME=VALUE that becomes one frozen `kind`, whose fields may end in `_s`."""
+    known = {field.name.removesuffix("_s").replace("_", "-"): field for field in fields(cast("Any", kind))}
+
+    def collect(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]) -> Any:
+        values: dict[str, float] = {}
+        for text in texts:
+            name, _, value = text.partition("=")
+            if name not in known:
+                raise click.BadParameter(f"{text!r}: NAME=VALUE, where NAME is one of {', '.join(known)}.")
+            field = known[name]
+            try:
+                values[field.name] = int(value) if field.type == "int" else float(value)
+            except ValueError:
+                raise click.BadParameter(f"{text!r}: {value!r} is not a number.") from None
+        try:
+            return kind(**values)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}.") from None
+
+    defaults = ", ".join(
+        f"{name}={field.default if field.default is not None else 'off'}" for name, field in known.items()
+    )
+    return click.option(
+        option,
+        attribute,
+        metavar=f"NAME={unit}",
+        multiple=True,
+        callback=collect,
+        help=f"{says}; repeatable. The names and what holds without: {defaults}.",
+    )
 
 
 def registry_option(command: F) -> F:

@@ -23,8 +23,8 @@ from homeport.mesh.app import LOCALHOST, App
 from homeport.mesh.commands.options import OFF, static_services
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
 from homeport.mesh.commands.sidecar import proxy_options, state_file
-from homeport.sidecar import AppWatch, Sidecar
-from homeport.sidecar.core.limits import ACTIVE_MAX, KEEP_ALIVE_S
+from homeport.sidecar import AppWatch, Limits, Sidecar, Timeouts
+from homeport.sidecar.core.limits import ACTIVE_MAX
 
 LOOPBACK_NAMES: Final = "localhost,127.0.0.1,::1"  # never a service's name, so never the sidecar's business
 APP_CHECK: Final = "app"
@@ -91,6 +91,8 @@ def run(
     static: tuple[str, ...],
     passthrough: tuple[str, ...],
     state_dir: Path | None,
+    limits: Limits,
+    timeouts: Timeouts,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND with its own sidecar, registered while it is well.
@@ -122,7 +124,7 @@ def run(
             version=version,
             ttl_s=ttl,
             checks=[ours, reach],
-            idle_timeout_s=0.0 if listener is None else KEEP_ALIVE_S,
+            idle_timeout_s=0.0 if listener is None else timeouts.keep_alive_s,
         )
 
     async def work() -> int:
@@ -137,6 +139,8 @@ def run(
                 admin=admin,
                 static=static_services(static),
                 passthrough=passthrough,
+                limits=limits,
+                timeouts=timeouts,
                 concurrency_max=concurrency,
                 state_file=state_file(state_dir, f"run-{name}-{port}"),
             ) as proxy,

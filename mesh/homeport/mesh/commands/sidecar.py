@@ -13,6 +13,7 @@ from homeport.client import Client
 from homeport.mesh.commands.options import (
     OFF,
     address,
+    bounds_option,
     default_data_dir,
     listener,
     registry_option,
@@ -20,7 +21,7 @@ from homeport.mesh.commands.options import (
     static_services,
 )
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
-from homeport.sidecar import Sidecar
+from homeport.sidecar import Limits, Sidecar, Timeouts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,6 +83,8 @@ def proxy_options(command: F) -> F:
                 help="Where the last known endpoints are kept, for a start while no registry answers "
                 "[default: homeport/sidecars under $XDG_STATE_HOME or ~/.local/state].",
             ),
+            bounds_option("--limit", "limits", Limits, "NUMBER", "How large and how many"),
+            bounds_option("--timeout", "timeouts", Timeouts, "SECONDS", "How long"),
         ]
     ):
         command = option(command)
@@ -101,6 +104,8 @@ def sidecar(
     static: tuple[str, ...],
     passthrough: tuple[str, ...],
     state_dir: Path | None,
+    limits: Limits,
+    timeouts: Timeouts,
     app: str | None,
 ) -> None:
     """Run a sidecar proxy for apps that are started by something else.
@@ -122,6 +127,8 @@ def sidecar(
                 static=static_services(static),
                 passthrough=passthrough,
                 state_file=state_file(state_dir, f"sidecar-{outbound}") if not outbound.endswith(":0") else None,
+                limits=limits,
+                timeouts=timeouts,
             ) as proxy,
         ):
             where = (f"{listener} {proxy.at.get(listener, OFF)}" for listener in ("outbound", "inbound", "admin"))

@@ -2,7 +2,7 @@
 
 In this order: an absolute-form target (`GET http://orders/x`, what a client with HTTP_PROXY sends), the header
 `x-homeport-service`, the Host. A target is only ever a name: `orders` or `orders.service.homeport`, with or without a
-port. Addresses and other hosts are refused, so that this never is an open proxy.
+port; CONNECT's too. Addresses and other hosts are refused, so that this never is an open proxy.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 SUFFIX: Final = b".service.homeport"
 _NAME: Final = re.compile(rb"[a-z0-9_~][a-z0-9_~.-]{0,511}")
 _ABSOLUTE: Final = re.compile(rb"http://([^/?#]*)([^#]*)", re.IGNORECASE)
+_AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _NO_NAMES: Final = frozenset({b"localhost", b"localhost.localdomain"})  # looks like a name, means this machine
 
 HELP: Final = (
@@ -54,10 +55,30 @@ def split_absolute(target: bytes) -> tuple[bytes, bytes]:
     match = _ABSOLUTE.fullmatch(target)
     if match is None:
         raise Refusal(404, "NR", f"only http:// targets can be forwarded. {HELP}")
-    authority, path = match.groups()
-    if not authority or b"@" in authority:
-        raise Refusal(400, "NR", "the target's authority must be host or host:port, without credentials")
-    return authority, path if path.startswith(b"/") else b"/" + path
+    host, path = match.groups()
+    return authority(host), path if path.startswith(b"/") else b"/" + path
+
+
+def split_connect(target: bytes) -> bytes:
+    """The authority that a CONNECT asks for.
+
+    Raises:
+        Refusal: it is not host:port.
+    """
+    if not target.rpartition(b":")[2].isdigit():
+        raise Refusal(400, "NR", "CONNECT needs host:port")
+    return authority(target)
+
+
+def authority(text: bytes) -> bytes:
+    """What may stand in a Host.
+
+    Raises:
+        Refusal: it may not.
+    """
+    if _AUTHORITY.fullmatch(text) is None:
+        raise Refusal(400, "NR", "the authority must be host or host:port, without credentials")
+    return text
 
 
 def service_of(name: bytes) -> str:

@@ -59,14 +59,15 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_BYTES)
+        self.transport.set_write_buffer_limits(high=self.listener.limits.buffer_bytes)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0].encode() if isinstance(peer, tuple) else b"unknown"
-        self.deadline_s = self.listener.now() + limits.KEEP_ALIVE_S
+        self.deadline_s = self.listener.now() + self.listener.timeouts.keep_alive_s
         self.listener.connections.add(self)
         self.listener.connections_total += 1
-        if len(self.listener.connections) > limits.CONNECTIONS_MAX:
-            self.refuse(Refusal(503, "UO", f"more than {limits.CONNECTIONS_MAX} connections"))
+        most = self.listener.limits.connections
+        if len(self.listener.connections) > most:
+            self.refuse(Refusal(503, "UO", f"more than {most} connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -81,15 +82,32 @@ class Downstream(asyncio.Protocol):
         exchange = self.exchange
         if self._closing or (exchange is None and not self._buffer):
             return False
+        if exchange is None and self.write_paused:
+            return not self.tls  # what it has asked for already is answered when it reads
         if exchange is None:
             self.refuse(Refusal(400, "", "the connection ended within a request"))
-            return not self.lost
+            return not (self.lost or self.tls)
         if exchange.tunnel:
             exchange.client_ended_tunnel()
         elif self._body is not None:
             exchange.client_lost()
             self.transport.abort()
-        return True
+        return not self.tls
+
+    @property
+    def tls(self) -> bool:
+        """Whether it is encrypted: TLS, as the loops have it, ends in both directions at once."""
+        return self.transport.get_extra_info("ssl_object") is not None
+
+    @property
+    def held_bytes(self) -> int:
+        """What is kept of requests that have not begun."""
+        return len(self._buffer)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client sends no more."""
+        return self._eof
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -98,7 +116,10 @@ class Downstream(asyncio.Protocol):
                 self._linger(data)
                 return
             self._buffer = self._buffer + data if self._buffer else data
-            self._advance()
+            if self.write_paused:  # a client that asks and does not read waits its turn
+                self.pause_reading(PIPELINE)
+            else:
+                self._advance()
         elif self._body is not None:
             self._receive_body(exchange, self._body, data)
         elif exchange.tunnel and exchange.upstream is not None:
@@ -126,16 +147,17 @@ class Downstream(asyncio.Protocol):
         data = self._buffer
         if data[:1] in b"\r\n":
             data = self._buffer = self._skip_empty_lines(data)
-        end = framing.head_end(data, request=True) if data else 0
+        end = framing.head_end(data, self.listener.limits, request=True) if data else 0
         if not end:
             if data and self._eof:
                 raise Malformed(400, "the connection ended within a request")
             if data and not self._in_head:  # counted from the first byte: a drip does not buy time
                 self._in_head = True
-                self.deadline_s = self.listener.now() + limits.HEAD_TIMEOUT_S
+                self.deadline_s = self.listener.now() + self.listener.timeouts.head_s
+            self.resume_reading(PIPELINE)
             return False
         self._in_head = False
-        request = framing.parse_request(data, end)
+        request = framing.parse_request(data, end, self.listener.limits)
         data = data[end:]
         self._buffer = b""
         length = request.length
@@ -152,6 +174,7 @@ class Downstream(asyncio.Protocol):
                 raise Malformed(400, "the connection ended within a request")
             else:
                 self._body = body
+                self.resume_reading(PIPELINE)
         exchange = self.exchange = Exchange(self, request)
         self.listener.active += 1
         exchange.begin(piece, done, trailers)
@@ -193,7 +216,8 @@ class Downstream(asyncio.Protocol):
         self.exchange = None
         self.listener.exchange_ended()
         if self._pauses:
-            self.resume_reading(PIPELINE | UPSTREAM | HELD)
+            enough = len(self._buffer) > limits.PIPELINED_BYTES_MAX
+            self.resume_reading(UPSTREAM | HELD if enough else PIPELINE | UPSTREAM | HELD)
         if self.lost:
             return
         if self._body is not None:
@@ -202,7 +226,7 @@ class Downstream(asyncio.Protocol):
         elif not keep or (self._eof and not self._buffer):
             self.close(now)
         else:
-            self.deadline_s = now + limits.KEEP_ALIVE_S
+            self.deadline_s = now + self.listener.timeouts.keep_alive_s
             if self._buffer:
                 self._advance()
 
@@ -217,17 +241,19 @@ class Downstream(asyncio.Protocol):
         self._closing = True
         self._buffer = b""
         self.end_writing()
-        if self._eof:
+        if self._eof or self.tls:
             self.close(now)
         else:
-            self.deadline_s = now + limits.LINGER_S
+            timeouts = self.listener.timeouts
+            unsent = not self.lost and self.transport.get_write_buffer_size() > 0
+            self.deadline_s = now + (timeouts.flush_s if unsent else timeouts.linger_s)
 
     def close(self, now: float) -> None:
         """Close when all is written, or at the latest when a client that does not read has had its time."""
         self._closing = True
         if not self.lost:
             self.listener.outbox.flush()
-            self.deadline_s = now + limits.BODY_TIMEOUT_S
+            self.deadline_s = now + self.listener.timeouts.flush_s
             self.transport.close()
 
     def truncate(self, *, delimited: bool) -> None:
@@ -249,7 +275,7 @@ class Downstream(asyncio.Protocol):
         """Send the end of our side after what is already written."""
         if not self.lost:
             self.listener.outbox.flush()
-        if not self.lost and not self.transport.is_closing():
+        if not self.lost and not self.transport.is_closing() and not self.tls:
             self.transport.write_eof()
 
     def expired(self, now: float) -> None:
@@ -259,8 +285,10 @@ class Downstream(asyncio.Protocol):
             self.exchange.expired(now)
         elif self._closing:
             self.transport.abort()
-        elif self._buffer:
-            self.refuse(Refusal(408, "", f"the request's head was not complete after {limits.HEAD_TIMEOUT_S:.0f} s"))
+        elif self._buffer and not self.write_paused:
+            self.refuse(
+                Refusal(408, "", f"the request's head was not complete after {self.listener.timeouts.head_s:g} s")
+            )
         else:
             self.close(now)
 

@@ -54,6 +54,8 @@ class Exchange:
     begun = False  # the answer's head has been written to the client
     reusable = False  # the upstream's connection, after this answer
     tunnel = False
+    ends_s = float("inf")  # when it is over whatever flows; only looked at if the listener sets an end
+    _ends = 0  # of a tunnel's two directions, those that have ended
     _connecting: asyncio.Task[None] | None = None
     _held_bytes = 0
     _wire = b""  # the request's head as it goes on the wire
@@ -78,6 +80,8 @@ class Exchange:
             self._hold(piece, done, trailers)
         self.request_done = done
         listener = self.listener
+        if listener.timeouts.total_s is not None:
+            self.ends_s = listener.now() + listener.timeouts.total_s
         try:
             cluster = listener.route(self.request)
             self._wire = listener.encode_request(self.request, self.downstream)
@@ -88,7 +92,7 @@ class Exchange:
         if cluster.known:
             self.try_first()
         else:
-            self.downstream.deadline_s = listener.now() + limits.KNOWN_TIMEOUT_S
+            self.downstream.deadline_s = listener.now() + listener.timeouts.known_s
             listener.wait_known(cluster, self)
 
     def try_first(self) -> None:
@@ -98,7 +102,7 @@ class Exchange:
         if endpoint is None:
             self._refuse(self.listener.nobody(self.cluster))
         else:
-            self._try(endpoint, fresh=False)
+            self._try(endpoint, fresh=self.request.connect)
 
     def request_piece(self, piece: bytes, done: bool, trailers: Headers) -> None:
         """More of the request's body."""
@@ -107,12 +111,14 @@ class Exchange:
         self.request_done = done
         now = self.listener.now()
         if upstream is None:
-            if self._held_bytes > limits.REPLAY_BYTES_MAX:
+            if self._held_bytes > self.listener.limits.replay_bytes:
                 self.downstream.pause_reading(_HELD)
             return
-        if not self.begun:
-            wait_s = limits.FIRST_BYTE_TIMEOUT_S if done else limits.BODY_TIMEOUT_S
-            self.downstream.deadline_s = now + wait_s
+        timeouts = self.listener.timeouts
+        if self.begun:  # an early answer: the exchange lives while bytes flow either way
+            self.downstream.deadline_s = now + timeouts.stream_s
+        else:
+            self.downstream.deadline_s = now + (timeouts.first_byte_s if done else timeouts.body_s)
         self._let_go()
         if not upstream.lost:
             self.listener.outbox.write(upstream.transport, sent)
@@ -129,7 +135,7 @@ class Exchange:
         return piece
 
     def _let_go(self) -> None:
-        if self._held_bytes > limits.REPLAY_BYTES_MAX:
+        if self._held_bytes > self.listener.limits.replay_bytes:
             self._held = None
 
     # Tries.
@@ -148,7 +154,7 @@ class Exchange:
         if upstream is not None:
             self._send(upstream, now)
             return
-        self.downstream.deadline_s = now + limits.CONNECT_TIMEOUT_S
+        self.downstream.deadline_s = now + listener.timeouts.connect_s
         self._connecting = listener.loop.create_task(self._connect(endpoint))
 
     async def _connect(self, endpoint: Endpoint) -> None:
@@ -156,7 +162,7 @@ class Exchange:
         self.cluster.connects += 1
         try:
             _, upstream = await self.listener.loop.create_connection(
-                lambda: Upstream(endpoint), endpoint.address, endpoint.port
+                lambda: Upstream(endpoint, self.listener.limits), endpoint.address, endpoint.port
             )
         except (OSError, ValueError) as error:  # a name that cannot be encoded is a ValueError
             self._connecting = None
@@ -165,6 +171,8 @@ class Exchange:
         self._connecting = None
         if upstream.lost:
             self._connect_failed("the connection was closed at once")
+        elif self.request.connect:
+            self._connected(upstream)
         else:
             self._send(upstream, self.listener.now())
 
@@ -175,7 +183,8 @@ class Exchange:
 
     def _send(self, upstream: Upstream, now: float) -> None:
         self.upstream = upstream
-        self.downstream.deadline_s = now + (limits.FIRST_BYTE_TIMEOUT_S if self.request_done else limits.BODY_TIMEOUT_S)
+        timeouts = self.listener.timeouts
+        self.downstream.deadline_s = now + (timeouts.first_byte_s if self.request_done else timeouts.body_s)
         held = self._held
         assert held is not None
         upstream.lend(self, b"".join([self._wire, *held]) if held else self._wire)
@@ -235,7 +244,7 @@ class Exchange:
         self.cluster.retries += 1
         if failure is Failure.STALE and endpoint is self._tried[-1]:
             self.cluster.replays += 1
-        self._try(endpoint, fresh=failure is Failure.STALE)
+        self._try(endpoint, fresh=failure is Failure.STALE or self.request.connect)
 
     def _drop_try(self) -> None:
         """Leave the endpoint; a connection that is still lent cannot be used again."""
@@ -293,12 +302,12 @@ class Exchange:
         if done:
             self._over(now)
         else:
-            self.downstream.deadline_s = now + limits.STREAM_TIMEOUT_S
+            self.downstream.deadline_s = now + self.listener.timeouts.stream_s
 
     def _keep_piece(self, kept: _Kept, piece: bytes, done: bool, trailers: Headers, failure: Failure) -> None:
         kept.pieces.append(piece)
         kept.size += len(piece)
-        if kept.size > limits.REPLAY_BYTES_MAX:  # too long to hold back: this is the answer
+        if kept.size > self.listener.limits.replay_bytes:  # too long to hold back: this is the answer
             self._kept = None
             self._deliver(kept.head, b"".join(kept.pieces), done, trailers)
         elif done:
@@ -326,7 +335,7 @@ class Exchange:
         if head.bodiless:
             if head.has_length and head.status != 204:
                 parts.append(b"Content-Length: %d" % head.length)
-            if head.length == framing.CHUNKED and request.minor == 1:
+            if head.length == framing.CHUNKED and request.minor == 1 and head.status != 204:
                 parts.append(b"Transfer-Encoding: chunked")
         elif head.length >= 0:
             self._out = head.length
@@ -358,7 +367,9 @@ class Exchange:
         if done:
             self._over(now)
         else:
-            downstream.deadline_s = now + limits.STREAM_TIMEOUT_S
+            downstream.deadline_s = now + listener.timeouts.stream_s
+            if downstream.write_paused and self.upstream is not None:  # an earlier try has filled the client up
+                self.upstream.pause_reading()
 
     def _over(self, now: float) -> None:
         """Everything is written."""
@@ -383,12 +394,14 @@ class Exchange:
         listener = self.listener
         self.begun = True
         keep = self.request.keep_alive and self.request_done and not listener.draining and refusal.status != 508
+        keep = keep and not self.request.connect  # what follows may be meant for the tunnel
         to_head = self.request.method == b"HEAD"
         if self.cluster is not None and refusal.flag:
             self.cluster.requests[0] += 1
         asked = listener.asked_lines(self.request.mesh, self.cluster)
         answer = listener.answer(refusal, keep=keep, to_head=to_head, undelivered=undelivered, lines=asked)
         self.downstream.send(answer)
+        listener.outbox.flush()  # so that a client which only asks is noticed to be full
         self.downstream.finished(keep, listener.now())
 
     def _cut_off(self) -> None:
@@ -449,6 +462,8 @@ class Exchange:
             self.upstream.pause_reading()
 
     def client_drained(self) -> None:
+        if self.begun and not self.tunnel:
+            self.downstream.deadline_s = self.listener.now() + self.listener.timeouts.stream_s
         if self.upstream is not None:
             self.upstream.resume_reading()
 
@@ -465,16 +480,40 @@ class Exchange:
             self.listener.give_up(self)
             self._refuse(self.listener.nobody(self.cluster))
         elif self._connecting is not None:
-            self._connect_failed(f"no connection within {limits.CONNECT_TIMEOUT_S:.0f} s")
+            self._connect_failed(f"no connection within {self.listener.timeouts.connect_s:g} s")
         elif not self.request_done and not self.downstream.waits_for_upstream:
-            self._refuse(Refusal(408, "", f"no more of the request's body came for {limits.BODY_TIMEOUT_S:.0f} s"))
+            self._refuse(
+                Refusal(408, "", f"no more of the request's body came for {self.listener.timeouts.body_s:g} s")
+            )
         else:
             if self.cluster is not None:
                 self.cluster.timeouts += 1
             self._kept = None if not self._kept_whole else self._kept
-            self._failed(Failure.TIMEOUT, f"no answer within {limits.FIRST_BYTE_TIMEOUT_S:.0f} s")
+            self._failed(Failure.TIMEOUT, f"no answer within {self.listener.timeouts.first_byte_s:g} s")
+
+    def out_of_time(self) -> None:
+        """`ends_s` has passed. A tunnel is not an exchange any more: only its silence ends it."""
+        if self.tunnel:
+            self.ends_s = float("inf")
+            return
+        self.listener.give_up(self)
+        self._drop_try()
+        if self.begun:
+            self._cut_off()
+        else:
+            if self.cluster is not None:
+                self.cluster.timeouts += 1
+            self._refuse(Refusal(504, "UT", f"not finished within {self.listener.timeouts.total_s:g} s"))
 
     # Tunnels.
+
+    def _connected(self, upstream: Upstream) -> None:
+        """CONNECT: what a connection is opened for is all that it is used for."""
+        assert self.cluster is not None
+        self.cluster.requests[2] += 1
+        self.upstream = upstream
+        upstream.exchange = self
+        self._begin_tunnel(upstream, b"HTTP/1.1 200 Connection established\r\n%b\r\n\r\n" % self.listener.via_line)
 
     def switched(self, head: ResponseHead, rest: bytes) -> None:
         """A 101: both connections become a tunnel, if the client asked for it."""
@@ -485,7 +524,6 @@ class Exchange:
             self.upstream_malformed(Malformed(502, "it switched to a protocol that nobody asked for"))
             return
         cluster.requests[1] += 1
-        self.tunnel = upstream.tunnel = self.begun = True
         lines = [
             framing.STATUS_LINES[101],
             *head.lines,
@@ -493,18 +531,44 @@ class Exchange:
             b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade,
             rest,
         ]
-        self.tunnel_data(self.downstream.transport, b"\r\n".join(lines))
+        self._begin_tunnel(upstream, b"\r\n".join(lines))
+
+    def _begin_tunnel(self, upstream: Upstream, answer: bytes) -> None:
+        self.tunnel = upstream.tunnel = self.begun = True
+        self.tunnel_data(self.downstream.transport, answer)
         ahead = self.downstream.take_buffer()
         if ahead:
             self.tunnel_data(upstream.transport, ahead)
+        if self.downstream.ended:
+            self.client_ended_tunnel()
 
     def tunnel_data(self, onward: asyncio.Transport, data: bytes) -> None:
         """Bytes of the other protocol, in either direction."""
-        self.downstream.deadline_s = self.listener.now() + limits.TUNNEL_TIMEOUT_S
+        self.downstream.deadline_s = self.listener.now() + self.listener.timeouts.tunnel_s
         self.listener.outbox.write(onward, data)
 
     def client_ended_tunnel(self) -> None:
         """The client will send no more; the other direction goes on."""
+        self._ends += 1
+        upstream = self.upstream
+        if upstream is None or upstream.transport.is_closing():
+            return
+        if self._ends == 2 or upstream.tls:
+            self._end_tunnel(upstream)
+        else:
+            self.listener.outbox.flush()
+            upstream.transport.write_eof()
+
+    def upstream_ended_tunnel(self, upstream: Upstream) -> None:
+        """The upstream will send no more; the other direction goes on."""
+        self._ends += 1
+        if self._ends == 2 or self.downstream.tls:
+            self._end_tunnel(upstream)
+        else:
+            self.downstream.end_writing()
+
+    def _end_tunnel(self, upstream: Upstream) -> None:
+        """Send what is unsent and close; the end of the upstream's connection then ends the exchange."""
         self.listener.outbox.flush()
-        if self.upstream is not None and not self.upstream.lost and not self.upstream.transport.is_closing():
-            self.upstream.transport.write_eof()
+        self.downstream.deadline_s = self.listener.now() + self.listener.timeouts.flush_s
+        upstream.transport.close()

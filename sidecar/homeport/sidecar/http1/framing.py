@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final, cast
 
-from homeport.sidecar.core import limits
+from homeport.sidecar.core.limits import Limits
 from homeport.sidecar.http1 import lines
 from homeport.sidecar.http1.lines import (
     CODING,
@@ -54,20 +54,20 @@ STATUS_LINES: Final = {
 }
 
 
-def head_end(data: bytes, *, request: bool) -> int:
+def head_end(data: bytes, bounds: Limits, *, request: bool) -> int:
     """Where the body begins, or 0 while the head is incomplete.
 
     Raises:
         Malformed: too long, or already certain to be wrong.
     """
-    end = data.find(b"\r\n\r\n", 0, limits.HEAD_BYTES_MAX)
+    end = data.find(b"\r\n\r\n", 0, bounds.head_bytes)
     if end >= 0:
         return end + 4
-    line_end = data.find(b"\r\n", 0, limits.LINE_BYTES_MAX)
-    if line_end < 0 and len(data) >= limits.LINE_BYTES_MAX:
-        raise Malformed(414 if request else 502, f"the first line is longer than {limits.LINE_BYTES_MAX} bytes")
-    if len(data) >= limits.HEAD_BYTES_MAX:
-        raise Malformed(431 if request else 502, f"the head is longer than {limits.HEAD_BYTES_MAX} bytes")
+    line_end = data.find(b"\r\n", 0, bounds.line_bytes)
+    if line_end < 0 and len(data) >= bounds.line_bytes:
+        raise Malformed(414 if request else 502, f"the first line is longer than {bounds.line_bytes} bytes")
+    if len(data) >= bounds.head_bytes:
+        raise Malformed(431 if request else 502, f"the head is longer than {bounds.head_bytes} bytes")
     # What can never become a head is refused now, not when the time for a slow one is up.
     if BARE_LF.search(data) or _BARE_CR.search(data):
         raise Malformed(400, "lines must end with CR LF")
@@ -145,6 +145,7 @@ class RequestHead(_Head):
     host = b""
     line = b""  # the request line as it goes on
     expect = False
+    connect = False
     forwarded: tuple[tuple[bytes, bytes], ...] = ()  # X-Forwarded-*, Forwarded: as sent, names in lower case
 
     def retarget(self, host: bytes, target: bytes) -> None:
@@ -175,7 +176,7 @@ class ResponseHead(_Head):
     length = UNTIL_CLOSE
 
 
-def parse_request(data: bytes, end: int) -> RequestHead:
+def parse_request(data: bytes, end: int, bounds: Limits) -> RequestHead:
     """Parse one complete head, which ends where `head_end` says.
 
     Raises:
@@ -183,12 +184,14 @@ def parse_request(data: bytes, end: int) -> RequestHead:
     """
     rest = data[: end - 4].split(b"\r\n")
     first = rest.pop(0)
-    if len(rest) > limits.HEADERS_MAX:
-        raise Malformed(431, f"more than {limits.HEADERS_MAX} headers")
+    if len(rest) > bounds.headers:
+        raise Malformed(431, f"more than {bounds.headers} headers")
     try:
         known = lines.request_fields.recent
         line, fields = lines.request_lines.recent[first], [known[each] for each in rest]
     except KeyError:
+        if len(first) > bounds.line_bytes:
+            raise Malformed(414, f"the request line is longer than {bounds.line_bytes} bytes") from None
         line, fields = lines.judge_request(first, rest)
     head = RequestHead()
     head.method, head.target, minor = line
@@ -207,8 +210,11 @@ def parse_request(data: bytes, end: int) -> RequestHead:
         head.line = b"%b %b HTTP/1.1" % (head.method, head.target)
     if head.nominated or head.codings or head.upgrade or not minor:
         head.settle(400)
-    if head.method == b"CONNECT" and (head.length or head.has_length):
-        raise Malformed(400, "CONNECT cannot have a body")
+    if head.method == b"CONNECT":
+        if head.length or head.has_length:
+            raise Malformed(400, "CONNECT cannot have a body")
+        head.connect = True
+        head.upgrade = b""
     if head.upgrade:
         if head.length or head.has_length:
             raise Malformed(400, "an upgrade cannot have a body")
@@ -217,7 +223,7 @@ def parse_request(data: bytes, end: int) -> RequestHead:
     return head
 
 
-def parse_response(data: bytes, end: int, *, to_head: bool) -> ResponseHead:
+def parse_response(data: bytes, end: int, bounds: Limits, *, to_head: bool) -> ResponseHead:
     """Parse one complete head, which ends where `head_end` says; `to_head` if it answers a HEAD request.
 
     Raises:
@@ -225,8 +231,8 @@ def parse_response(data: bytes, end: int, *, to_head: bool) -> ResponseHead:
     """
     rest = data[: end - 4].split(b"\r\n")
     first = rest.pop(0)
-    if len(rest) > limits.HEADERS_MAX:
-        raise Malformed(502, f"more than {limits.HEADERS_MAX} headers")
+    if len(rest) > bounds.headers:
+        raise Malformed(502, f"more than {bounds.headers} headers")
     try:
         known = lines.response_fields.recent
         line, fields = lines.status_lines.recent[first], [known[each] for each in rest]

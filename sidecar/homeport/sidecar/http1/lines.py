@@ -279,7 +279,7 @@ response_fields: Final = Fields({name: kind for name, kind in KINDS.items() if k
 def _ordinary_line(line: bytes) -> RequestLine | None:
     """An origin-form request line of everyday methods and characters, which needs no parser."""
     match = _ORDINARY_LINE.fullmatch(line)
-    if match is None or len(line) > limits.LINE_BYTES_MAX:
+    if match is None:
         return None
     method, target, minor = match.groups()
     meaning = method, target, int(minor)
@@ -295,8 +295,8 @@ def _request_line(line: bytes, method: bytes, target: bytes) -> RequestLine:
     minor = _VERSIONS.get(version)
     if minor is None:
         raise Malformed(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-    if len(line) > limits.LINE_BYTES_MAX:
-        raise Malformed(414, f"the request line is longer than {limits.LINE_BYTES_MAX} bytes")
+    if method == b"CONNECT" and target[:1] in (b"/", b"*"):
+        raise Malformed(400, "CONNECT needs host:port")
     if (
         target[:1] != b"/"
         and target[:4].lower() != b"http"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from homeport.client.core.backoff import Rng
+from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1 import framing
@@ -34,8 +35,17 @@ class Listener:
     name = ""
     retries_max = 0
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, rng: Rng, pseudonym: str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        rng: Rng,
+        pseudonym: str,
+        limits: Limits,
+        timeouts: Timeouts,
+    ) -> None:
         self.loop = loop
+        self.limits = limits
+        self.timeouts = timeouts
         self.now = loop.time
         self.rng = rng
         self.draining = False
@@ -103,6 +113,11 @@ class Listener:
         """Act on every deadline that has passed."""
         for downstream in [each for each in self.connections if each.deadline_s <= now]:
             downstream.expired(now)
+        if self.timeouts.total_s is not None:
+            for downstream in list(self.connections):
+                exchange = downstream.exchange
+                if exchange is not None and exchange.ends_s <= now:
+                    exchange.out_of_time()
 
     def move(self, hopeless: Iterable[Endpoint]) -> None:
         """Take requests that wait for a first byte off these endpoints."""

@@ -37,7 +37,11 @@ class Outbox:
     def flush(self) -> None:
         """Write what was gathered; also before a transport is told to close or to end."""
         gathered = self._gathered
-        while gathered:
-            transport, data = gathered.popleft()
-            if not transport.is_closing():
-                transport.write(data)
+        try:
+            while gathered:
+                transport, data = gathered.popleft()
+                if not transport.is_closing():
+                    transport.write(data)
+        finally:
+            if gathered:  # one transport has raised; the others' writes must not wait for it
+                self._loop.call_soon(self.flush)

@@ -27,13 +27,14 @@ class Upstream(asyncio.Protocol):
     """One connection to an endpoint. `exchange` is whom it works for, None while idle or closed."""
 
     __slots__ = (
-        "_body", "_buffer", "_interims", "_paused", "endpoint", "exchange", "idle_since_s", "lost",
+        "_body", "_buffer", "_interims", "_limits", "_paused", "endpoint", "exchange", "idle_since_s", "lost",
         "reused", "transport", "tunnel", "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, bounds: limits.Limits) -> None:
+        self._limits = bounds
         self.endpoint = endpoint
         self.exchange: Exchange | None = None
         self.idle_since_s = 0.0
@@ -48,7 +49,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_BYTES)
+        self.transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -65,9 +66,14 @@ class Upstream(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Pass a half-close on in a tunnel; otherwise the connection is of no more use."""
         if self.tunnel and self.exchange is not None:
-            self.exchange.downstream.end_writing()
-            return True
+            self.exchange.upstream_ended_tunnel(self)
+            return not self.tls
         return False
+
+    @property
+    def tls(self) -> bool:
+        """Whether it is encrypted: TLS, as the loops have it, ends in both directions at once."""
+        return self.transport.get_extra_info("ssl_object") is not None
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -89,11 +95,11 @@ class Upstream(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
         while True:
-            end = framing.head_end(data, request=False)
+            end = framing.head_end(data, self._limits, request=False)
             if not end:
                 self._buffer = data
                 return
-            head = framing.parse_response(data, end, to_head=exchange.request.method == b"HEAD")
+            head = framing.parse_response(data, end, self._limits, to_head=exchange.request.method == b"HEAD")
             data = data[end:]
             if head.status >= 200:
                 break
