@@ -49,6 +49,7 @@ from homeport.client.core.messages import (
 from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, ServiceEvent, validate_name
 from homeport.client.kv import Kv
 from homeport.client.registration import Registration
+from homeport.client.renewals import Renewals
 from homeport.client.rpc import StreamTransport
 from homeport.client.subscription import Feed, Subscription
 from homeport.client.transport import Link, Transport
@@ -131,6 +132,7 @@ class Client:
         self.link_epoch = 0  # how many links there have been
         self.store_id = ""  # of the history that the last link showed: what revisions known here belong to
         self.kv = Kv(self)
+        self.renewals = Renewals(self.call, self._rng)
 
     async def start(self) -> None:
         """Start connecting; the same as entering the context."""

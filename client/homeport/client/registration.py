@@ -28,7 +28,6 @@ from homeport.client.core.messages import (
     Deregister,
     Register,
     Registered,
-    Renew,
     ReportCheck,
     Resolve,
     SetState,
@@ -248,7 +247,7 @@ class Registration:
     async def _keep(self) -> None:
         """Renew while the link stands, register again when it is another one or the lease is gone."""
         tried = self._link_epoch  # a link over which it failed is left alone until the next delay is over
-        delay_s = self._period_s()
+        delay_s = self._delay_s()
         while True:
             try:
                 await self._client.wait_relinked(tried, delay_s)
@@ -259,7 +258,7 @@ class Registration:
                     _log.info("%s is registered again", self.instance.id)
                 self.error = None
                 self._backoff.reset()
-                delay_s = self._period_s()
+                delay_s = self._delay_s()
             except Closed as error:  # the client's end is its end
                 self.registered = False
                 self.error = error
@@ -279,11 +278,17 @@ class Registration:
         period_s = (self.instance.ttl_s or _UNLEASED_S) / RENEWALS_PER_TTL
         return period_s * self._rng.uniform(1 - RENEWAL_JITTER, 1 + RENEWAL_JITTER)
 
+    def _delay_s(self) -> float:
+        """Until the next renewal; a little early, if that lets it go with others of this client."""
+        if not self.lease:
+            return self._period_s()
+        now = asyncio.get_running_loop().time()
+        return self._client.renewals.delay_s(now, self.instance.ttl_s / RENEWALS_PER_TTL, self._period_s())
+
     async def _renew(self) -> bool:
         if not self.lease:
             return True
-        renewed = await self._client.call(Renew(leases=(self.lease,)))
-        return renewed.ttls_s[0] > 0
+        return await self._client.renewals.renew(self.lease) > 0
 
 
 def _heard(registering: asyncio.Task[Registered]) -> None:

@@ -224,17 +224,17 @@ def ask(msgid: int, request: Request[Any]) -> bytes:
 
 def answer(msgid: int, result: object) -> bytes:
     """Encode a call's result, or the error that it is too long."""
-    return _checked_answer(msgid, encode((ANSWER, msgid, None, result)))
+    frame = encode((ANSWER, msgid, None, result))
+    return frame if len(frame) <= FRAME_BYTES_MAX else _answer_too_long(msgid, frame)
 
 
 def answer_encoded(msgid: int, result: bytes) -> bytes:
     """The same for a result that is encoded already."""
-    return _checked_answer(msgid, b"".join((b"\x94\x01", encode(msgid), _NIL, result)))
+    frame = b"".join((b"\x94\x01", encode(msgid), _NIL, result))
+    return frame if len(frame) <= FRAME_BYTES_MAX else _answer_too_long(msgid, frame)
 
 
-def _checked_answer(msgid: int, frame: bytes) -> bytes:
-    if len(frame) <= FRAME_BYTES_MAX:
-        return frame
+def _answer_too_long(msgid: int, frame: bytes) -> bytes:
     error = LimitExceeded(
         f"the answer has {len(frame)} bytes; allowed: {FRAME_BYTES_MAX}; ask for less at a time",
         limit="FRAME_BYTES_MAX",

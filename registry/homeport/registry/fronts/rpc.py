@@ -143,7 +143,10 @@ class RpcConnection(asyncio.Protocol):
         self._flushing = True
         try:
             for frame in self._splitter.feed(data):
-                if not self._message(wire.decode_message(frame)):
+                message = wire.decode_message(frame)
+                if self._greeted and type(message) is wire.Ask:
+                    self._ask(message)
+                elif not self._message(message):
                     break
         except HomeportError as error:
             self._refuse(error)
@@ -176,17 +179,10 @@ class RpcConnection(asyncio.Protocol):
     # --- what comes in ------------------------------------------------------------------------------------------
 
     def _message(self, message: wire.Ask | wire.Answer | wire.Tell) -> bool:
-        """Act on one message; False if that was the connection's last."""
+        """Act on a hello, or on what is no call; False if that was the connection's last."""
         if isinstance(message, wire.Ask):
-            if not self._greeted:
-                return self._greet(message)
-            try:
-                self._ask(message)
-            except HomeportError as error:
-                self._write(wire.answer_error(message.msgid, error))
-            except Exception:  # noqa: BLE001 - a defect in one call must not take the connection's others with it
-                self._write(_defect(message.msgid))
-        elif isinstance(message, wire.Tell):
+            return self._greet(message)
+        if isinstance(message, wire.Tell):
             kind = NOTICES.get(message.method)
             if kind is not None and self._greeted:  # unknown ones are from a newer release: not ours to mind
                 self._operations.notice(wire.decode_params(kind, message.params), self.peer)
@@ -195,30 +191,39 @@ class RpcConnection(asyncio.Protocol):
         return True
 
     def _ask(self, ask: wire.Ask) -> None:
-        found = self._front.table.get(ask.method)
-        if found is None:
-            raise UnknownMethod(f"there is no method {ask.method[:_ECHO]!r}", allowed=sorted(self._front.table))
-        if (self._events_wait or self._replies or self._tasks) and ask.method not in _ALWAYS:
-            self._expect_room()
-        decode, handler = found
+        msgid = ask.msgid
         try:
-            (request,) = decode(ask.params)
-        except wire.BAD_PARAMS as error:
-            raise wire.bad_params(error) from None
-        result = handler(request, self.peer)
-        if isinstance(result, msgspec.Struct):
-            self._write(wire.answer(ask.msgid, result))
-        elif isinstance(result, Encoded):
-            self._write(wire.answer_encoded(ask.msgid, result.data))
-        elif isinstance(result, Commit):
-            self._replies += 1
+            found = self._front.table.get(ask.method)
+            if found is None:
+                raise UnknownMethod(f"there is no method {ask.method[:_ECHO]!r}", allowed=sorted(self._front.table))
+            if (self._events_wait or self._replies or self._tasks) and ask.method not in _ALWAYS:
+                self._expect_room()
+            decode, handler = found
             try:
-                self._operations.store.submit(result.txn, _Reply(self, ask.msgid, result.shape))
-            except BaseException:
-                self._replies -= 1
-                raise
-        else:
-            self._await(ask.msgid, begin(result) if isinstance(result, Coroutine) else result)
+                (request,) = decode(ask.params)
+            except wire.BAD_PARAMS as error:
+                raise wire.bad_params(error) from None
+            result = handler(request, self.peer)
+            if isinstance(result, msgspec.Struct):
+                self._write(wire.answer(msgid, result))
+            elif isinstance(result, Encoded):
+                self._write(wire.answer_encoded(msgid, result.data))
+            elif isinstance(result, Commit):
+                self._submit(msgid, result)
+            else:
+                self._await(msgid, begin(result) if isinstance(result, Coroutine) else result)
+        except HomeportError as error:
+            self._write(wire.answer_error(msgid, error))
+        except Exception:  # noqa: BLE001 - a defect in one call must not take the connection's others with it
+            self._write(_defect(msgid))
+
+    def _submit(self, msgid: int, commit: Commit[Any]) -> None:
+        self._replies += 1
+        try:
+            self._operations.store.submit(commit.txn, _Reply(self, msgid, commit.shape))
+        except BaseException:
+            self._replies -= 1
+            raise
 
     def _await(self, msgid: int, result: Any) -> None:
         if not isinstance(result, Coroutine | asyncio.Future):

@@ -1,0 +1,89 @@
+"""Renewals of one client go together, in time, and do not share each other's fate."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from homeport.client import HomeportError, Unavailable
+from homeport.client.core.limits import RENEW_LEASES_MAX
+from homeport.client.core.messages import Renew, Renewed
+from homeport.client.renewals import TICKS_PER_PERIOD, Renewals
+from homeport.mesh.testing import running_loop, virtual_time
+from homeport.registry import Registry
+
+
+class Asked:
+    """Stands in for a registry that knows even leases only."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, ...]] = []
+        self.error: HomeportError | None = None
+
+    async def call(self, request: Renew) -> Renewed:
+        self.calls.append(request.leases)
+        await asyncio.sleep(0.01)
+        if self.error is not None:
+            raise self.error
+        return Renewed(tuple([0.0 if lease % 2 else 10.0 for lease in request.leases]))
+
+
+@virtual_time(seed=1)
+async def test_what_one_tick_wants_renewed_goes_in_one_call() -> None:
+    asked = Asked()
+    renewals = Renewals(asked.call, random.Random(1))
+    ttls_s = await asyncio.gather(*(renewals.renew(lease) for lease in (2, 3, 4, 2)))
+    assert ttls_s == [10.0, 0.0, 10.0, 10.0]
+    assert asked.calls == [(2, 3, 4)]
+    await asyncio.gather(*(renewals.renew(lease) for lease in range(RENEW_LEASES_MAX + 1)))
+    assert [len(leases) for leases in asked.calls[1:]] == [RENEW_LEASES_MAX, 1]
+
+
+@virtual_time(seed=2)
+async def test_a_failure_reaches_everyone_and_a_cancelled_one_keeps_nobody_waiting() -> None:
+    asked = Asked()
+    renewals = Renewals(asked.call, random.Random(1))
+    gone, stays = asyncio.ensure_future(renewals.renew(2)), asyncio.ensure_future(renewals.renew(4))
+    await asyncio.sleep(0.005)
+    gone.cancel()
+    assert await stays == 10.0
+    asked.error = Unavailable("nobody there")
+    failed = await asyncio.gather(renewals.renew(2), renewals.renew(4), return_exceptions=True)
+    assert [type(one) for one in failed] == [Unavailable, Unavailable]
+    assert failed[0] is not failed[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_renewal_is_never_late_and_early_by_less_than_a_tick(seed: int) -> None:
+    rng = random.Random(seed)
+    renewals = Renewals(Asked().call, rng)
+    for _ in range(1000):
+        period_s = rng.uniform(0.1, 1000.0)
+        due_s = period_s * rng.uniform(0.0, 1.1)
+        delay_s = renewals.delay_s(rng.uniform(0.0, 1e6), period_s, due_s)
+        assert max(0.0, due_s - period_s / TICKS_PER_PERIOD) - 1e-6 <= delay_s <= due_s
+
+
+@virtual_time(seed=3)
+async def test_a_hundred_registrations_of_one_client_renew_in_a_few_calls() -> None:
+    loop = running_loop()
+    async with Registry() as registry, registry.client() as client:
+        renewed: list[int] = []
+        renew = registry.operations.renew
+
+        def counted(request: Renew, peer: object) -> Renewed:
+            renewed.append(len(request.leases))
+            return renew(request, peer)  # type: ignore[arg-type]  # it is a peer
+
+        registry.operations._handlers[Renew] = counted
+        for at in range(100):
+            await client.register("orders", port=at + 1, id=str(at), ttl_s=9.0).start()
+            await asyncio.sleep(0.01)
+        began = loop.time()
+        await asyncio.sleep(90.0)
+        assert len(await client.resolve("orders")) == 100
+        periods = (loop.time() - began) / 3.0
+        assert sum(renewed) >= 100 * (periods - 2), "each renews as often as ever"
+        assert len(renewed) <= 1.3 * TICKS_PER_PERIOD * periods
