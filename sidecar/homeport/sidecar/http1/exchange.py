@@ -187,7 +187,10 @@ class Exchange:
         self.downstream.deadline_s = now + (timeouts.first_byte_s if self.request_done else timeouts.body_s)
         held = self._held
         assert held is not None
-        upstream.lend(self, b"".join([self._wire, *held]) if held else self._wire)
+        body = b""
+        if held:
+            body = held[0] if len(held) == 1 else b"".join(held)
+        upstream.lend(self, self._wire, body)
         if held:
             self._let_go()
         if not self.request_done:
@@ -359,10 +362,10 @@ class Exchange:
             parts.append(b"Connection: close")
         elif request.minor == 0:
             parts.append(b"Connection: keep-alive")
-        parts += (b"", piece)
+        parts.append(b"\r\n")
         self._keep = keep
         downstream = self.downstream
-        listener.outbox.write(downstream.transport, b"\r\n".join(parts))
+        listener.outbox.write_message(downstream.transport, b"\r\n".join(parts), piece)
         now = listener.now()
         if done:
             self._over(now)

@@ -34,6 +34,15 @@ class Outbox:
             self._loop.call_soon(self.flush)
         gathered.append((transport, data))
 
+    def write_message(self, transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+        """Send a head and what there is of its body: joined if that is cheap, else in one call with both."""
+        if len(body) <= limits.GATHERED_BYTES_MAX:
+            self.write(transport, head + body)
+            return
+        self.flush()
+        if not transport.is_closing():
+            transport.writelines((head, body))
+
     def flush(self) -> None:
         """Write what was gathered; also before a transport is told to close or to end."""
         gathered = self._gathered

@@ -134,11 +134,11 @@ class Upstream(asyncio.Protocol):
                 exchange.reusable = False
         exchange.response_piece(piece, body.done, body.trailers)
 
-    def lend(self, exchange: Exchange, request: bytes) -> None:
+    def lend(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Give the connection to an exchange and send its request, or as much of it as there is."""
         self.exchange = exchange
         self._interims = 0
-        exchange.listener.outbox.write(self.transport, request)
+        exchange.listener.outbox.write_message(self.transport, head, body)
 
     def release(self, now: float) -> None:
         """The exchange is over and the connection clean: keep it for the next one, if the endpoint still wants any."""
