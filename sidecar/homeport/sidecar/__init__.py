@@ -4,7 +4,20 @@ service leave without failing anybody.
 
 from homeport.sidecar.app_watch import AppWatch
 from homeport.sidecar.core.limits import Limits, Timeouts
+from homeport.sidecar.lifecycle import Registered
 from homeport.sidecar.outbound import Discovery, Following
-from homeport.sidecar.sidecar import Registered, Sidecar
+from homeport.sidecar.sidecar import Sidecar
+from homeport.sidecar.takeover import Handover, TakeoverError, take_over
 
-__all__ = ["AppWatch", "Discovery", "Following", "Limits", "Registered", "Sidecar", "Timeouts"]
+__all__ = [
+    "AppWatch",
+    "Discovery",
+    "Following",
+    "Handover",
+    "Limits",
+    "Registered",
+    "Sidecar",
+    "TakeoverError",
+    "Timeouts",
+    "take_over",
+]

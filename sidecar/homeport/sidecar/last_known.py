@@ -57,14 +57,17 @@ class LastKnown:
         """Something is known that the file does not hold."""
         self._changed.set()
 
+    def stop(self) -> None:
+        """Write no more."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
     async def close(self) -> None:
         """Write once more, and stop."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.wait([task])
-        await self._save()
+        if self._task is not None:
+            self.stop()
+            await self._save()
 
     async def _keep(self) -> None:
         while True:

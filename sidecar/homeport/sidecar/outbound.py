@@ -26,6 +26,7 @@ from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED, Listener
 from homeport.sidecar.http1.upstream import Cluster
+from homeport.sidecar.sockets import parse_address
 
 _log = logging.getLogger("homeport.sidecar")
 
@@ -67,18 +68,6 @@ def instance_at(service: str, address: str) -> Instance:
     if not port:
         raise ValueError(f"{address!r} needs a port from 1 to 65535")
     return Instance(service=service, id=address, address=host, port=port)
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Split `host:port` or `[v6]:port`; port 0 means any free one.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
-        raise ValueError(f"{address!r} is not an address; allowed: host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 class Outbound(Listener):

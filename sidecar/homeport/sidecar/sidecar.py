@@ -13,33 +13,28 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.errors import HomeportError
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core.limits import Limits, Timeouts
+from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.last_known import LastKnown
-from homeport.sidecar.outbound import Discovery, Outbound, instance_at, parse_address
+from homeport.sidecar.lifecycle import Registered, serve_app
+from homeport.sidecar.outbound import Discovery, Outbound, instance_at
+from homeport.sidecar.sockets import address_of, bind, parse_address
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 _log = logging.getLogger("homeport.sidecar")
 _log.addHandler(logging.NullHandler())
-
-
-class Registered(Protocol):
-    """The registration of the service behind an inbound, as `homeport.client.Registration` is one."""
-
-    async def start(self) -> None: ...
-    async def drain(self) -> None: ...
-    async def stop(self) -> None: ...
 
 
 class Sidecar:
@@ -57,6 +52,7 @@ class Sidecar:
         state_file: Where the last known endpoints are kept, for the next start; None for nowhere.
         limits: How large and how many; one for both listeners.
         timeouts: How long; one for both listeners.
+        sockets: Listening sockets by listener, to use instead of binding its address; closed with the sidecar.
         rng: The source of all random choices.
     """
 
@@ -74,6 +70,7 @@ class Sidecar:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         state_file: str | os.PathLike[str] | None = None,
+        sockets: Mapping[str, Sequence[socket.socket]] | None = None,
         rng: Rng | None = None,
     ) -> None:
         self.at: dict[str, str] = {}  # listener -> the address it is bound to
@@ -96,6 +93,7 @@ class Sidecar:
                 instance_at(service, address)
         self._passthrough = tuple(passthrough)
         self._concurrency_max = concurrency_max
+        self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
         self._state_file = Path(state_file) if state_file is not None else None
         self._last_known: LastKnown | None = None
         self.limits = Limits() if limits is None else limits
@@ -140,14 +138,14 @@ class Sidecar:
                 )
                 if self._state_file is not None:
                     await self._recall(self.outbound, self._state_file)
-                self.at["outbound"] = await self.outbound.listen(*parse_address(self._addresses["outbound"]))
+                self.at["outbound"] = await self._listen(self.outbound)
             if "inbound" in self._addresses and self._app is not None:
                 self.inbound = Inbound(
                     loop, self._rng, f"{name}-in", self._app, self.limits, self.timeouts, self._concurrency_max
                 )
-                self.at["inbound"] = await self.inbound.listen(*parse_address(self._addresses["inbound"]))
+                self.at["inbound"] = await self._listen(self.inbound)
             if "admin" in self._addresses:
-                self.at["admin"] = await self._serve_admin(*parse_address(self._addresses["admin"]))
+                self.at["admin"] = await self._serve_admin(self._bound("admin")[0])
         except BaseException:
             await self.close()
             raise
@@ -162,7 +160,18 @@ class Sidecar:
         outbound.on_change = self._last_known.changed
         self._last_known.start()
 
-    async def _serve_admin(self, host: str, port: int) -> str:
+    def _bound(self, name: str) -> list[socket.socket]:
+        if name not in self._sockets:
+            self._sockets[name] = bind(self._addresses[name])
+        return self._sockets[name]
+
+    async def _listen(self, listener: Listener) -> str:
+        bound = self._bound(listener.name)
+        for each in bound:
+            await listener.accept(each)
+        return address_of(bound[0])
+
+    async def _serve_admin(self, bound: socket.socket) -> str:
         # Loaded only by who wants it: a web server and the metrics' library are most of a sidecar's start.
         from aiohttp import web
 
@@ -170,9 +179,18 @@ class Sidecar:
 
         self._admin = web.AppRunner(admin.application(self), access_log=None)
         await self._admin.setup()
-        await web.TCPSite(self._admin, host, port).start()
-        bound = self._admin.addresses[0]
-        return f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+        await web.SockSite(self._admin, bound).start()
+        return address_of(bound)
+
+    def _close_sockets(self) -> None:
+        for bound in self._sockets.values():
+            for each in bound:
+                each.close()
+
+    @property
+    def sockets(self) -> Mapping[str, Sequence[socket.socket]]:
+        """The listening sockets, for a successor."""
+        return self._sockets
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(fixed.SWEEP_S, self._sweep, loop)
@@ -200,6 +218,25 @@ class Sidecar:
         if self.inbound is not None:
             self.inbound.draining = True
 
+    async def retire(self, timeout_s: float = fixed.RETIRE_TIMEOUT_S) -> bool:
+        """Somebody else accepts now: stop accepting, and wait until every connection has come to its end.
+
+        Each ends with its next answer, or when it has been idle for as long as any may be. Returns False if some were
+        still open after `timeout_s`.
+        """
+        self._draining = True
+        listeners = [listener for listener in (self.inbound, self.outbound) if listener is not None]
+        if self._admin is not None:
+            await self._admin.cleanup()
+            self._admin = None
+        if self._last_known is not None:  # the file is the successor's now
+            self._last_known.stop()
+            self._last_known = None
+        for listener in listeners:
+            listener.stop_accepting()
+        self._close_sockets()
+        return all(await asyncio.gather(*(listener.retire(timeout_s) for listener in listeners)))
+
     async def close(self) -> None:
         """Close everything, inbound first and outbound last. Idempotent."""
         if self._timer is not None:
@@ -215,6 +252,7 @@ class Sidecar:
             self._last_known = None
         if self.outbound is not None:
             self.outbound.close()
+        self._close_sockets()
         await asyncio.sleep(0)  # the connections hear of their end before the loop does of its own
 
     async def serve_app(
@@ -226,45 +264,15 @@ class Sidecar:
         stop_app: Callable[[], Awaitable[object]],
         drain_timeout_s: float = fixed.DRAIN_TIMEOUT_S,
     ) -> None:
-        """Register the application, serve until it is told to stop or exits by itself, and leave in the right order.
+        """Register the application, serve until it is told to stop or exits, and leave in the right order.
 
-        Told to stop (`stopping` is done): announce `draining` and wait until that has been heard, wait for requests in
-        flight, deregister, stop the application (`stop_app`, which returns when it has ended). Exited by itself
-        (`exited` is done): deregister at once. Closing the sidecar is left to the caller: outbound closes last.
-
-        Cancelling deregisters and stops the application without waiting for anything in flight.
-
-        Args:
-            registration: Of the inbound address, not started yet.
+        See `homeport.sidecar.lifecycle.serve_app`.
         """
-        stop, end = asyncio.ensure_future(stopping), asyncio.ensure_future(exited)
-        ours = [future for future, given in ((stop, stopping), (end, exited)) if future is not given]
-        starting = asyncio.ensure_future(registration.start())
-        ours.append(starting)
-        try:
-            await asyncio.wait((starting, stop, end), return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-                await asyncio.wait((stop, end), return_when=asyncio.FIRST_COMPLETED)
-                if not end.done():
-                    leaving = asyncio.ensure_future(self._leave(registration, drain_timeout_s))
-                    ours.append(leaving)
-                    await asyncio.wait((leaving, end), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for future in ours:
-                future.cancel()
-            await asyncio.wait(ours)
-            try:
-                await registration.stop()
-            finally:
-                if not end.done() or end.cancelled():
-                    await stop_app()
-
-    async def _leave(self, registration: Registered, timeout_s: float) -> None:
-        self.begin_drain()
-        try:
-            await registration.drain()
-        except HomeportError as error:  # a registry that is away must not keep requests in flight from their end
-            _log.warning("draining could not be announced: %s", error)
-        if not await self.drain(timeout_s):
-            _log.warning("requests were still in flight %.0f s after the drain began", timeout_s)
+        await serve_app(
+            self,
+            registration,
+            stopping=stopping,
+            exited=exited,
+            stop_app=stop_app,
+            drain_timeout_s=drain_timeout_s,
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +23,11 @@ from homeport.mesh.commands.options import (
     static_services,
 )
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
-from homeport.sidecar import Limits, Sidecar, Timeouts
+from homeport.sidecar import Handover, Limits, Sidecar, Timeouts, take_over
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+log = logging.getLogger("homeport.sidecar")
 
 
 def state_file(directory: Path | None, whose: str) -> Path | None:
@@ -96,6 +100,7 @@ def proxy_options(command: F) -> F:
 @click.option(
     "--app", type=address, metavar="HOST:PORT", help="The app behind --inbound; without one, there is no inbound."
 )
+@click.option("--takeover", is_flag=True, help="Take the place of the sidecar that runs with the same --outbound.")
 def sidecar(
     registry: str,
     outbound: str,
@@ -107,34 +112,69 @@ def sidecar(
     limits: Limits,
     timeouts: Timeouts,
     app: str | None,
+    takeover: bool,
 ) -> None:
     """Run a sidecar proxy for apps that are started by something else.
 
     It registers nothing: `homeport run` does, which starts the app too. Prints one line with the addresses once it
-    listens. SIGTERM and Ctrl-C let requests in flight finish.
+    listens. SIGTERM and Ctrl-C let requests in flight finish. With --takeover it gets the listening sockets of a
+    running one, which finishes what it has begun and exits; clients notice nothing.
     """
+    named = outbound != OFF and not outbound.endswith(":0")  # else there is no telling which one it was before
+    state = state_file(state_dir, f"sidecar-{outbound}") if named else None
+    if takeover and state is None:
+        raise click.UsageError("--takeover needs a --state-dir and an --outbound with a port of its own.")
+    wanted = {"outbound": outbound, "inbound": inbound if app else OFF, "admin": admin}
 
     async def work() -> int:
         signals = StopSignals()
-        async with (
-            Client(*registry.split(","), name="homeport sidecar") as client,
-            Sidecar(
-                client,
-                outbound=outbound,
-                inbound=inbound if app else OFF,
-                app=app,
-                admin=admin,
-                static=static_services(static),
-                passthrough=passthrough,
-                state_file=state_file(state_dir, f"sidecar-{outbound}") if not outbound.endswith(":0") else None,
-                limits=limits,
-                timeouts=timeouts,
-            ) as proxy,
-        ):
-            where = (f"{listener} {proxy.at.get(listener, OFF)}" for listener in ("outbound", "inbound", "admin"))
-            click.echo("  ".join(["homeport: sidecar", *where]))
-            await signals.next()
-            await proxy.drain()
+        taken = await take_over(state.with_suffix(".socket")) if takeover and state is not None else None
+        try:
+            async with (
+                Client(*registry.split(","), name="homeport sidecar") as client,
+                Sidecar(
+                    client,
+                    outbound=outbound,
+                    inbound=wanted["inbound"],
+                    admin=admin,
+                    app=app,
+                    static=static_services(static),
+                    passthrough=passthrough,
+                    state_file=state,
+                    limits=limits,
+                    timeouts=timeouts,
+                    sockets=taken.matching(wanted) if taken is not None else None,
+                ) as proxy,
+            ):
+                if taken is not None:
+                    taken.ready()
+                where = (f"{listener} {proxy.at.get(listener, OFF)}" for listener in wanted)
+                click.echo("  ".join(["homeport: sidecar", *where]))
+                await _serve(proxy, signals, state.with_suffix(".socket") if state is not None else None)
+        except BaseException:
+            if taken is not None:
+                taken.give_up()
+            raise
         return ExitCode.DONE
 
     run_and_exit(work())
+
+
+async def _serve(proxy: Sidecar, signals: StopSignals, path: Path | None) -> None:
+    """Until a signal, which ends all there is to end, or a successor, which leaves time for that."""
+    replaced = asyncio.Event()
+    handover = Handover(path, lambda: proxy.sockets, replaced.set) if path is not None else None
+    if handover is not None:
+        try:
+            await handover.start()
+        except OSError as error:
+            log.warning("nobody will be able to take over: %s: %s", path, error)
+    stopping, leaving = asyncio.create_task(signals.next()), asyncio.create_task(replaced.wait())
+    await asyncio.wait([stopping, leaving], return_when=asyncio.FIRST_COMPLETED)
+    if handover is not None:
+        await handover.close()
+    if replaced.is_set():
+        retiring = asyncio.create_task(proxy.retire())
+        await asyncio.wait([retiring, stopping], return_when=asyncio.FIRST_COMPLETED)
+    else:
+        await proxy.drain()

@@ -39,6 +39,7 @@ RECALL_S: Final = 1.0  # a sidecar that starts waits this long for its last know
 SUSPECT_S: Final = 1.0  # a failed host is second choice for this long, then it is tried again
 UNUSED_S: Final = 30.0  # a name without instances that nobody asks for is forgotten
 DRAIN_TIMEOUT_S: Final = 30.0  # for requests in flight
+RETIRE_TIMEOUT_S: Final = 600.0  # for connections of a process whose successor serves already: no hurry, but an end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ class Downstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self._buffer = b""
-        self.listener.connections.discard(self)
+        self.listener.connection_ended(self)
         if self.exchange is not None:
             self.exchange.client_lost()
 

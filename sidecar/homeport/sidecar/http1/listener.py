@@ -7,6 +7,7 @@ that raise `NotImplementedError` are the whole difference between the two direct
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.outbox import Outbox
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
+from homeport.sidecar.sockets import BACKLOG
 
 FLAGS: Final = b"x-homeport-response-flags"
 SERVICE: Final = b"x-homeport-service"
@@ -57,8 +59,9 @@ class Listener:
         self.pseudonym = pseudonym.encode()
         self.via_line = b"Via: 1.1 %b" % self.pseudonym
         self.outbox = Outbox(loop)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._drained: asyncio.Event | None = None
+        self._empty: asyncio.Event | None = None  # set when the last connection is gone, once somebody waits for it
 
     # The two directions differ in these.
 
@@ -99,15 +102,9 @@ class Listener:
 
     # Connections.
 
-    async def listen(self, host: str, port: int) -> str:
-        """Bind and accept; return the actual `host:port`.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
-        self._server = await self.loop.create_server(lambda: Downstream(self), host, port, backlog=1024)
-        bound = self._server.sockets[0].getsockname()
-        return f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+    async def accept(self, listening: socket.socket) -> None:
+        """Accept from a listening socket, until it is closed or we are."""
+        self._servers.append(await self.loop.create_server(lambda: Downstream(self), sock=listening, backlog=BACKLOG))
 
     def sweep(self, now: float) -> None:
         """Act on every deadline that has passed."""
@@ -148,11 +145,34 @@ class Listener:
             self._drained = None
         return True
 
+    def connection_ended(self, downstream: Downstream) -> None:
+        self.connections.discard(downstream)
+        if self._empty is not None and not self.connections:
+            self._empty.set()
+
+    async def retire(self, timeout_s: float) -> bool:
+        """Stop accepting, and wait until no connection is left; False: some still are."""
+        self.stop_accepting()
+        self.draining = True
+        self._empty = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.connections:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; what was accepted is served."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
     def close(self) -> None:
         """Stop accepting and close every connection, whatever it is doing."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        self.stop_accepting()
         for downstream in list(self.connections):
             if downstream.exchange is not None:
                 downstream.exchange.client_lost()
