@@ -341,7 +341,7 @@ class StoreMachine(RuleBasedStateMachine):
         kept = [self.model.changes(revision).values() for revision in range(first, self.model.durable + 1)]
         superseded = sum(change.prev is not None for changes in kept for change in changes)
         assert sum(len(versions) for versions in self.mvcc._old.values()) == superseded
-        assert set(self.mvcc._ghosts) == set(self.mvcc._old) - set(self.mvcc._live)
+        assert set(self.mvcc._ghosts) == set(self.mvcc._old) - set(self.mvcc._keys)
 
     @invariant()
     def readers_are_served(self) -> None:
