@@ -1,10 +1,9 @@
-"""The proxy's pure decisions: balancing, routes, endpoints and their pools, retries, and where bodies end."""
+"""The proxy's pure decisions: routes, endpoints and their pools, retries, and where bodies end."""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeport.client.core.balancing import Candidates, least_request
-from homeport.client.core.model import Instance
 from homeport.sidecar.core import limits
 from homeport.sidecar.core.cluster import Cluster, Endpoint
 from homeport.sidecar.core.retries import IDEMPOTENT, Failure, may_retry
@@ -21,86 +18,9 @@ from homeport.sidecar.core.routes import Hosts, Passed, Refusal, service_of, spl
 from homeport.sidecar.http1.bodies import ChunkedBody, LengthBody, body_of, encode_chunk
 from homeport.sidecar.http1.framing import CHUNKED, head_end
 from homeport.sidecar.http1.lines import Malformed
+from tests.sidecar.endpoints import Pooled, instance
 
 SEED = 20_260_101
-# The 99.9 % points of chi-squared for the degrees of freedom used here.
-CHI_SQUARED_MAX = {1: 10.83, 2: 13.82, 3: 16.27, 4: 18.47, 9: 27.88}
-
-
-class Host:
-    """An endpoint as a policy sees it."""
-
-    def __init__(self, weight: int = 1, active: int = 0, *, suspect: bool = False) -> None:
-        self.weight = weight
-        self.active = active
-        self.suspect = suspect
-
-
-def chi_squared(counts: list[int], shares: list[float]) -> float:
-    total = sum(counts)
-    return sum((count - total * share) ** 2 / (total * share) for count, share in zip(counts, shares, strict=True))
-
-
-@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 1], [1] * 10, [1, 3], [1, 2, 5], [1, 99], [10, 10, 10, 20]])
-def test_idle_hosts_are_picked_in_proportion_to_their_weights(weights: list[int]) -> None:
-    print("seed", SEED)
-    rng = random.Random(SEED)
-    hosts = [Host(weight) for weight in weights]
-    candidates = Candidates(hosts)
-    picks = Counter(id(least_request(candidates, rng)) for _ in range(20_000))
-    found = chi_squared([picks[id(host)] for host in hosts], [weight / sum(weights) for weight in weights])
-    assert found < CHI_SQUARED_MAX[len(weights) - 1]
-
-
-def test_the_two_choices_are_distinct_and_every_pair_is_drawn_equally() -> None:
-    print("seed", SEED)
-    rng = random.Random(SEED)
-    # With loads 0 to 4 a pair is won by its lesser one: host k wins against each of the 4 - k busier ones.
-    hosts = [Host(active=load) for load in range(5)]
-    candidates = Candidates(hosts)
-    picks = Counter(id(least_request(candidates, rng)) for _ in range(20_000))
-    assert picks[id(hosts[4])] == 0
-    assert chi_squared([picks[id(host)] for host in hosts[:4]], [0.4, 0.3, 0.2, 0.1]) < CHI_SQUARED_MAX[3]
-
-
-def test_busy_hosts_of_unequal_weight_settle_at_equal_load_per_weight() -> None:
-    print("seed", SEED)
-    rng = random.Random(SEED)
-    hosts = [Host(1), Host(2), Host(5)]
-    candidates = Candidates(hosts)
-    for _ in range(800):
-        picked = least_request(candidates, rng)
-        assert picked is not None
-        picked.active += 1
-    assert [round(host.active / host.weight / 100, 1) for host in hosts] == pytest.approx([1, 1, 1], abs=0.1)
-
-
-def test_a_host_that_fails_fast_does_not_look_idle() -> None:
-    rng = random.Random(SEED)
-    failing, busy = Host(suspect=True), Host(active=50)
-    assert all(least_request(Candidates([failing, busy]), rng) is busy for _ in range(100))
-
-
-def test_excluded_hosts_are_never_picked_and_weight_zero_only_alone() -> None:
-    rng = random.Random(SEED)
-    one, two, zero = Host(), Host(5), Host(0)
-    everyone = Candidates([one, two, zero])
-    assert {id(least_request(everyone, rng)) for _ in range(200)} == {id(one), id(two)}
-    assert least_request(everyone, rng, [one]) is two
-    assert least_request(everyone, rng, [one, two]) is None
-    assert least_request(Candidates([zero]), rng) is zero
-    assert least_request(Candidates[Host]([]), rng) is None
-
-
-class Pooled:
-    """A connection as a pool sees it."""
-
-    idle_since_s = 0.0
-
-
-def instance(number: int = 1, **fields: Any) -> Instance:
-    defaults: dict[str, Any] = {"service": "a", "id": str(number), "address": "10.0.0.1", "port": number}
-    return Instance(**(defaults | fields))
 
 
 def test_the_connection_used_last_is_lent_first_and_old_ones_are_given_up() -> None:
@@ -160,9 +80,9 @@ def test_suspicion_ends() -> None:
     cluster.update({instance().key: instance()})
     (endpoint,) = cluster.endpoints.values()
     endpoint.failed(10.0)
-    cluster.sweep(10.0 + limits.SUSPECT_S / 2)
+    cluster.sweep(10.0 + limits.SUSPECT_S / 2, random.Random(SEED))
     assert endpoint.suspect
-    cluster.sweep(10.0 + limits.SUSPECT_S)
+    cluster.sweep(10.0 + limits.SUSPECT_S, random.Random(SEED))
     assert not endpoint.suspect
 
 

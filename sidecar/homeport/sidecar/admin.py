@@ -71,6 +71,8 @@ def clusters(sidecar: Watched) -> list[dict[str, object]]:
                         "idle": len(endpoint.idle),
                         "failures": endpoint.failures,
                         "suspect": endpoint.suspect,
+                        "ejected": endpoint.ejected,
+                        "ejections": endpoint.ejections,
                     }
                     for endpoint in cluster.endpoints.values()
                 ],
@@ -102,6 +104,10 @@ def stats(sidecar: Watched) -> dict[str, object]:
             "connects": cluster.connects,
             "connect_failures": cluster.connect_failures,
             "timeouts": cluster.timeouts,
+            "retries_unpaid": cluster.retries_unpaid,
+            "overflows": cluster.overflows,
+            "ejections": cluster.ejections,
+            "ejections_spared": cluster.ejections_spared,
         }
         for direction, cluster in _clusters(sidecar)
     ]
@@ -155,6 +161,16 @@ class _Metrics(Collector):
             "connect_failures": CounterMetricFamily(
                 "homeport_upstream_cx_connect_fail", "Connections that could not be opened.", labels=labels
             ),
+            "retries_unpaid": CounterMetricFamily(
+                "homeport_upstream_rq_retry_unpaid", "Retries that the budget had nothing left for.", labels=labels
+            ),
+            "overflows": CounterMetricFamily(
+                "homeport_upstream_rq_overflow", "Requests refused at a limit of the service.", labels=labels
+            ),
+            "ejections": CounterMetricFamily("homeport_upstream_ejections", "Endpoints ejected.", labels=labels),
+            "ejections_spared": CounterMetricFamily(
+                "homeport_upstream_ejections_spared", "Ejections that would have left too few.", labels=labels
+            ),
         }
         for direction, cluster in _clusters(self._sidecar):
             at = [direction, cluster.service]
@@ -170,6 +186,7 @@ class _Metrics(Collector):
         labels = ["direction", "service"]
         everyone = GaugeMetricFamily("homeport_upstream_endpoints", "Known endpoints.", labels=labels)
         able = GaugeMetricFamily("homeport_upstream_endpoints_available", "Endpoints that take traffic.", labels=labels)
+        ejected = GaugeMetricFamily("homeport_upstream_endpoints_ejected", "Endpoints left alone.", labels=labels)
         active = GaugeMetricFamily("homeport_upstream_rq_active", "Requests under way.", labels=labels)
         idle = GaugeMetricFamily("homeport_upstream_cx_idle", "Idle connections kept.", labels=labels)
         age = GaugeMetricFamily(
@@ -185,13 +202,14 @@ class _Metrics(Collector):
             endpoints = cluster.endpoints.values()
             everyone.add_metric(at, len(endpoints))
             able.add_metric(at, sum(endpoint.available for endpoint in endpoints))
+            ejected.add_metric(at, sum(endpoint.ejected for endpoint in endpoints))
             active.add_metric(at, cluster.active)
             idle.add_metric(at, sum(len(endpoint.idle) for endpoint in endpoints))
         if self._sidecar.outbound is not None:
             for service, subscription in self._sidecar.outbound.subscriptions.items():
                 age.add_metric([service], subscription.age_s())
                 held.add_metric([service], subscription.held)
-        yield from (everyone, able, active, idle, age, held)
+        yield from (everyone, able, ejected, active, idle, age, held)
 
 
 def metrics(sidecar: Watched) -> bytes:

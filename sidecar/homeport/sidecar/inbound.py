@@ -17,6 +17,7 @@ from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
+from homeport.sidecar.core.settings import PLAIN
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
@@ -42,7 +43,7 @@ class Inbound(Listener):
         concurrency_max: int = limits.ACTIVE_MAX,
     ) -> None:
         super().__init__(loop, rng, pseudonym, bounds, timeouts)
-        self.app: Cluster = cluster.Cluster(app.service, fixed=True)
+        self.app: Cluster = cluster.Cluster(app.service, PLAIN, fixed=True, per_try_s=timeouts.first_byte_s)
         self.app.update({app.key: app})
         self.concurrency_max = concurrency_max
         self.on_trouble: Callable[[], None] | None = None  # called, at most once a sweep, when requests have failed
@@ -66,7 +67,7 @@ class Inbound(Listener):
     def nobody(self, cluster: Cluster) -> Refusal:
         return Refusal(503, "UH", "the application is not there")
 
-    def failure_of(self, head: ResponseHead) -> Failure | None:
+    def failure_of(self, head: ResponseHead, cluster: Cluster) -> Failure | None:
         return None
 
     def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:
@@ -81,7 +82,7 @@ class Inbound(Listener):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
-        for upstream in self.app.sweep(now):
+        for upstream in self.app.sweep(now, self.rng):
             upstream.close()
         # From the counters, so that the evidence costs a request nothing: answers of 5xx, none at all, or too late.
         app = self.app

@@ -17,8 +17,9 @@ from homeport.client.core.errors import HomeportError, InvalidArgument
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.limits import Limits, Timeouts
-from homeport.sidecar.core.retries import RETRIABLE_STATUS, Failure
+from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
+from homeport.sidecar.core.settings import DEFAULT, ServiceSettings
 from homeport.sidecar.core.snapshot import Known, Snapshot
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
@@ -86,8 +87,12 @@ class Outbound(Listener):
         passthrough: Sequence[str],
         bounds: Limits,
         timeouts: Timeouts,
+        settings: ServiceSettings = DEFAULT,
+        services: Mapping[str, ServiceSettings] | None = None,
     ) -> None:
         super().__init__(loop, rng, pseudonym, bounds, timeouts)
+        self._settings = settings
+        self._services = {} if services is None else {name.lower(): each for name, each in services.items()}
         self.clusters: dict[str, Cluster] = {}
         self.subscriptions: dict[str, Following] = {}
         self._discovery = discovery
@@ -100,10 +105,14 @@ class Outbound(Listener):
             self._fix(service.lower(), [instance_at(service, address) for address in addresses])
 
     def _fix(self, service: str, instances: list[Instance]) -> Cluster:
-        fixed: Cluster = cluster.Cluster(service, fixed=True)
-        fixed.update({instance.key: instance for instance in instances})
+        fixed = self._made(service, fixed=True)
+        fixed.update({instance.key: instance for instance in instances}, self.now())
         self.clusters[service] = fixed
         return fixed
+
+    def _made(self, service: str, *, fixed: bool = False) -> Cluster:
+        settings = self._services.get(service.lower(), self._settings)
+        return cluster.Cluster(service, settings, fixed=fixed, per_try_s=self.timeouts.first_byte_s)
 
     def route(self, request: RequestHead) -> Cluster:
         if request.target[:1] not in (b"/", b"*"):
@@ -185,7 +194,7 @@ class Outbound(Listener):
         return Snapshot(self._discovery.store_id if self._discovery is not None else "", tuple(known))
 
     def _follow(self, service: str, discovery: Discovery, last: Known | None = None, now_s: float = 0.0) -> Cluster:
-        followed: Cluster = cluster.Cluster(service)
+        followed = self._made(service)
         try:
             subscription = discovery.subscribe(service)
         except InvalidArgument:
@@ -208,7 +217,7 @@ class Outbound(Listener):
         return followed
 
     def _update(self, followed: Cluster, instances: Mapping[InstanceKey, Instance]) -> None:
-        change = followed.update(instances)
+        change = followed.update(instances, self.now())
         for upstream in change.closing:
             upstream.close()
         if change.hopeless:
@@ -233,11 +242,12 @@ class Outbound(Listener):
             text = f"none of the {len(cluster.endpoints)} instances of {cluster.service!r} is available"
         return Refusal(503, "UH", text)
 
-    def failure_of(self, head: ResponseHead) -> Failure | None:
+    def failure_of(self, head: ResponseHead, cluster: Cluster) -> Failure | None:
         for name, _value in head.mesh:
             if name == UNDELIVERED:
                 return Failure.UNDELIVERED
-        return Failure.STATUS if head.status in RETRIABLE_STATUS else None
+        retries = cluster.retry_settings
+        return Failure.STATUS if retries is not None and head.status in retries.statuses else None
 
     def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:
         # The client is this machine's own service: what it says of its own clients is kept, and it is added.
@@ -269,7 +279,7 @@ class Outbound(Listener):
         super().sweep(now)
         unused: list[str] = []
         for service, each in self.clusters.items():
-            for upstream in each.sweep(now):
+            for upstream in each.sweep(now, self.rng):
                 upstream.close()
             if not each.endpoints and not each.fixed and now - each.used_at_s > limits.UNUSED_S:
                 unused.append(service)

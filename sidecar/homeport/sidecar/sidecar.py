@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core.limits import Limits, Timeouts
+from homeport.sidecar.core.settings import DEFAULT, ServiceSettings
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.last_known import LastKnown
@@ -53,6 +54,8 @@ class Sidecar:
         limits: How large and how many; one for both listeners.
         timeouts: How long; one for both listeners.
         sockets: Listening sockets by listener, to use instead of binding its address; closed with the sidecar.
+        settings: How services are balanced, timed and guarded.
+        services: Those that differ, by name.
         rng: The source of all random choices.
     """
 
@@ -71,6 +74,8 @@ class Sidecar:
         timeouts: Timeouts | None = None,
         state_file: str | os.PathLike[str] | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
+        settings: ServiceSettings = DEFAULT,
+        services: Mapping[str, ServiceSettings] | None = None,
         rng: Rng | None = None,
     ) -> None:
         self.at: dict[str, str] = {}  # listener -> the address it is bound to
@@ -98,6 +103,8 @@ class Sidecar:
         self._last_known: LastKnown | None = None
         self.limits = Limits() if limits is None else limits
         self.timeouts = Timeouts() if timeouts is None else timeouts
+        self._settings = settings
+        self._services = {} if services is None else dict(services)
         self._rng: Rng = random.Random() if rng is None else rng
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -135,6 +142,8 @@ class Sidecar:
                     self._passthrough,
                     self.limits,
                     self.timeouts,
+                    self._settings,
+                    self._services,
                 )
                 if self._state_file is not None:
                     await self._recall(self.outbound, self._state_file)

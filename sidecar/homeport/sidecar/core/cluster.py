@@ -13,9 +13,15 @@ from collections.abc import Collection, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.balancing import Candidates, least_request
+from homeport.client.core.balancing import Candidates, Latency, LeastRequest, choose, fit, grown
 from homeport.client.core.model import Instance, InstanceKey
 from homeport.sidecar.core import limits
+from homeport.sidecar.core.affinity import Affinity
+from homeport.sidecar.core.budget import RetryBudget
+from homeport.sidecar.core.circuit import CircuitBreaker
+from homeport.sidecar.core.outliers import OutlierDetector, readmit
+from homeport.sidecar.core.retries import Failure
+from homeport.sidecar.core.settings import DEFAULT, Retries, ServiceSettings
 
 
 class Connection(Protocol):
@@ -31,11 +37,21 @@ class Endpoint(Generic[C]):
     """One instance as the balancer sees it, with its idle connections, newest last."""
 
     __slots__ = (
-        "active", "address", "available", "failures", "gone", "idle", "idle_max_s",
-        "instance", "port", "suspect", "suspect_until_s", "weight",
+        "active", "address", "answers", "available", "circuit", "ejected", "ejected_until_s", "ejections", "errors",
+        "failures", "gone", "idle", "idle_max_s", "instance", "joined_s", "latency", "name", "port", "row_5xx",
+        "row_connect", "row_gateway", "suspect", "suspect_until_s", "weight",
     )  # fmt: skip
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, circuit: CircuitBreaker | None = None) -> None:
+        self.name = f"{instance.node}/{instance.id}"
+        self.circuit = circuit  # the cluster's: connections are counted where they open and close
+        self.latency: Latency | None = None  # timed only for a policy that asks
+        self.joined_s = float("-inf")  # or recovered: where slow start counts from
+        self.answers = self.errors = 0  # in this interval of outlier detection
+        self.row_5xx = self.row_gateway = self.row_connect = 0
+        self.ejected = False
+        self.ejected_until_s = 0.0
+        self.ejections = 0
         self.active = 0  # requests, from selection to the answer's last byte
         self.suspect = False  # failed lately
         self.suspect_until_s = 0.0
@@ -49,7 +65,7 @@ class Endpoint(Generic[C]):
         self.instance = instance
         self.address = instance.address
         self.port = instance.port
-        self.weight = instance.weight
+        self.weight: float = instance.weight
         self.available = instance.available
         kept_s = instance.idle_timeout_s
         self.idle_max_s = min(limits.POOL_IDLE_S, kept_s * limits.POOL_IDLE_SHARE) if kept_s else limits.POOL_IDLE_S
@@ -98,7 +114,7 @@ class Endpoint(Generic[C]):
         self.suspect_until_s = now + limits.SUSPECT_S
 
     def succeeded(self) -> None:
-        self.failures = 0
+        self.failures = self.row_5xx = self.row_gateway = self.row_connect = 0
         self.suspect = False
 
 
@@ -113,21 +129,40 @@ class Change(Generic[C]):
 
 
 class Cluster(Generic[C]):
-    """All endpoints of one service and its counters."""
+    """All endpoints of one service and its counters; each optional feature is an object of its own, None when off."""
 
     __slots__ = (
-        "candidates", "connect_failures", "connects", "endpoints", "fixed", "known", "met",
-        "replays", "requests", "retries", "service", "timeouts", "used_at_s",
+        "_warming", "_weighed_at_s", "affinity", "budget", "candidates", "circuit", "connect_failures", "connects",
+        "endpoints", "fixed", "known", "met", "outliers", "per_try_s", "replays", "requests", "retries",
+        "retry_settings", "service", "settings", "timeouts", "used_at_s",
     )  # fmt: skip
 
-    def __init__(self, service: str, *, fixed: bool = False) -> None:
+    def __init__(
+        self,
+        service: str,
+        settings: ServiceSettings = DEFAULT,
+        *,
+        fixed: bool = False,
+        per_try_s: float = limits.Timeouts().first_byte_s,
+    ) -> None:
         self.service = service
+        self.settings = settings
+        self.per_try_s = settings.per_try_s or per_try_s
+        self.retry_settings: Retries | None = settings.retries
+        budget = settings.retries.budget if settings.retries is not None else None
+        self.budget = RetryBudget(budget) if budget is not None else None
+        self.outliers = OutlierDetector(settings.outliers) if settings.outliers is not None else None
+        self.circuit = CircuitBreaker(settings.circuit) if settings.circuit is not None else None
+        hash_on = settings.balancing.hash_on
+        self.affinity = Affinity(hash_on) if hash_on is not None else None
+        self._warming = False  # somebody's weight still grows
+        self._weighed_at_s = 0.0
         self.fixed = fixed  # named by the configuration, not followed in the registry
         self.known = fixed  # whether the registry has ever answered for it
         self.met = fixed  # whether it has ever had an instance
         self.used_at_s = 0.0
         self.endpoints: dict[InstanceKey, Endpoint[C]] = {}
-        self.candidates: Candidates[Endpoint[C]] = Candidates()
+        self.candidates: Candidates[Endpoint[C]] = LeastRequest()
         self.requests = [0] * 6  # final answers of upstreams by the first digit of their status; [0]: none came
         self.retries = 0
         self.replays = 0  # of which: a fresh connection to the same host, after a stale one
@@ -135,9 +170,10 @@ class Cluster(Generic[C]):
         self.connect_failures = 0
         self.timeouts = 0
 
-    def update(self, instances: Mapping[InstanceKey, Instance]) -> Change[C]:
-        """Make the endpoints those of `instances`."""
+    def update(self, instances: Mapping[InstanceKey, Instance], now: float = 0.0) -> Change[C]:
+        """Make the endpoints those of `instances`; slow start counts from `now`, but not for the first set."""
         change: Change[C] = Change()
+        joins_s = now if self.met else float("-inf")
         self.known = True
         for key in [key for key in self.endpoints if key not in instances]:
             self._retire(key, change)
@@ -147,19 +183,38 @@ class Cluster(Generic[C]):
                 self._retire(key, change)  # the same id somewhere else is another endpoint
                 endpoint = None
             if endpoint is None:
-                self.endpoints[key] = Endpoint(instance)
+                endpoint = self.endpoints[key] = Endpoint(instance, self.circuit)
+                endpoint.joined_s = joins_s
+                if self.settings.balancing.policy == "peak-ewma":
+                    endpoint.latency = Latency(now)
                 continue
             if endpoint.instance is instance:
                 continue
+            was_available = endpoint.available
             endpoint.describe(instance)
+            if endpoint.available and not was_available:  # a probe found it well: that is stronger than old failures
+                endpoint.joined_s = now
+                readmit(endpoint)
             if not endpoint.available:
                 change.closing += endpoint.idle
                 endpoint.idle = []
                 if endpoint.waiting_is_hopeless:
                     change.hopeless.append(endpoint)
         self.met = self.met or bool(self.endpoints)
-        self.candidates = Candidates(endpoint for endpoint in self.endpoints.values() if endpoint.available)
+        self._weigh(now)
         return change
+
+    def _weigh(self, now: float) -> None:
+        """Prepare the choice anew: somebody came, left, was ejected or readmitted, or has grown."""
+        self._weighed_at_s = now
+        slow_start_s = self.settings.balancing.slow_start_s
+        if slow_start_s:
+            self._warming = False
+            for endpoint in self.endpoints.values():
+                factor = grown(now - endpoint.joined_s, slow_start_s)
+                endpoint.weight = endpoint.instance.weight * factor
+                self._warming = self._warming or factor < 1.0
+        self.candidates = choose(self.settings.balancing, self.endpoints.values())
 
     def _retire(self, key: InstanceKey, change: Change[C]) -> None:
         endpoint = self.endpoints.pop(key)
@@ -168,16 +223,52 @@ class Cluster(Generic[C]):
         endpoint.idle = []
         change.hopeless.append(endpoint)
 
-    def pick(self, rng: Rng, tried: Collection[Endpoint[C]] = ()) -> Endpoint[C] | None:
-        """Choose an endpoint outside `tried`, or at least not the last of `tried`; None when nobody is left."""
-        endpoint = least_request(self.candidates, rng, tried)
+    def pick(
+        self, rng: Rng, tried: Collection[Endpoint[C]] = (), now: float = 0.0, key: bytes | None = None
+    ) -> Endpoint[C] | None:
+        """Choose an endpoint outside `tried`, or at least not the last of `tried`; None when nobody is left.
+
+        An ejected endpoint is a better second try than none.
+        """
+        endpoint = self.candidates.pick(rng, tried, now, key)
+        if endpoint is not None or not tried:
+            return endpoint
+        everyone = LeastRequest(fit(self.settings.balancing, self.endpoints.values()))
+        endpoint = everyone.pick(rng, tried)
         if endpoint is None and len(tried) > 1:
             *_, last = tried
-            endpoint = least_request(self.candidates, rng, (last,))
+            endpoint = self.candidates.pick(rng, (last,), now, key)
         return endpoint
 
-    def sweep(self, now: float) -> list[C]:
-        """End suspicions that have lasted long enough; return the idle connections to close."""
+    def failed(self, endpoint: Endpoint[C], failure: Failure | None, status: int, now: float, rng: Rng) -> None:
+        """A try failed for a reason that is the host's; `failure` None: its answer of `status` is final."""
+        endpoint.failed(now)
+        outliers = self.outliers
+        if outliers is None or endpoint.gone:
+            return
+        if outliers.failed(endpoint, failure, status, self.endpoints.values(), now, rng):
+            self._weigh(now)
+
+    def may_afford(self, failure: Failure, now: float) -> bool:
+        """Whether budget and circuit have room for one more retry."""
+        circuit, budget = self.circuit, self.budget
+        if circuit is not None and circuit.retries >= circuit.retries_max:
+            return False
+        return budget is None or not failure.charged or budget.affords(now)
+
+    def sweep(self, now: float, rng: Rng) -> list[C]:
+        """End suspicions and ejections that have lasted long enough; return the idle connections to close."""
+        if self.budget is not None:
+            self.budget.sweep(now)
+        stale = self._warming and now >= self._weighed_at_s + limits.GROWTH_STEP_S
+        if self.outliers is not None:
+            out = [endpoint for endpoint in self.endpoints.values() if endpoint.ejected]
+            stale = self.outliers.sweep(self.endpoints.values(), now, rng) or stale
+            for endpoint in out:
+                if not endpoint.ejected:
+                    endpoint.joined_s = now
+        if stale:
+            self._weigh(now)
         closing: list[C] = []
         for endpoint in self.endpoints.values():
             if endpoint.suspect and now >= endpoint.suspect_until_s:
@@ -185,6 +276,24 @@ class Cluster(Generic[C]):
             if endpoint.idle:
                 closing += endpoint.expire(now)
         return closing
+
+    # For operators: what the optional features have counted.
+
+    @property
+    def retries_unpaid(self) -> int:
+        return self.budget.exhausted if self.budget is not None else 0
+
+    @property
+    def overflows(self) -> int:
+        return self.circuit.overflows if self.circuit is not None else 0
+
+    @property
+    def ejections(self) -> int:
+        return self.outliers.ejections if self.outliers is not None else 0
+
+    @property
+    def ejections_spared(self) -> int:
+        return self.outliers.spared if self.outliers is not None else 0
 
     @property
     def active(self) -> int:

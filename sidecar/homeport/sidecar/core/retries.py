@@ -15,7 +15,9 @@ nothing of an answer. All of it only while the body is still held and tries are 
 | GONE: the endpoint turned critical while waiting | again      | no               |
 
 STALE is the connection's fault, not the host's: if no other host is there, the same host gets a fresh connection.
-An inbound has one host only, and leaves every other retry to the outbound that sees them all.
+RESET, STATUS and TIMEOUT may mean an overload, which retries would make worse, so they also need the budget's consent;
+the others are limited by their number alone. An inbound has one host only, and leaves every other retry to the
+outbound that sees them all.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from enum import Enum
 from typing import Final
 
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # RFC 9110 9.2.2
-RETRIABLE_STATUS: Final = frozenset({502, 503, 504})
 
 
 class Failure(Enum):
@@ -41,6 +42,11 @@ class Failure(Enum):
     @property
     def flag(self) -> str:
         return self.value[1]
+
+    @property
+    def charged(self) -> bool:
+        """Whether a retry counts against the budget: the host had the request, and may be overloaded."""
+        return self in (Failure.RESET, Failure.STATUS, Failure.TIMEOUT)
 
     @property
     def delivered(self) -> bool:

@@ -62,6 +62,8 @@ class Exchange:
     _retries = 0
     _kept: _Kept | None = None  # the last failed answer
     _kept_whole = False
+    _key: bytes | None = None  # what a hashing policy sends to one endpoint
+    _sent_s = 0.0  # when the try under way was sent
     _keep = True  # the client's connection, after this answer
     _out = 0  # how the answer's body is delimited towards the client: a length, CHUNKED or UNTIL_CLOSE
 
@@ -89,6 +91,8 @@ class Exchange:
             self._refuse(refusal, undelivered=refusal.flag == "UO")  # too busy here: another host may not be
             return
         self.cluster = cluster
+        if cluster.affinity is not None:
+            self._key = cluster.affinity.key(self.request.lines, self.downstream.peer)
         if cluster.known:
             self.try_first()
         else:
@@ -97,12 +101,16 @@ class Exchange:
 
     def try_first(self) -> None:
         """The service is known: send the request to one of its endpoints."""
-        assert self.cluster is not None
-        endpoint = self.cluster.pick(self.listener.rng)
+        cluster, listener = self.cluster, self.listener
+        assert cluster is not None
+        now = listener.now()
+        endpoint = cluster.candidates.pick(listener.rng, (), now, self._key)
         if endpoint is None:
-            self._refuse(self.listener.nobody(self.cluster))
-        else:
-            self._try(endpoint, fresh=self.request.connect)
+            self._refuse(listener.nobody(cluster))
+            return
+        if cluster.budget is not None:
+            cluster.budget.deposits += 1
+        self._try(endpoint, now, fresh=self.request.connect)
 
     def request_piece(self, piece: bytes, done: bool, trailers: Headers) -> None:
         """More of the request's body."""
@@ -118,7 +126,8 @@ class Exchange:
         if self.begun:  # an early answer: the exchange lives while bytes flow either way
             self.downstream.deadline_s = now + timeouts.stream_s
         else:
-            self.downstream.deadline_s = now + (timeouts.first_byte_s if done else timeouts.body_s)
+            assert self.cluster is not None
+            self.downstream.deadline_s = now + (self.cluster.per_try_s if done else timeouts.body_s)
         self._let_go()
         if not upstream.lost:
             self.listener.outbox.write(upstream.transport, sent)
@@ -140,22 +149,50 @@ class Exchange:
 
     # Tries.
 
-    def _try(self, endpoint: Endpoint, *, fresh: bool) -> None:
-        listener = self.listener
+    def _try(self, endpoint: Endpoint, now: float, *, fresh: bool) -> None:
+        circuit = endpoint.circuit
         if endpoint.active >= limits.ACTIVE_MAX:
-            text = f"more than {limits.ACTIVE_MAX} requests are under way at every endpoint that was considered"
-            self._refuse(Refusal(503, "UO", text), undelivered=True)
+            self._overflow(f"{limits.ACTIVE_MAX} requests are under way at every endpoint that was considered")
             return
+        if circuit is not None:
+            if circuit.requests >= circuit.requests_max:
+                self._overflow(f"{circuit.requests_max} requests to this service are under way")
+                return
+            circuit.requests += 1
+            if self._retries:
+                circuit.retries += 1
         endpoint.active += 1
         self.endpoint = endpoint
         self._tried.append(endpoint)
-        now = listener.now()
         upstream = None if fresh else endpoint.take(now)
         if upstream is not None:
             self._send(upstream, now)
             return
-        self.downstream.deadline_s = now + listener.timeouts.connect_s
-        self._connecting = listener.loop.create_task(self._connect(endpoint))
+        if circuit is not None:
+            if not circuit.may_connect:
+                self._overflow("too many connections to this service are open or being opened")
+                return
+            circuit.pending += 1
+        self.downstream.deadline_s = now + self.listener.timeouts.connect_s
+        self._connecting = self.listener.loop.create_task(self._connect(endpoint))
+
+    def _overflow(self, text: str) -> None:
+        """A limit of the service is reached; an answer that an earlier try brought is still the better one."""
+        assert self.cluster is not None
+        if self.cluster.circuit is not None:
+            self.cluster.circuit.overflows += 1
+        self._drop_try()
+        if self._kept is not None and self._kept_whole:
+            self._deliver_kept()
+        else:
+            self._refuse(Refusal(503, "UO", text), undelivered=not self._retries)
+
+    def _connect_ended(self) -> None:
+        """The try under way has a connection, or will not get one."""
+        self._connecting = None
+        assert self.endpoint is not None
+        if self.endpoint.circuit is not None:
+            self.endpoint.circuit.pending -= 1
 
     async def _connect(self, endpoint: Endpoint) -> None:
         assert self.cluster is not None
@@ -165,10 +202,10 @@ class Exchange:
                 lambda: Upstream(endpoint, self.listener.limits), endpoint.address, endpoint.port
             )
         except (OSError, ValueError) as error:  # a name that cannot be encoded is a ValueError
-            self._connecting = None
+            self._connect_ended()
             self._connect_failed(f"connecting failed: {error.__class__.__name__}")
             return
-        self._connecting = None
+        self._connect_ended()
         if upstream.lost:
             self._connect_failed("the connection was closed at once")
         elif self.request.connect:
@@ -182,9 +219,11 @@ class Exchange:
         self._failed(Failure.REFUSED, text)
 
     def _send(self, upstream: Upstream, now: float) -> None:
+        assert self.cluster is not None
         self.upstream = upstream
-        timeouts = self.listener.timeouts
-        self.downstream.deadline_s = now + (timeouts.first_byte_s if self.request_done else timeouts.body_s)
+        self._sent_s = now
+        wait_s = self.cluster.per_try_s if self.request_done else self.listener.timeouts.body_s
+        self.downstream.deadline_s = now + wait_s
         held = self._held
         assert held is not None
         body = b""
@@ -201,21 +240,27 @@ class Exchange:
         assert self.cluster is not None
         if self.begun or (self._kept is not None and not self._kept_whole) or not self._may_retry(Failure.GONE):
             return
-        if self.cluster.pick(self.listener.rng, self._tried) is not None:
+        if self.cluster.pick(self.listener.rng, self._tried, self.listener.now(), self._key) is not None:
             self._failed(Failure.GONE, "the endpoint turned critical")
 
     def _may_retry(self, failure: Failure) -> bool:
-        # A stale connection is the pool's affair, and repeated by whoever owns the pool.
-        most = limits.RETRIES_MAX if failure is Failure.STALE else self.listener.retries_max
-        return may_retry(
+        cluster = self.cluster
+        assert cluster is not None
+        if failure is Failure.STALE:  # the pool's affair, and repeated by whoever owns the pool
+            most = limits.RETRIES_MAX
+        else:
+            most = cluster.retry_settings.retries_max if cluster.retry_settings is not None else 0
+        if not may_retry(
             failure, self.request.method, retries=self._retries, retries_max=most, body_held=self._held is not None
-        )
+        ):
+            return False
+        return cluster.may_afford(failure, self.listener.now())
 
     def _next(self, failure: Failure) -> Endpoint | None:
         assert self.cluster is not None
         if not self._may_retry(failure):
             return None
-        endpoint = self.cluster.pick(self.listener.rng, self._tried)
+        endpoint = self.cluster.pick(self.listener.rng, self._tried, self.listener.now(), self._key)
         if endpoint is None and failure is Failure.STALE:
             last = self._tried[-1]
             endpoint = last if last.available and not last.gone else None
@@ -226,7 +271,8 @@ class Exchange:
         endpoint = self.endpoint
         self._drop_try()
         if endpoint is not None:
-            endpoint.failed(self.listener.now())
+            assert self.cluster is not None
+            self.cluster.failed(endpoint, failure, 0, self.listener.now(), self.listener.rng)
         if self.begun:
             self._cut_off()
             return
@@ -242,25 +288,34 @@ class Exchange:
             )
 
     def _try_again(self, endpoint: Endpoint, failure: Failure) -> None:
-        assert self.cluster is not None
+        cluster = self.cluster
+        assert cluster is not None
+        now = self.listener.now()
         self._retries += 1
-        self.cluster.retries += 1
+        cluster.retries += 1
+        if cluster.budget is not None and failure.charged:
+            cluster.budget.withdraw(now)
         if failure is Failure.STALE and endpoint is self._tried[-1]:
-            self.cluster.replays += 1
-        self._try(endpoint, fresh=failure is Failure.STALE or self.request.connect)
+            cluster.replays += 1
+        self._try(endpoint, now, fresh=failure is Failure.STALE or self.request.connect)
 
     def _drop_try(self) -> None:
         """Leave the endpoint; a connection that is still lent cannot be used again."""
         if self._connecting is not None:
             self._connecting.cancel()
-            self._connecting = None
+            self._connect_ended()
         if self.upstream is not None:
             self.upstream.close()
             self.upstream = None
             self.downstream.resume_reading(_UPSTREAM)
-        if self.endpoint is not None:
-            self.endpoint.active -= 1
+        endpoint = self.endpoint
+        if endpoint is not None:
+            endpoint.active -= 1
             self.endpoint = None
+            if endpoint.circuit is not None:
+                endpoint.circuit.requests -= 1
+                if self._retries:
+                    endpoint.circuit.retries -= 1
 
     # The answer, from the upstream.
 
@@ -277,9 +332,13 @@ class Exchange:
         status = head.status
         cluster.requests[status // 100 if status < 600 else 0] += 1
         self.reusable = head.keep_alive
+        endpoint.answers += 1
+        if endpoint.latency is not None:
+            now = self.listener.now()
+            endpoint.latency.observe(now - self._sent_s, now)
         if status >= 500:
-            failure = self.listener.failure_of(head)
-            endpoint.failed(self.listener.now())
+            failure = self.listener.failure_of(head, cluster)
+            cluster.failed(endpoint, failure, status, self.listener.now(), self.listener.rng)
             if failure is not None and self._next(failure) is not None:
                 self._kept, self._kept_whole = _Kept(head), False
                 self._keep_piece(self._kept, piece, done, trailers, failure)
@@ -292,7 +351,8 @@ class Exchange:
         """More of the answer's body."""
         kept = self._kept
         if not self.begun and kept is not None:
-            failure = self.listener.failure_of(kept.head) or Failure.STATUS
+            assert self.cluster is not None
+            failure = self.listener.failure_of(kept.head, self.cluster) or Failure.STATUS
             self._keep_piece(kept, piece, done, trailers, failure)
             return
         if self._out == framing.CHUNKED:
@@ -388,6 +448,11 @@ class Exchange:
             self._drop_try()
             return
         endpoint.active -= 1
+        circuit = endpoint.circuit
+        if circuit is not None:
+            circuit.requests -= 1
+            if self._retries:
+                circuit.retries -= 1
         self.endpoint = self.upstream = None
         upstream.release(now)
 
@@ -431,7 +496,8 @@ class Exchange:
     def upstream_malformed(self, error: Malformed) -> None:
         """The upstream does not speak HTTP. Another try would meet the same program."""
         if self.endpoint is not None:
-            self.endpoint.failed(self.listener.now())
+            assert self.cluster is not None
+            self.cluster.failed(self.endpoint, Failure.RESET, 0, self.listener.now(), self.listener.rng)
         self._drop_try()
         if self.begun:
             self._cut_off()
@@ -492,7 +558,8 @@ class Exchange:
             if self.cluster is not None:
                 self.cluster.timeouts += 1
             self._kept = None if not self._kept_whole else self._kept
-            self._failed(Failure.TIMEOUT, f"no answer within {self.listener.timeouts.first_byte_s:g} s")
+            within_s = self.listener.timeouts.first_byte_s if self.cluster is None else self.cluster.per_try_s
+            self._failed(Failure.TIMEOUT, f"no answer within {within_s:g} s")
 
     def out_of_time(self) -> None:
         """`ends_s` has passed. A tunnel is not an exchange any more: only its silence ends it."""
@@ -503,9 +570,12 @@ class Exchange:
         self._drop_try()
         if self.begun:
             self._cut_off()
+            return
+        if self.cluster is not None:
+            self.cluster.timeouts += 1
+        if self._kept is not None and self._kept_whole:  # what an earlier try brought
+            self._deliver_kept()
         else:
-            if self.cluster is not None:
-                self.cluster.timeouts += 1
             self._refuse(Refusal(504, "UT", f"not finished within {self.listener.timeouts.total_s:g} s"))
 
     # Tunnels.

@@ -81,7 +81,7 @@ class Listener:
         """Why no endpoint of `cluster` can take a request."""
         raise NotImplementedError
 
-    def failure_of(self, head: ResponseHead) -> Failure | None:
+    def failure_of(self, head: ResponseHead, cluster: Cluster) -> Failure | None:
         """What an answer of 500 or more means for the try; None: it is the answer."""
         raise NotImplementedError
 

@@ -50,9 +50,13 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
+        if self.endpoint.circuit is not None:
+            self.endpoint.circuit.connections += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        if self.endpoint.circuit is not None:
+            self.endpoint.circuit.connections -= 1
         exchange = self.exchange
         if exchange is None:
             self.endpoint.forget(self)

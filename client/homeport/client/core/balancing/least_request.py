@@ -12,45 +12,57 @@ nothing, since an idle host already has the least load there is.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Final, TypeVar
+from collections.abc import Collection, Iterable
+from itertools import permutations
+from typing import Final
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.balancing.candidates import Candidates, Load
-
-E = TypeVar("E", bound=Load)
+from homeport.client.core.balancing.candidates import Candidates, E
 
 REDRAWS_MAX: Final = 4  # with one very heavy host, the second draw repeats the first; then any other host will do
+PAIRED_MAX: Final = 32  # up to 992 pairs, 8 KB of references, are kept ready; more would be slower to make than to use
 
 
-def least_request(candidates: Candidates[E], rng: Rng, excluded: Collection[E] = ()) -> E | None:
-    """Pick an endpoint outside `excluded`, or None when there is none. Changes nothing; the caller counts the load."""
-    if excluded:
-        candidates = candidates.without(excluded)
-    members = candidates.members
-    count = len(members)
-    if count < 2:
-        return members[0] if members else None
-    if candidates.cumulative is None:
-        at = int(rng.random() * count)
-        first = members[at]
-        second = members[(at + 1 + int(rng.random() * (count - 1))) % count]
+class LeastRequest(Candidates[E]):
+    """The default policy."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, endpoints: Iterable[E] = ()) -> None:
+        super().__init__(endpoints)
+        # Every ordered pair: one draw then chooses both, and a tie is no advantage for anyone.
+        paired = self.cumulative is None and 2 <= len(self.members) <= PAIRED_MAX
+        self.pairs: tuple[tuple[E, E], ...] = tuple(permutations(self.members, 2)) if paired else ()
+
+    def pick(self, rng: Rng, excluded: Collection[E] = (), now: float = 0.0, key: bytes | None = None) -> E | None:
+        if excluded:  # rare: it follows a failure
+            return _of_two(Candidates(member for member in self.members if member not in excluded), rng)
+        pairs = self.pairs
+        if not pairs:
+            return _of_two(self, rng)
+        first, second = pairs[int(rng.random() * len(pairs))]
         if first.suspect != second.suspect:
             return second if first.suspect else first
         return first if first.active <= second.active else second
-    return _weighted(candidates, rng)
 
 
-def _weighted(candidates: Candidates[E], rng: Rng) -> E:
-    members = candidates.members
+def draw_two(candidates: Candidates[E], rng: Rng) -> tuple[int, int]:
+    """The indices of two distinct members of at least two, each with a chance in proportion to its weight."""
+    count = len(candidates.members)
     at = candidates.draw(rng)
-    other = at
-    for _ in range(REDRAWS_MAX):
-        other = candidates.draw(rng)
-        if other != at:
-            break
-    else:
-        other = (at + 1 + int(rng.random() * (len(members) - 1))) % len(members)
+    if candidates.cumulative is not None:
+        for _ in range(REDRAWS_MAX):
+            other = candidates.draw(rng)
+            if other != at:
+                return at, other
+    return at, (at + 1 + int(rng.random() * (count - 1))) % count
+
+
+def _of_two(candidates: Candidates[E], rng: Rng) -> E | None:
+    members = candidates.members
+    if len(members) < 2:
+        return members[0] if members else None
+    at, other = draw_two(candidates, rng)
     first, second = members[at], members[other]
     if first.suspect != second.suspect:
         return second if first.suspect else first

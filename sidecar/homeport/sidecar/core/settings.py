@@ -1,0 +1,121 @@
+"""How one service is called: frozen values with defaults, each of which says what is allowed when it is wrong.
+
+A feature that is None is off, and costs the data path no more than the question.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from homeport.client.core.balancing import Balancing
+from homeport.client.core.balancing.settings import check_range
+from homeport.client.core.errors import InvalidArgument
+from homeport.sidecar.core import limits
+from homeport.sidecar.core.affinity import Affinity
+
+_DAY_S: Final = 86_400.0
+_MANY: Final = 1_000_000  # beyond every limit of open files
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many retries the traffic of the last `window_s` pays for. Source of the defaults: Finagle."""
+
+    ratio: float = 0.2  # retries per request: an overload grows by a fifth at most
+    reserve_per_s: float = 10.0  # for services with hardly any traffic, where a fifth is nothing
+    window_s: float = 10.0  # what was saved earlier is forgotten, or a quiet night would pay for a storm
+
+    def __post_init__(self) -> None:
+        check_range("budget.ratio", self.ratio, 0.001, 10.0)
+        check_range("budget.reserve_per_s", self.reserve_per_s, 0.0, 1e6)
+        check_range("budget.window_s", self.window_s, 1.0, 3600.0)
+
+
+class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be tried again, how often and for how long; see `retries` for what is safe to repeat at all."""
+
+    retries_max: int = limits.RETRIES_MAX
+    statuses: tuple[int, ...] = (502, 503, 504)  # what gateways say of hosts; a 500 is the application's own answer
+    budget: Budget | None = Budget()
+
+    def __post_init__(self) -> None:
+        check_range("retries_max", self.retries_max, 1, 10)
+        for status in self.statuses:
+            if not 500 <= status <= 599:
+                raise InvalidArgument(f"statuses has {status}; allowed: 500 to 599", field="statuses")
+
+
+class Outliers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When answers speak against an endpoint so much that it is left alone. Source of the numbers: Envoy.
+
+    Attributes:
+        consecutive_5xx: 500 to 599, connect failures and timeouts in a row; 0: not counted.
+        consecutive_gateway: 502 to 504, connect failures and timeouts in a row; 0: not counted.
+        consecutive_connect: failed connects in a row; 0: not counted.
+        stdev_factor: a success rate this many standard deviations below the mean is an outlier's; 0: not compared.
+        volume_min: answers per interval from which a success rate means something.
+        hosts_min: endpoints with that volume from which a mean and its deviation do.
+        ejection_s, ejection_s_max: the first ejection, and the longest: the n-th lasts n times as long.
+        jitter_s: added at random, so that not everyone comes back to a host at once.
+        share_max: at most `max(1, floor(share_max x endpoints))` are ejected at a time.
+    """
+
+    consecutive_5xx: int = 5
+    consecutive_gateway: int = 5
+    consecutive_connect: int = 5
+    interval_s: float = 10.0
+    stdev_factor: float = 1.9
+    volume_min: int = 100
+    hosts_min: int = 5
+    ejection_s: float = 30.0
+    ejection_s_max: float = 300.0
+    jitter_s: float = 3.0
+    share_max: float = 0.1  # when more misbehave, it is rarely the hosts' fault, and ejecting them adds an overload
+
+    def __post_init__(self) -> None:
+        for field in ("consecutive_5xx", "consecutive_gateway", "consecutive_connect"):
+            check_range(field, getattr(self, field), 0, 1000)
+        check_range("interval_s", self.interval_s, 0.1, 3600.0)
+        check_range("stdev_factor", self.stdev_factor, 0.0, 10.0)
+        check_range("volume_min", self.volume_min, 1, _MANY)
+        check_range("hosts_min", self.hosts_min, 2, _MANY)
+        check_range("ejection_s", self.ejection_s, 0.1, _DAY_S)
+        check_range("ejection_s_max", self.ejection_s_max, self.ejection_s, _DAY_S)
+        check_range("jitter_s", self.jitter_s, 0.0, _DAY_S)
+        check_range("share_max", self.share_max, 0.0, 1.0)
+
+
+class Circuit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much one service may hold of this sidecar; past a limit the answer is 503 `UO`, at once.
+
+    The limits protect the sidecar's other services, and the service from a crowd that waits in vain.
+    """
+
+    requests_max: int = 4096  # under way; half of all clients may hang on one slow service
+    pending_max: int = 1024  # of which: still connecting; a usual listen backlog takes no more at once
+    connections_max: int = 8192  # open, idle ones included
+    retries_max: int = 1024  # of which: retries; the budget limits them in time, this in number
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            check_range(field, getattr(self, field), 1, _MANY)
+
+
+class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be said of how one service is called."""
+
+    balancing: Balancing = Balancing()
+    per_try_s: float = 0.0  # from the end of the request to the answer's head; 0: the sidecar's own `first_byte_s`
+    retries: Retries | None = Retries()
+    outliers: Outliers | None = Outliers()
+    circuit: Circuit | None = Circuit()
+
+    def __post_init__(self) -> None:
+        check_range("per_try_s", self.per_try_s, 0.0, _DAY_S)
+        if self.balancing.hash_on is not None:
+            Affinity(self.balancing.hash_on)  # refuses what no request could have
+
+
+DEFAULT: Final = ServiceSettings()
+PLAIN: Final = ServiceSettings(retries=None, outliers=None, circuit=None)  # an inbound has one host, and no choice
