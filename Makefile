@@ -59,6 +59,13 @@ test-peers: peers ## tests against real foreign clients and servers (installs th
 test-long: $(STAMP) ## crash, fuzz and seed searches (LONG=slice for the bounded share that CI runs)
 	@$(BIN)/python -m pytest -q -n auto -m long
 
+TARGET ?= http1_requests
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: $(STAMP) ## coverage-guided fuzzing of one target (TARGET=http1_requests SECONDS=60; targets: tests/fuzz/targets)
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --group fuzz
+	@$(BIN)/python -m tests.fuzz $(TARGET) $(SECONDS)
+
 .PHONY: check
 check: $(STAMP) ## lint, format, types, layers, package contents
 	@$(BIN)/ruff check .

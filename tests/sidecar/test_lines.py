@@ -141,3 +141,9 @@ def test_plain_lines_lose_the_spaces_around_their_value_and_nothing_else() -> No
     assert head.lines == [b"X-One: a  b", b"x-TWO: "]
     assert head.headers == [(b"X-One", b"a  b"), (b"x-TWO", b"")]
     assert framing.encode_fields(head.headers) == b"X-One: a  b\r\nx-TWO: \r\n"
+
+
+def test_a_name_that_was_met_before_is_no_line_without_its_colon() -> None:
+    parsed(b"GET / HTTP/1.1\r\nHost: orders\r\nX-Met: before\r\n\r\n")
+    with pytest.raises(Malformed):
+        parsed(b"GET / HTTP/1.1\r\nHost: orders\r\nX-Met\r\n\r\n")

@@ -250,9 +250,9 @@ class Fields(Memory[Field]):
 
     def ordinary(self, line: bytes) -> Field | None:
         """The meaning of a new line with a plain name that was met before."""
-        name, _, value = line.partition(b":")
+        name, colon, value = line.partition(b":")
         plain = self._plain
-        if (plain.recent.get(name) or plain.find(name)) and _VALUE.fullmatch(value):
+        if colon and (plain.recent.get(name) or plain.find(name)) and _VALUE.fullmatch(value):
             field = b"%b: %b" % (name, value.strip(b" \t"))
             self.put(line, field)
             return field
