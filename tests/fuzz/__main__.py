@@ -26,9 +26,7 @@ def main(arguments: list[str]) -> None:
     try:
         atheris = importlib.import_module("atheris")  # not for every Python and system, so not for the type checker
     except ImportError:
-        sys.exit(
-            "atheris is not installed: pip install --group fuzz (its wheels are for Linux and CPython 3.11 to 3.13)"
-        )
+        sys.exit("atheris is not installed: pip install --group fuzz (wheels: Linux, CPython 3.11 to 3.13)")
     name, seconds = arguments[0], int(arguments[1]) if len(arguments) > 1 else 60
     with atheris.instrument_imports(include=["homeport"]):
         target = importlib.import_module(f"tests.fuzz.targets.{name}")
