@@ -28,8 +28,13 @@ COMMANDS: Final[dict[str, Entry]] = {
     "run": Entry("homeport.mesh.commands.run:run", "Run an app with its own sidecar, registered while it is well."),
     "services": Entry("homeport.mesh.commands.listings:services", "List the services."),
     "instances": Entry("homeport.mesh.commands.listings:instances", "List the instances of a service."),
+    "watch": Entry(
+        "homeport.mesh.commands.watch:watch", "Follow the instances of a service, or run a command on change."
+    ),
     "stats": Entry("homeport.mesh.commands.stats:stats", "Show the registry's numbers."),
     "kv": Entry("homeport.mesh.commands.kv:kv", "Read and write the key-value store."),
+    "render": Entry("homeport.mesh.commands.render:render", "Write files from templates, again on every change."),
+    "env": Entry("homeport.mesh.commands.env:env", "Run a command with keys in its environment."),
     "backup": Entry("homeport.mesh.commands.backups:backup", "Copy everything a running registry holds to a file."),
     "restore": Entry("homeport.mesh.commands.backups:restore", "Put a backup in the place of everything it holds."),
     "demo": Entry("homeport.mesh.commands.demo:demo", "Run a site of five services under load while things break."),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
 import click
 import msgspec
 
@@ -40,23 +43,9 @@ def instances(name: str, passing: bool, registry: str, as_json: bool) -> None:
         found = await client.resolve(name, passing=passing)
         found = tuple(sorted(found, key=lambda instance: instance.key))
         if as_json:
-            print_json([_plain(instance) for instance in found])
+            print_json([plain_instance(instance) for instance in found])
         elif found:
-            print_table(
-                ["id", "node", "address", "status", "state", "version", "tags"],
-                [
-                    [
-                        instance.id,
-                        instance.node,
-                        f"{instance.address}:{instance.port}",
-                        instance.status,
-                        instance.state,
-                        instance.version,
-                        ", ".join(instance.tags),
-                    ]
-                    for instance in found
-                ],
-            )
+            print_table(INSTANCE_COLUMNS, instance_rows(found))
         else:
             click.echo(f"homeport: {name!r} has no {'passing ' if passing else ''}instances", err=True)
         return ExitCode.DONE if found else ExitCode.NO
@@ -64,7 +53,26 @@ def instances(name: str, passing: bool, registry: str, as_json: bool) -> None:
     ask(registry, question)
 
 
-def _plain(instance: Instance) -> dict[str, object]:
+INSTANCE_COLUMNS: Final = ("id", "node", "address", "status", "state", "version", "tags")
+
+
+def instance_rows(instances: Iterable[Instance]) -> list[list[str]]:
+    """Instances as rows of a table with `INSTANCE_COLUMNS`."""
+    return [
+        [
+            instance.id,
+            instance.node,
+            f"{instance.address}:{instance.port}",
+            instance.status,
+            instance.state,
+            instance.version,
+            ", ".join(instance.tags),
+        ]
+        for instance in instances
+    ]
+
+
+def plain_instance(instance: Instance) -> dict[str, object]:
     """Every field, defaults included, so that programs need not know them."""
     return {field: getattr(instance, field) for field in instance.__struct_fields__ if field != "extra"} | {
         "checks": [msgspec.structs.asdict(check) for check in instance.checks]

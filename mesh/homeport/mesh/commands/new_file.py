@@ -12,23 +12,23 @@ from typing import Self
 class NewFile:
     """A context manager; leaving it without `finish` removes what was written.
 
-    Only its owner may read it: copies of a registry hold what people keep in a registry.
-
     Args:
         path: its name in the end.
         force: whether it may take the place of another file.
+        mode: who may read it; by default only its owner, for copies of a registry hold what people keep in a registry.
 
     Raises:
         OSError: there is such a file already, or none can be written there.
     """
 
-    def __init__(self, path: Path, *, force: bool) -> None:
+    def __init__(self, path: Path, *, force: bool, mode: int = 0o600) -> None:
         self._path = path
         self._force = force
         self._expect_free()
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         self.part = Path(name)
         self._file = os.fdopen(descriptor, "wb")
+        self.part.chmod(mode)
 
     def __enter__(self) -> Self:
         return self

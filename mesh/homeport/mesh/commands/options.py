@@ -107,3 +107,21 @@ def registry_option(command: F) -> F:
 def json_option(command: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
+
+
+def settling_options(command: F) -> F:
+    """`--min-wait` and `--max-wait`: how changes that come together are taken as one."""
+    command = click.option(
+        "--max-wait",
+        type=click.FloatRange(min=0),
+        default=4,
+        show_default=True,
+        help="Seconds after the first of several changes by which they are acted upon.",
+    )(command)
+    return click.option(
+        "--min-wait",
+        type=click.FloatRange(min=0),
+        default=0.2,
+        show_default=True,
+        help="Seconds without another change before one is acted upon.",
+    )(command)

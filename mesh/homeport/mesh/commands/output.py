@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _PIPE_WIDTH: Final = 500  # a pipe has no edge to wrap at, and programs read whole lines
 
@@ -23,20 +26,26 @@ def print_json_line(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """An aligned table; coloured on a terminal only."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPE_WIDTH)
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
+    console.print(table(columns, rows, terminal=console.is_terminal))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, terminal: bool) -> Table:
+    """The table itself, for a terminal or a pipe."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=not console.is_terminal)
+        drawn.add_column(column, no_wrap=not terminal)
     for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    console.print(table)
+        drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    return drawn
 
 
 _STYLES: Final = {

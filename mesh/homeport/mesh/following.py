@@ -1,0 +1,180 @@
+"""What commands keep an eye on: keys and services as the registry has them now, and when to act on a change.
+
+Each tells `changed`, a plain event, and holds the newest state: whoever acts on changes is never behind by more than
+one, however fast they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from homeport.client import Client, Instance, KeyValue, Lost, Unavailable
+from homeport.client.core.messages import KvGet
+
+RETRY_S: Final = 1.0  # until a registry that cannot be reached is asked again
+SERVICES_S: Final = 5.0  # between two looks at the list of services, which cannot be watched
+
+_log = logging.getLogger("homeport.following")
+
+Changed = Callable[[], None]
+
+
+class Followed(Protocol):
+    """One thing that is kept current until it is closed."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the registry has said how it is."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FollowedKeys:
+    """A key, or with `prefix` all that start with it. `entries` holds them by key."""
+
+    def __init__(self, client: Client, key: str, changed: Changed, *, prefix: bool) -> None:
+        self.known = False
+        self.entries: dict[bytes, KeyValue] = {}
+        self._client = client
+        self._key = key
+        self._prefix = prefix
+        self._changed = changed
+        self._news = asyncio.Event()
+        self._task = asyncio.ensure_future(self._follow())
+        self._task.add_done_callback(self._ended)
+        self.error: BaseException | None = None
+
+    def close(self) -> None:
+        self._task.cancel()
+
+    async def wait_known(self) -> None:
+        """Wait until the registry has said how it is.
+
+        Raises:
+            HomeportError: it refuses to.
+        """
+        while not self.known:
+            if self.error is not None:
+                raise self.error
+            self._news.clear()
+            await self._news.wait()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._changed()
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        if not task.cancelled():
+            self.error = task.exception()
+            self._tell()
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._until_lost()
+            except Unavailable as error:
+                _log.warning("key %r: %s", self._key, error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _until_lost(self) -> None:
+        """Read, then take in every change; return when some are lost, to read anew."""
+        store_id = self._client.store_id
+        if self._prefix:
+            known = await self._client.kv.snapshot(self._key)
+            store_id, revision, entries = known.store_id, known.revision, known.entries
+        else:
+            found = await self._client.call(KvGet(key=self._key.encode()))
+            revision, entries = found.revision, (found.entry,) if found.entry else ()
+        now = {entry.key: entry for entry in entries}
+        if not self.known or now != self.entries:
+            self.entries = now
+            self.known = True
+            self._tell()
+        watch = self._client.kv.watch(self._key, prefix=self._prefix, start_revision=revision + 1, store_id=store_id)
+        async for change in watch:
+            if isinstance(change, Lost):
+                return
+            for event in change.events:
+                if event.value is None:
+                    self.entries.pop(event.key, None)
+                else:
+                    self.entries[event.key] = KeyValue(event.key, event.value, 0, event.revision, 0, 0)
+            self._tell()
+
+
+class FollowedService:
+    """The instances of a service."""
+
+    def __init__(self, client: Client, name: str, changed: Changed) -> None:
+        self._subscription = client.subscribe(name)
+        self._stop = self._subscription.listen(lambda _event: changed())
+
+    @property
+    def known(self) -> bool:
+        return self._subscription.known
+
+    @property
+    def instances(self) -> list[Instance]:
+        """In the order of node and id."""
+        return [instance for _, instance in sorted(self._subscription.instances.items())]
+
+    async def wait_known(self) -> None:
+        """Wait until the registry has said who is there.
+
+        Raises:
+            HomeportError: it refuses to.
+        """
+        while not await self._subscription.wait_known(RETRY_S):
+            _log.warning("nothing is known of service %r yet", self._subscription.service)
+
+    def close(self) -> None:
+        self._stop()
+        self._subscription.close()
+
+
+class FollowedServices:
+    """The list of services with their tags, looked at every few seconds."""
+
+    def __init__(self, client: Client, changed: Changed) -> None:
+        self.known = False
+        self.services: dict[str, tuple[str, ...]] = {}
+        self._client = client
+        self._changed = changed
+        self._task = asyncio.ensure_future(self._follow())
+
+    def close(self) -> None:
+        self._task.cancel()
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                now = await self._client.services()
+            except Unavailable as error:
+                _log.warning("services: %s", error)
+            else:
+                if not self.known or now != self.services:
+                    self.services = now
+                    self.known = True
+                    self._changed()
+            await asyncio.sleep(SERVICES_S)
+
+
+async def settled(changed: asyncio.Event, quiet_s: float, quiet_s_max: float) -> None:
+    """Wait for a change, and then until none has come for `quiet_s`, or the first one is `quiet_s_max` old.
+
+    What comes in one go, a deployment say, is so acted upon once.
+    """
+    await changed.wait()
+    loop = asyncio.get_running_loop()
+    latest = loop.time() + quiet_s_max
+    while True:
+        changed.clear()
+        try:
+            async with asyncio.timeout(min(quiet_s, latest - loop.time())):
+                await changed.wait()
+        except TimeoutError:
+            return
