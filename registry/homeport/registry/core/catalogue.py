@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import msgspec
+from sortedcontainers import SortedDict
 
 from homeport.client.core import wire
 from homeport.client.core.messages import Resolved
@@ -102,7 +103,7 @@ class Node:
         self.name = name
         self.index = 0
         self.entry: Entry | None = None
-        self.ids: dict[str, str] = {}  # id -> service
+        self.ids: SortedDict[str, str] = SortedDict()  # id -> service
         self.address = ""  # as registered, else that of its first instance
         self.status: Status = "passing"
 
@@ -214,7 +215,7 @@ class Catalogue:
         node = self.nodes.get(name)
         if node is None:
             return []
-        return [self.services[service].entries[name, id_] for id_, service in sorted(node.ids.items())]
+        return [self.services[service].entries[name, id_] for id_, service in node.ids.items()]
 
     def check_record(self, key: InstanceKey, name: str) -> CheckRecord | None:
         """The status of a check; None before its first and after a ttl check's silence."""
@@ -450,8 +451,8 @@ class Catalogue:
         if node.entry is not None:
             address = node.entry.registered.address
         else:
-            first = min(node.ids, default=None)
-            address = "" if first is None else self.services[node.ids[first]].entries[name, first].registered.address
+            first, service = node.ids.peekitem(0)
+            address = self.services[service].entries[name, first].registered.address
         if address != node.address:
             node.address = address
             self.nodes_index = revision

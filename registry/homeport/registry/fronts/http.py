@@ -40,6 +40,7 @@ from homeport.registry.fronts.consul.calls import (
     STREAM,
     Call,
     Endpoint,
+    Query,
     decode_body,
     decode_parameters,
     decode_query,
@@ -50,6 +51,7 @@ from homeport.registry.fronts.consul.table import TABLE, Match, Routes
 from homeport.registry.fronts.consul.waiting import Resource
 from homeport.registry.fronts.http_bodies import BODIES_BYTES_MAX, Bodies, pieces, stream
 from homeport.registry.fronts.http_server import FIRST_HEAD_S_MAX, STALLED_S_MAX, HttpServer
+from homeport.registry.fronts.http_whole import Whole
 from homeport.registry.fronts.metrics import FrontNumbers
 from homeport.registry.operations import Operations
 
@@ -60,6 +62,7 @@ BLOCKED_QUERIES_MAX: Final = 16_384  # leaves room for other requests among CONN
 WAIT_S_DEFAULT: Final = 300.0  # Consul's
 WAIT_JITTER: Final = 1 / 16  # of the wait, on top: a crowd that came together does not come back together
 _CLOSE_S: Final = 5.0  # for answers under way when the front closes
+_WAITING: Final = frozenset({"index", "hash", "consistent"})  # parameters for which a read may have to wait
 _NO_ROUTE: Final = "none"  # the endpoint that unknown paths are counted under
 
 # What Consul says of every read, by the consistency asked for; this registry is its own leader, and its reads are of
@@ -196,7 +199,7 @@ class HttpFront:
             if answer.stream is not None:
                 response, size = await stream(request, answer, headers)
                 return response
-            whole = web.Response(status=status, body=answer.body, headers=headers)
+            whole = Whole(status, headers, answer.body)
             if self._closing or (status >= 400 and not request.content.is_eof()):
                 whole.force_close()  # a refused body is not read to its end
             return whole
@@ -211,7 +214,7 @@ class HttpFront:
         self, request: web.BaseRequest, path: str, query: str, match: Match | None, endpoint: Endpoint | None
     ) -> tuple[Answer, dict[str, str]]:
         """The answer to a request, errors included, and its headers."""
-        parameters: list[tuple[str, str]] = []
+        parameters: Query = ()
         try:
             if query:
                 parameters = decode_query(query)
@@ -220,7 +223,8 @@ class HttpFront:
             else:
                 call = self._call(request, endpoint, match, parameters)
                 # Most requests are plain reads, and a coroutine or two more cost them as much as the reading.
-                at_once = endpoint.takes is None and not call.values and endpoint is not self._ready
+                plain = endpoint.takes is None and endpoint is not self._ready
+                at_once = plain and _WAITING.isdisjoint(call.values)
                 begun = endpoint.view(call) if at_once else self._answer(request, call)
                 answer = begun if isinstance(begun, Answer) else await begun
         except Refusal as refusal:
@@ -243,9 +247,7 @@ class HttpFront:
             answer = msgspec.structs.replace(answer, body=bodies.pretty(answer.body))
         return answer, headers
 
-    def _call(
-        self, request: web.BaseRequest, endpoint: Endpoint, match: Match, parameters: list[tuple[str, str]]
-    ) -> Call:
+    def _call(self, request: web.BaseRequest, endpoint: Endpoint, match: Match, parameters: Query) -> Call:
         """Whoever may not call learns nothing else."""
         assert self._agent is not None
         caller = caller_of(request.headers, parameters)
@@ -378,7 +380,7 @@ def _no_view(method: str, path: str, match: Match | None, endpoint: Endpoint | N
     return Answer(status=405, body=text.encode(), content_type=TEXT, headers={"Allow": allowed})
 
 
-def _consistency(parameters: list[tuple[str, str]]) -> str:
+def _consistency(parameters: Query) -> str:
     return next((name for name, _ in parameters if name in _READ_HEADERS), "leader")
 
 

@@ -7,7 +7,7 @@ A registry has one token or none. With one, everything that is not `open` needs 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -25,7 +25,10 @@ class Caller(msgspec.Struct, frozen=True):
     token: str = ""
 
 
-def caller_of(headers: Mapping[str, str], query: list[tuple[str, str]]) -> Caller:
+NOBODY: Final = Caller()
+
+
+def caller_of(headers: Mapping[str, str], query: Sequence[tuple[str, str]]) -> Caller:
     """Take the token from wherever it is; `headers` ignore case. A token in the query counts first, as in Consul."""
     for name, value in query:
         if name == "token" and value:
@@ -35,7 +38,7 @@ def caller_of(headers: Mapping[str, str], query: list[tuple[str, str]]) -> Calle
     authorization = headers.get("Authorization", "")
     if authorization[: len(_BEARER)].lower() == _BEARER:
         return Caller(authorization[len(_BEARER) :].strip())
-    return Caller()
+    return NOBODY
 
 
 def authorize(token: str, caller: Caller, access: Access) -> None:

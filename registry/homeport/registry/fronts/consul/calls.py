@@ -7,7 +7,8 @@ nobody knows is skipped, as Consul does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -23,9 +24,14 @@ from homeport.registry.fronts.consul.waiting import Resource
 
 Kind = Literal["flag", "text", "texts", "number", "duration", "filter"]
 Support = Literal["supported", "differs", "refused"]
+Query = tuple[tuple[str, str], ...]  # names and values in order, as they were sent
 
 NUMBER_MAX: Final = 2**64 - 1  # flags and indexes are unsigned 64-bit numbers
 QUERY_FIELDS_MAX: Final = 64  # parameters of one request
+KEPT: Final = 1024  # decoded queries: clients ask the same few again and again
+KEPT_CHARS_MAX: Final = (
+    256  # of each, so that they are few bytes, too; none with a token, which is not to stay anywhere
+)
 STREAM: Final = "stream"  # what a row takes whose view reads the body itself, piece by piece
 
 
@@ -38,6 +44,9 @@ class Asker(Protocol):
         ...
 
 
+_NONE: Final[Mapping[str, Any]] = {}
+
+
 class Parameter(msgspec.Struct, frozen=True):
     """One query parameter of an endpoint; `note` says how it differs, or why it is refused."""
 
@@ -47,7 +56,7 @@ class Parameter(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One row of the table.
 
     `path` may end in one variable, which takes the rest of the path, slashes and all, or all but a fixed ending after
@@ -86,7 +95,7 @@ class Call:
     __slots__ = ("agent", "asker", "body", "caller", "endpoint", "payload", "pieces", "raw", "values")
 
     def __init__(
-        self, endpoint: Endpoint, agent: Agent, caller: Caller, raw: bytes, values: dict[str, Any], body: bytes = b""
+        self, endpoint: Endpoint, agent: Agent, caller: Caller, raw: bytes, values: Mapping[str, Any], body: bytes = b""
     ) -> None:
         self.endpoint = endpoint
         self.agent = agent
@@ -140,27 +149,39 @@ def decode_variable(raw: str) -> bytes:
     return unquote_to_bytes(raw) if "%" in raw else raw.encode()
 
 
-def decode_query(raw: str) -> list[tuple[str, str]]:
+def decode_query(raw: str) -> Query:
     """The parameters of a query in order.
 
     Raises:
         Refusal: 400; there are too many.
     """
-    if not raw:
-        return []
+    return _parsed(raw) if len(raw) <= KEPT_CHARS_MAX and "token" not in raw else _parse(raw)
+
+
+def _parse(raw: str) -> Query:
     try:
-        return parse_qsl(raw, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX)
+        return tuple(parse_qsl(raw, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX))
     except ValueError:
         raise Refusal(400, f"Too many query parameters; allowed: {QUERY_FIELDS_MAX}") from None
 
 
-def decode_parameters(endpoint: Endpoint, query: list[tuple[str, str]]) -> dict[str, Any]:
+_parsed: Final = functools.lru_cache(KEPT)(_parse)
+
+
+def decode_parameters(endpoint: Endpoint, query: Query) -> Mapping[str, Any]:
     """The values of a row's parameters by name, each of the type its kind says.
 
     Raises:
         Refusal: a value cannot be read (400), is refused (400), or names another datacenter (500, as in Consul).
         InvalidArgument: the filter is none that these rows can be asked.
     """
+    if not query:
+        return _NONE
+    brief = sum(len(text) for _, text in query) <= KEPT_CHARS_MAX and all(name != "token" for name, _ in query)
+    return _decoded(endpoint, query) if brief else _decode(endpoint, query)
+
+
+def _decode(endpoint: Endpoint, query: Query) -> Mapping[str, Any]:
     values: dict[str, Any] = {}
     for name, text in query:
         parameter = next((one for one in endpoint.parameters if one.name == name), None)
@@ -184,6 +205,9 @@ def decode_parameters(endpoint: Endpoint, query: list[tuple[str, str]]) -> dict[
     if values.get("stale") and values.get("consistent"):
         raise Refusal(400, "Cannot specify ?stale with ?consistent, conflicting semantics.")
     return values
+
+
+_decoded: Final = functools.lru_cache(KEPT)(_decode)
 
 
 def decode_body(call: Call) -> None:

@@ -16,6 +16,9 @@ from homeport.registry.fronts.consul.waiting import Nothing, Part, Resource, Top
 
 _SHAPES_KEPT_MAX: Final = 64  # answers kept per service: its tags combined in every way would be endless
 
+_PASSING: Final = {"passing": True}
+_PLAIN: Final = (("consul", "passing"), ("consul", "all"))
+
 # --- what can be waited for -------------------------------------------------------------------------------------
 
 
@@ -120,12 +123,20 @@ def health(call: Call) -> Answer:
     found = agent.catalogue.services.get(call.name)
     if found is None:
         return Answer(body=b"[]", index=one_service(call).index())
-    shape = ("consul", call.flag("passing"), _tags(call), node_meta(call), nearest(call), call.filter)
+    shape = _shape(call)
     if shape in found.answers or len(found.answers) < _SHAPES_KEPT_MAX:
         body = found.answer(shape, lambda _: _health(call))
     else:
         body = _health(call)
     return Answer(body=body, index=found.index)
+
+
+def _shape(call: Call) -> object:
+    """Equal for calls that are answered the same as long as the service does not change."""
+    values = call.values
+    if not values or values == _PASSING:  # what nearly everybody asks for
+        return _PLAIN[not values]
+    return ("consul", call.flag("passing"), _tags(call), node_meta(call), nearest(call), call.filter)
 
 
 def _health(call: Call) -> bytes:
