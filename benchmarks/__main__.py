@@ -19,7 +19,7 @@ from benchmarks.case import FULL, QUICK
 from benchmarks.machine import describe
 from benchmarks.report import Report, encode, table
 
-NAMES: Final = ("lookups", "sidecar", "puts", "renewals", "fanout", "consul", "memory")
+NAMES: Final = ("lookups", "sidecar", "puts", "renewals", "fanout", "consul", "memory", "balancing")
 
 
 def main(arguments: list[str] | None = None) -> int:

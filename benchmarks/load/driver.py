@@ -6,6 +6,7 @@ A load with failed operations is no measurement: it raises.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -200,6 +201,22 @@ def _expect_success(operations: int, failed: int, error: str) -> None:
 
 
 # --- wrk --------------------------------------------------------------------------------------------------------
+
+
+def in_process(command: Sequence[str], cores: Cores, timeout_s: float) -> Turn:
+    """Run a program on the servers' core that measures itself and prints `[operations, wall seconds, CPU seconds]`.
+
+    Raises:
+        MeasurementError: it failed.
+    """
+    with affinity(cores.server):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=timeout_s
+        )
+    if done.returncode:
+        raise MeasurementError(done.stderr.strip().rpartition("\n")[2])
+    operations, wall_s, cpu_s = json.loads(done.stdout)
+    return Turn({"rate": operations / wall_s, "server_cpu": cpu_s / operations * 1e6})
 
 
 def wrk_missing() -> str:

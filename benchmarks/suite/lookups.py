@@ -6,19 +6,17 @@ network, every contender holds the same instances and is asked for all the healt
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Scale, Turn
+from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Scale
 from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import ROOT, MeasurementError, Stage, affinity, environment
+from benchmarks.servers import Stage
 from homeport.client.core import wire
 from homeport.client.core.messages import Resolve
 
@@ -80,23 +78,7 @@ def _in_process(what: str, scale: Scale) -> Callable[[Stage], AbstractContextMan
         command = [sys.executable, "-m", "benchmarks.load.in_process", what]
         command += [str(scale.services), str(scale.instances), str(scale.turn_s / 2)]
 
-        def measure() -> Turn:
-            with affinity(stage.cores.server):
-                done = subprocess.run(
-                    command,
-                    cwd=ROOT,
-                    env=environment(),
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    timeout=scale.turn_s + _IN_PROCESS_S,
-                )
-            if done.returncode:
-                raise MeasurementError(done.stderr.strip().rpartition("\n")[2])
-            lookups, wall_s, cpu_s = json.loads(done.stdout)
-            return Turn({"rate": lookups / wall_s, "server_cpu": cpu_s / lookups * 1e6})
-
-        yield measure
+        yield lambda: driver.in_process(command, stage.cores, scale.turn_s + _IN_PROCESS_S)
 
     return turns
 
