@@ -272,6 +272,15 @@ def test_a_probe_that_passes_readmits_and_forgives() -> None:
     assert first in cluster.candidates.members
 
 
+def test_another_process_at_the_same_place_is_not_blamed_for_the_old_one() -> None:
+    cluster = cluster_of(2)
+    first = endpoints(cluster)[0]
+    fail(cluster, first, 5)
+    known = {instance(number).key: instance(number) for number in (1, 2)}
+    cluster.update(known | {instance(1).key: instance(1, create_revision=9)})
+    assert not is_out(first)
+
+
 def rate(cluster: Cluster[Pooled], successes: list[int], total: int, now: float) -> list[bool]:
     """Give each endpoint its answers, none five failures in a row, and compare; who is out?"""
     for endpoint, good in zip(endpoints(cluster), successes, strict=True):

@@ -191,10 +191,11 @@ class Cluster(Generic[C]):
             if endpoint.instance is instance:
                 continue
             was_available = endpoint.available
+            registered_anew = endpoint.instance.create_revision != instance.create_revision
             endpoint.describe(instance)
-            if endpoint.available and not was_available:  # a probe found it well: that is stronger than old failures
-                endpoint.joined_s = now
-                readmit(endpoint)
+            # A probe found it well, or another process is there now: that is stronger than old failures.
+            if endpoint.available and (registered_anew or not was_available):
+                self._readmit(endpoint, now)
             if not endpoint.available:
                 change.closing += endpoint.idle
                 endpoint.idle = []
@@ -203,6 +204,11 @@ class Cluster(Generic[C]):
         self.met = self.met or bool(self.endpoints)
         self._weigh(now)
         return change
+
+    @staticmethod
+    def _readmit(endpoint: Endpoint[C], now: float) -> None:
+        endpoint.joined_s = now
+        readmit(endpoint)
 
     def _weigh(self, now: float) -> None:
         """Prepare the choice anew: somebody came, left, was ejected or readmitted, or has grown."""
@@ -233,8 +239,8 @@ class Cluster(Generic[C]):
         endpoint = self.candidates.pick(rng, tried, now, key)
         if endpoint is not None or not tried:
             return endpoint
-        everyone = LeastRequest(fit(self.settings.balancing, self.endpoints.values()))
-        endpoint = everyone.pick(rng, tried)
+        fallen = [each for each in fit(self.settings.balancing, self.endpoints.values()) if each.ejected]
+        endpoint = LeastRequest(fallen).pick(rng, tried)
         if endpoint is None and len(tried) > 1:
             *_, last = tried
             endpoint = self.candidates.pick(rng, (last,), now, key)
@@ -260,21 +266,20 @@ class Cluster(Generic[C]):
         """End suspicions and ejections that have lasted long enough; return the idle connections to close."""
         if self.budget is not None:
             self.budget.sweep(now)
-        stale = self._warming and now >= self._weighed_at_s + limits.GROWTH_STEP_S
-        if self.outliers is not None:
-            out = [endpoint for endpoint in self.endpoints.values() if endpoint.ejected]
-            stale = self.outliers.sweep(self.endpoints.values(), now, rng) or stale
-            for endpoint in out:
-                if not endpoint.ejected:
-                    endpoint.joined_s = now
-        if stale:
-            self._weigh(now)
+        changed = self._warming and now >= self._weighed_at_s + limits.GROWTH_STEP_S
         closing: list[C] = []
         for endpoint in self.endpoints.values():
             if endpoint.suspect and now >= endpoint.suspect_until_s:
                 endpoint.suspect = False
+            if endpoint.ejected and now >= endpoint.ejected_until_s:
+                self._readmit(endpoint, now)
+                changed = True
             if endpoint.idle:
                 closing += endpoint.expire(now)
+        if self.outliers is not None and self.outliers.sweep(self.endpoints.values(), now, rng):
+            changed = True
+        if changed:
+            self._weigh(now)
         return closing
 
     # For operators: what the optional features have counted.

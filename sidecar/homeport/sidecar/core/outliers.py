@@ -77,21 +77,18 @@ class OutlierDetector:
         return False
 
     def sweep(self, hosts: Collection[H], now: float, rng: Rng) -> bool:
-        """End ejections that have lasted long enough, compare success rates; True: somebody is in or out."""
-        changed = False
+        """At the end of an interval, forgive and compare success rates; True: somebody was ejected."""
+        if now < self._next_interval_s:
+            return False
+        self._next_interval_s = now + self._settings.interval_s
         for host in hosts:
-            if host.ejected and now >= host.ejected_until_s:
-                readmit(host)
-                changed = True
-        if now >= self._next_interval_s:
-            self._next_interval_s = now + self._settings.interval_s
-            for host in hosts:
-                if not host.ejected and host.ejections:
-                    host.ejections -= 1
-            for host in self._slackers(hosts):
-                changed = self._eject(host, hosts, now, rng) or changed
-            for host in hosts:
-                host.answers = host.errors = 0
+            if not host.ejected and host.ejections:
+                host.ejections -= 1
+        changed = False
+        for host in self._slackers(hosts):
+            changed = self._eject(host, hosts, now, rng) or changed
+        for host in hosts:
+            host.answers = host.errors = 0
         return changed
 
     def _slackers(self, hosts: Collection[H]) -> list[H]:
