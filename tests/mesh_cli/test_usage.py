@@ -64,6 +64,7 @@ def test_the_help_loads_nothing_heavy() -> None:
         (["run", "--name", "a", "--port", "80", "--check-path", "x", "--", "true"], "must start with /"),
         (["run", "--name", "a", "--port", "80", "--inbound", "0.0.0.0:1", "--", "true"], "say with --address"),
         (["sidecar", "--static", "db"], "is not NAME=HOST:PORT"),
+        (["sidecar", "--inbound-tls-cert", __file__], "needs both --inbound-tls-cert and --inbound-tls-key"),
         (["sidecar", "--timeout", "coffee=3"], "where NAME is one of connect, head, body,"),
         (["sidecar", "--timeout", "first-byte=soon"], "'soon' is not a number"),
         (["sidecar", "--timeout", "stream=0"], "stream_s must be more than 0"),

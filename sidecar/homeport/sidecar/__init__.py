@@ -8,6 +8,7 @@ from homeport.sidecar.lifecycle import Registered
 from homeport.sidecar.outbound import Discovery, Following
 from homeport.sidecar.sidecar import Sidecar
 from homeport.sidecar.takeover import Handover, TakeoverError, take_over
+from homeport.sidecar.tls import ServerTls
 
 __all__ = [
     "AppWatch",
@@ -16,6 +17,7 @@ __all__ = [
     "Handover",
     "Limits",
     "Registered",
+    "ServerTls",
     "Sidecar",
     "TakeoverError",
     "Timeouts",

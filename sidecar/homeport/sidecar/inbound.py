@@ -73,7 +73,7 @@ class Inbound(Listener):
     def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:
         return [
             b"X-Forwarded-For: %b" % downstream.peer,
-            b"X-Forwarded-Proto: http",
+            b"X-Forwarded-Proto: %b" % self.scheme,
             b"X-Forwarded-Host: %b" % request.host,
         ]
 

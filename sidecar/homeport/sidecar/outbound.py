@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError, InvalidArgument
@@ -19,15 +20,19 @@ from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
-from homeport.sidecar.core.settings import DEFAULT, ServiceSettings
+from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, UpstreamTls
 from homeport.sidecar.core.snapshot import Known, Snapshot
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED, Listener
-from homeport.sidecar.http1.upstream import Cluster
+from homeport.sidecar.http1.upstream import Cluster, Endpoint
 from homeport.sidecar.sockets import parse_address
+from homeport.sidecar.tls import Renewed
+
+TLS_META: Final = "tls"  # an instance whose meta says "true" here is met over TLS,
+TLS_NAME_META: Final = "tls-server-name"  # and its certificate bears this name, if not its address
 
 _log = logging.getLogger("homeport.sidecar")
 
@@ -101,6 +106,8 @@ class Outbound(Listener):
         self._waiting: dict[str, list[Exchange]] = {}  # service -> requests until the registry has answered
         self._stop_listening: dict[str, Callable[[], None]] = {}
         self.on_change: Callable[[], None] | None = None  # called when what is known of any service has changed
+        everyone = (self._settings, *self._services.values())
+        self._tls = {each.tls: Renewed(each.tls) for each in everyone if each.tls is not None}
         for service, addresses in static.items():
             self._fix(service.lower(), [instance_at(service, address) for address in addresses])
 
@@ -275,8 +282,22 @@ class Outbound(Listener):
     def mesh_fields(self, head: ResponseHead) -> Headers:
         return [field for field in head.mesh if field[0] == FLAGS]
 
+    def tls_to(self, cluster: Cluster, endpoint: Endpoint) -> tuple[ssl.SSLContext, str] | None:
+        settings = cluster.settings.tls
+        meta = endpoint.instance.meta
+        if settings is None:
+            if meta.get(TLS_META) != "true":
+                return None
+            settings = UpstreamTls()
+        met = self._tls.get(settings)
+        if met is None:
+            met = self._tls[settings] = Renewed(settings)
+        return met.context, settings.server_name or meta.get(TLS_NAME_META) or endpoint.address
+
     def sweep(self, now: float) -> None:
         super().sweep(now)
+        for met in self._tls.values():
+            met.sweep(now)
         unused: list[str] = []
         for service, each in self.clusters.items():
             for upstream in each.sweep(now, self.rng):

@@ -30,6 +30,7 @@ from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.outbound import Discovery, Outbound, instance_at
 from homeport.sidecar.sockets import address_of, bind, parse_address
+from homeport.sidecar.tls import Renewed, ServerTls
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -53,6 +54,7 @@ class Sidecar:
         state_file: Where the last known endpoints are kept, for the next start; None for nowhere.
         limits: How large and how many; one for both listeners.
         timeouts: How long; one for both listeners.
+        inbound_tls: The certificate that clients of the inbound are shown; None: it speaks plain HTTP.
         sockets: Listening sockets by listener, to use instead of binding its address; closed with the sidecar.
         settings: How services are balanced, timed and guarded.
         services: Those that differ, by name.
@@ -73,6 +75,7 @@ class Sidecar:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         state_file: str | os.PathLike[str] | None = None,
+        inbound_tls: ServerTls | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
         settings: ServiceSettings = DEFAULT,
         services: Mapping[str, ServiceSettings] | None = None,
@@ -103,6 +106,7 @@ class Sidecar:
         self._last_known: LastKnown | None = None
         self.limits = Limits() if limits is None else limits
         self.timeouts = Timeouts() if timeouts is None else timeouts
+        self._inbound_tls = inbound_tls
         self._settings = settings
         self._services = {} if services is None else dict(services)
         self._rng: Rng = random.Random() if rng is None else rng
@@ -152,6 +156,8 @@ class Sidecar:
                 self.inbound = Inbound(
                     loop, self._rng, f"{name}-in", self._app, self.limits, self.timeouts, self._concurrency_max
                 )
+                if self._inbound_tls is not None:
+                    self.inbound.tls = Renewed(self._inbound_tls)
                 self.at["inbound"] = await self._listen(self.inbound)
             if "admin" in self._addresses:
                 self.at["admin"] = await self._serve_admin(self._bound("admin")[0])

@@ -22,9 +22,10 @@ from homeport.client.core.model import INTERVAL_S_DEFAULT, INTERVAL_S_MIN, TTL_S
 from homeport.mesh.app import LOCALHOST, App
 from homeport.mesh.commands.options import OFF, static_services
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
-from homeport.mesh.commands.sidecar import proxy_options, state_file
+from homeport.mesh.commands.sidecar import inbound_tls, proxy_options, state_file
 from homeport.sidecar import AppWatch, Limits, Sidecar, Timeouts
 from homeport.sidecar.core.limits import ACTIVE_MAX
+from homeport.sidecar.outbound import TLS_META
 
 LOOPBACK_NAMES: Final = "localhost,127.0.0.1,::1"  # never a service's name, so never the sidecar's business
 APP_CHECK: Final = "app"
@@ -93,6 +94,9 @@ def run(
     state_dir: Path | None,
     limits: Limits,
     timeouts: Timeouts,
+    inbound_tls_cert: str | None,
+    inbound_tls_key: str | None,
+    inbound_tls_client_ca: str | None,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND with its own sidecar, registered while it is well.
@@ -106,6 +110,7 @@ def run(
     reached = address or (inbound.rpartition(":")[0].strip("[]") if inbound != OFF else LOCALHOST)
     if reached in ("0.0.0.0", "::"):
         raise click.UsageError(f"--inbound {inbound} listens everywhere: say with --address where others find it.")
+    tls = inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca)
     app = App(command, port, check_path, stop_timeout)
 
     def register(client: Client, listener: str | None) -> Registration:
@@ -122,6 +127,7 @@ def run(
             address=reached,
             tags=tags,
             version=version,
+            meta={TLS_META: "true"} if tls is not None and listener is not None else {},
             ttl_s=ttl,
             checks=[ours, reach],
             idle_timeout_s=0.0 if listener is None else timeouts.keep_alive_s,
@@ -141,6 +147,7 @@ def run(
                 passthrough=passthrough,
                 limits=limits,
                 timeouts=timeouts,
+                inbound_tls=tls,
                 concurrency_max=concurrency,
                 state_file=state_file(state_dir, f"run-{name}-{port}"),
             ) as proxy,

@@ -23,7 +23,7 @@ from homeport.mesh.commands.options import (
     static_services,
 )
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
-from homeport.sidecar import Handover, Limits, Sidecar, Timeouts, take_over
+from homeport.sidecar import Handover, Limits, ServerTls, Sidecar, Timeouts, take_over
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,12 +87,36 @@ def proxy_options(command: F) -> F:
                 help="Where the last known endpoints are kept, for a start while no registry answers "
                 "[default: homeport/sidecars under $XDG_STATE_HOME or ~/.local/state].",
             ),
+            click.option(
+                "--inbound-tls-cert",
+                type=click.Path(exists=True, dir_okay=False),
+                metavar="FILE",
+                help="The certificate that clients of the inbound are shown, in PEM; read again when it changes.",
+            ),
+            click.option(
+                "--inbound-tls-key", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="And its key."
+            ),
+            click.option(
+                "--inbound-tls-client-ca",
+                type=click.Path(exists=True, dir_okay=False),
+                metavar="FILE",
+                help="Only clients with a certificate of these may call.",
+            ),
             bounds_option("--limit", "limits", Limits, "NUMBER", "How large and how many"),
             bounds_option("--timeout", "timeouts", Timeouts, "SECONDS", "How long"),
         ]
     ):
         command = option(command)
     return command
+
+
+def inbound_tls(cert: str | None, key: str | None, client_ca: str | None) -> ServerTls | None:
+    """What the options say of TLS from clients."""
+    if cert is not None and key is not None:
+        return ServerTls(cert=cert, key=key, client_ca=client_ca)
+    if cert or key or client_ca:
+        raise click.UsageError("TLS on the inbound needs both --inbound-tls-cert and --inbound-tls-key.")
+    return None
 
 
 @click.command()
@@ -111,6 +135,9 @@ def sidecar(
     state_dir: Path | None,
     limits: Limits,
     timeouts: Timeouts,
+    inbound_tls_cert: str | None,
+    inbound_tls_key: str | None,
+    inbound_tls_client_ca: str | None,
     app: str | None,
     takeover: bool,
 ) -> None:
@@ -143,6 +170,7 @@ def sidecar(
                     state_file=state,
                     limits=limits,
                     timeouts=timeouts,
+                    inbound_tls=inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca),
                     sockets=taken.matching(wanted) if taken is not None else None,
                 ) as proxy,
             ):

@@ -102,6 +102,20 @@ class Circuit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             check_range(field, getattr(self, field), 1, _MANY)
 
 
+class UpstreamTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the instances of a service are met over TLS."""
+
+    ca: str | None = None  # a file of those whose certificates are believed; None: whom the system believes
+    server_name: str = ""  # the name that must stand in the certificate; empty: the instance's address
+    cert: str | None = None  # a file with our own certificate,
+    key: str | None = None  # and one with its key; None: it stands in the same file
+    verify: bool = True  # False believes any certificate, and so anybody in between
+
+    def __post_init__(self) -> None:
+        if self.key is not None and self.cert is None:
+            raise InvalidArgument("tls.key needs its certificate: tls.cert")
+
+
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be said of how one service is called."""
 
@@ -110,6 +124,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     retries: Retries | None = Retries()
     outliers: Outliers | None = Outliers()
     circuit: Circuit | None = Circuit()
+    tls: UpstreamTls | None = None  # None: only to instances whose meta says `tls = "true"`, as UpstreamTls() would
 
     def __post_init__(self) -> None:
         check_range("per_try_s", self.per_try_s, 0.0, _DAY_S)

@@ -12,7 +12,7 @@ pieces still held in `_held`; after it, all that is left is to cut the client of
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from homeport.sidecar.core import limits
 from homeport.sidecar.core.retries import Failure, may_retry
@@ -197,9 +197,13 @@ class Exchange:
     async def _connect(self, endpoint: Endpoint) -> None:
         assert self.cluster is not None
         self.cluster.connects += 1
+        options: dict[str, Any] = {}
         try:
+            tls = None if self.request.connect else self.listener.tls_to(self.cluster, endpoint)
+            if tls is not None:
+                options["ssl"], options["server_hostname"] = tls
             _, upstream = await self.listener.loop.create_connection(
-                lambda: Upstream(endpoint, self.listener.limits), endpoint.address, endpoint.port
+                lambda: Upstream(endpoint, self.listener.limits), endpoint.address, endpoint.port, **options
             )
         except (OSError, ValueError) as error:  # a name that cannot be encoded is a ValueError
             self._connect_ended()

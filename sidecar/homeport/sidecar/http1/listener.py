@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.core.limits import Limits, Timeouts
@@ -23,6 +24,7 @@ from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.outbox import Outbox
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
 from homeport.sidecar.sockets import BACKLOG
+from homeport.sidecar.tls import Renewed
 
 FLAGS: Final = b"x-homeport-response-flags"
 SERVICE: Final = b"x-homeport-service"
@@ -60,6 +62,7 @@ class Listener:
         self.via_line = b"Via: 1.1 %b" % self.pseudonym
         self.outbox = Outbox(loop)
         self._servers: list[asyncio.Server] = []
+        self.tls: Renewed | None = None  # how clients are met; set before the first `accept`
         self._drained: asyncio.Event | None = None
         self._empty: asyncio.Event | None = None  # set when the last connection is gone, once somebody waits for it
 
@@ -104,10 +107,22 @@ class Listener:
 
     async def accept(self, listening: socket.socket) -> None:
         """Accept from a listening socket, until it is closed or we are."""
-        self._servers.append(await self.loop.create_server(lambda: Downstream(self), sock=listening, backlog=BACKLOG))
+        options: dict[str, Any] = {}
+        if self.tls is not None:
+            options["ssl"] = self.tls.context
+            options["ssl_handshake_timeout"] = self.timeouts.head_s
+            options["ssl_shutdown_timeout"] = self.timeouts.linger_s
+        server = await self.loop.create_server(lambda: Downstream(self), sock=listening, backlog=BACKLOG, **options)
+        self._servers.append(server)
+
+    def tls_to(self, cluster: Cluster, endpoint: Endpoint) -> tuple[ssl.SSLContext, str] | None:
+        """How a connection to `endpoint` is encrypted, and the name that its certificate must bear; None: not."""
+        return None
 
     def sweep(self, now: float) -> None:
         """Act on every deadline that has passed."""
+        if self.tls is not None:
+            self.tls.sweep(now)
         for downstream in [each for each in self.connections if each.deadline_s <= now]:
             downstream.expired(now)
         if self.timeouts.total_s is not None:
@@ -180,11 +195,17 @@ class Listener:
 
     # Bytes.
 
+    @property
+    def scheme(self) -> bytes:
+        """What clients have spoken to us."""
+        return b"http" if self.tls is None else b"https"
+
     def forwarding(self, peer: bytes, host: bytes) -> bytes:
         """The lines that every plain request of one client to one host gets."""
-        return b"Host: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: %b\r\n%b" % (
+        return b"Host: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n%b" % (
             host,
             peer,
+            self.scheme,
             host,
             self.via_line,
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from homeport.sidecar.core import cluster, limits
 from homeport.sidecar.http1 import bodies, framing
 from homeport.sidecar.http1.lines import Malformed
+from homeport.sidecar.tls import said_goodbye
 
 if TYPE_CHECKING:
     from homeport.sidecar.http1.exchange import Exchange
@@ -27,7 +28,7 @@ class Upstream(asyncio.Protocol):
     """One connection to an endpoint. `exchange` is whom it works for, None while idle or closed."""
 
     __slots__ = (
-        "_body", "_buffer", "_interims", "_limits", "_paused", "endpoint", "exchange", "idle_since_s", "lost",
+        "_body", "_buffer", "_ended", "_interims", "_limits", "_paused", "endpoint", "exchange", "idle_since_s", "lost",
         "reused", "transport", "tunnel", "write_paused",
     )  # fmt: skip
 
@@ -46,6 +47,7 @@ class Upstream(asyncio.Protocol):
         self._buffer = b""  # an incomplete head
         self._body: bodies.Body | None = None
         self._interims = 0
+        self._ended = False  # the other end has said that it sends no more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -61,7 +63,7 @@ class Upstream(asyncio.Protocol):
         if exchange is None:
             self.endpoint.forget(self)
             return
-        if exc is None and isinstance(self._body, bodies.CloseBody):
+        if exc is None and self._ended and isinstance(self._body, bodies.CloseBody):
             self._body = None
             exchange.response_piece(b"", True, [])
             return
@@ -69,6 +71,8 @@ class Upstream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Pass a half-close on in a tunnel; otherwise the connection is of no more use."""
+        tls = self.transport.get_extra_info("ssl_object")
+        self._ended = tls is None or said_goodbye(tls)
         if self.tunnel and self.exchange is not None:
             self.exchange.upstream_ended_tunnel(self)
             return not self.tls

@@ -1,0 +1,231 @@
+"""TLS on either side: who is believed, what changes while running, and that a cut is never taken for an end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+
+from homeport.client.core.errors import InvalidArgument
+from homeport.client.core.model import Instance
+from homeport.sidecar import ServerTls, Sidecar
+from homeport.sidecar.core.settings import ServiceSettings, UpstreamTls
+
+if TYPE_CHECKING:
+    from tests.sidecar.conftest import Net
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Authority:
+    """Certificates, and the files they are in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ca = trustme.CA()
+        self.pem = folder / "ca.pem"
+        self.ca.cert_pem.write_to_path(self.pem)
+
+    def issue(self, name: str, to: str | None = None) -> tuple[Path, Path]:
+        """A certificate for `name`, in the files of `to`."""
+        issued = self.ca.issue_cert(name)
+        cert, key = self.folder / f"{to or name}.pem", self.folder / f"{to or name}.key"
+        issued.private_key_pem.write_to_path(key)
+        cert.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+        return cert, key
+
+    def break_off(self, name: str) -> None:
+        """Somebody is still writing the file."""
+        (self.folder / f"{name}.pem").write_bytes(b"half a certif")
+
+    def server(self, name: str, *, client_ca: bool = False) -> ServerTls:
+        cert, key = self.issue(name)
+        return ServerTls(cert=cert, key=key, client_ca=self.pem if client_ca else None)
+
+    def client(self) -> ssl.SSLContext:
+        """A context that believes us."""
+        context = ssl.create_default_context(cafile=self.pem)
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+    except (asyncio.IncompleteReadError, OSError):
+        pass
+    finally:
+        writer.close()
+
+
+async def upstream(context: ssl.SSLContext, serve: Serve = answer) -> tuple[asyncio.Server, str]:
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await serve(reader, writer)
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0, ssl=context)
+    return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def shown(sidecar: Sidecar, context: ssl.SSLContext, name: str) -> tuple[bytes, Any]:
+    """What the inbound answers to somebody who expects `name`, and the TLS it was said over."""
+    host, port = sidecar.at["inbound"].split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=name)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            return await reader.read(), writer.get_extra_info("ssl_object")
+    finally:
+        writer.close()
+
+
+async def test_clients_of_an_inbound_are_met_with_its_certificate_and_http_1_1(net: Net, authority: Authority) -> None:
+    app = await net.answering(net.ok())
+    sidecar = await net.sidecar(
+        outbound=None, inbound="127.0.0.1:0", app=app.address, inbound_tls=authority.server("orders.test")
+    )
+    got, tls = await shown(sidecar, authority.client(), "orders.test")
+    assert got.endswith(b"hi")
+    assert tls.selected_alpn_protocol() == "http/1.1"
+    assert b"X-Forwarded-Proto: https\r\n" in app.heads[0]
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await shown(sidecar, authority.client(), "somebody.else")
+    assert sidecar.inbound is not None
+    assert sidecar.inbound.active == 0
+
+
+async def test_plain_http_at_a_tls_inbound_is_no_request(net: Net, authority: Authority) -> None:
+    app = await net.answering(net.ok())
+    sidecar = await net.sidecar(
+        outbound=None, inbound="127.0.0.1:0", app=app.address, inbound_tls=authority.server("orders.test")
+    )
+    with contextlib.suppress(ConnectionResetError):
+        assert await net.ask(sidecar, net.get(), "inbound") == b""
+    assert app.connections == 0
+
+
+async def test_only_clients_with_a_certificate_may_call_if_that_is_asked(net: Net, authority: Authority) -> None:
+    app = await net.answering(net.ok())
+    sidecar = await net.sidecar(
+        outbound=None,
+        inbound="127.0.0.1:0",
+        app=app.address,
+        inbound_tls=authority.server("orders.test", client_ca=True),
+    )
+    with contextlib.suppress(ssl.SSLError, ConnectionError):  # in TLS 1.3 the refusal may come after the handshake
+        assert (await shown(sidecar, authority.client(), "orders.test"))[0] == b""
+    known = authority.client()
+    known.load_cert_chain(*authority.issue("caller.test"))
+    assert (await shown(sidecar, known, "orders.test"))[0].endswith(b"hi")
+    assert len(app.heads) == 1
+
+
+async def test_a_changed_certificate_is_shown_and_a_broken_one_is_not(
+    net: Net, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = await net.answering(net.ok())
+    settings = authority.server("orders.test")
+    sidecar = await net.sidecar(outbound=None, inbound="127.0.0.1:0", app=app.address, inbound_tls=settings)
+    assert sidecar.inbound is not None
+    assert sidecar.inbound.tls is not None
+    now = asyncio.get_running_loop().time()
+
+    authority.break_off("orders.test")
+    sidecar.inbound.tls.sweep(now + 10)
+    assert "cannot be used" in caplog.text
+    assert (await shown(sidecar, authority.client(), "orders.test"))[0].endswith(b"hi")
+
+    authority.issue("renewed.test", to="orders.test")
+    sidecar.inbound.tls.sweep(now + 20)
+    assert (await shown(sidecar, authority.client(), "renewed.test"))[0].endswith(b"hi")
+
+
+async def calling(net: Net, address: str, settings: UpstreamTls | None, **meta: str) -> Sidecar:
+    host, port = address.split(":")
+    net.registrar.feed("orders").say(Instance(service="orders", id=address, address=host, port=int(port), meta=meta))
+    return await net.sidecar(services={"orders": ServiceSettings(tls=settings)})
+
+
+async def test_a_service_is_met_as_its_settings_say(net: Net, authority: Authority) -> None:
+    server, address = await upstream(authority.server("db.test", client_ca=True).context())
+    cert, key = (str(path) for path in authority.issue("me.test"))
+    ca = str(authority.pem)
+    async with server:
+        for tls, status in (
+            (UpstreamTls(ca=ca, server_name="db.test", cert=cert, key=key), 200),
+            (UpstreamTls(verify=False, cert=cert, key=key), 200),
+            (UpstreamTls(ca=ca, server_name="other.test", cert=cert, key=key), 503),  # not the name
+            (UpstreamTls(ca=ca, cert=cert, key=key), 503),  # the address is not in it
+            (UpstreamTls(server_name="db.test", cert=cert, key=key), 503),  # nobody that the system believes
+            (None, 502),  # plain text is answered by an alert
+        ):
+            got = await net.ask(await calling(net, address, tls), net.get())
+            assert got.startswith(b"HTTP/1.1 %d " % status), (tls, got)
+
+
+async def test_an_instance_may_say_itself_that_it_is_met_over_tls(net: Net, authority: Authority) -> None:
+    server, address = await upstream(authority.server("db.test").context())
+    async with server:
+        got = await net.ask(await calling(net, address, None, tls="true"), net.get())
+        assert got.startswith(b"HTTP/1.1 503 ")  # the system does not believe our authority
+        assert b"SSLCertVerificationError" in got
+
+
+async def test_large_bodies_pass_both_ways_over_tls(net: Net, authority: Authority) -> None:
+    size = 4 << 20
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(64):
+            writer.write(await reader.readexactly(size // 64))
+            await writer.drain()
+        writer.close()
+
+    server, address = await upstream(authority.server("db.test").context(), echo)
+    async with server:
+        sidecar = await calling(net, address, UpstreamTls(ca=str(authority.pem), server_name="db.test"))
+        body = os.urandom(size)
+        client = await net.dial(sidecar)
+        client.send(b"PUT / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size)
+        client.send(body)
+        await client.head()
+        assert await client.exactly(size) == body
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_a_body_that_ends_with_its_connection_is_whole_only_if_tls_says_goodbye(
+    net: Net, authority: Authority, says_goodbye: bool
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nto the end")
+        await writer.drain()
+        if says_goodbye:
+            writer.close()
+        else:
+            writer.transport.abort()
+
+    server, address = await upstream(authority.server("db.test").context(), serve)
+    async with server:
+        sidecar = await calling(net, address, UpstreamTls(ca=str(authority.pem), server_name="db.test"))
+        got = await net.ask(sidecar, net.get())
+        assert b"to the end" in got
+        assert got.endswith(b"0\r\n\r\n") is says_goodbye
+
+
+def test_a_key_needs_its_certificate() -> None:
+    with pytest.raises(InvalidArgument):
+        UpstreamTls(key="k.pem")
