@@ -79,8 +79,20 @@ format: $(STAMP) ## format the code and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## install what the benchmarks measure beside (Debian and PyPI packages; needs root for Debian's)
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(BENCH_DEBIAN)
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --group bench-peers
+
+BENCH_DEBIAN := wrk nginx-light haproxy caddy etcd-server zookeeper redis-server redis-tools dnsmasq-base dnsperf
+
+.PHONY: bench
+bench: $(STAMP) ## every benchmark, with the pictures and the tables made from them (about half an hour)
+	@$(BIN)/python -m benchmarks all --results benchmarks/results
+	@$(BIN)/python -m benchmarks.drawing
+
 .PHONY: bench-quick
-bench-quick: $(STAMP) ## a two-minute measurement beside the peers that are installed
+bench-quick: $(STAMP) ## a short measurement beside the peers that are installed
 	@$(BIN)/python -m benchmarks all --quick
 
 .PHONY: clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import fnmatch
 import importlib
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Final, NoReturn
 from benchmarks import rounds
 from benchmarks.case import FULL, QUICK
 from benchmarks.machine import describe
-from benchmarks.report import Report, encode, table
+from benchmarks.report import CaseReport, Report, encode, table
 
 NAMES: Final = ("lookups", "sidecar", "puts", "renewals", "fanout", "consul", "memory", "balancing")
 
@@ -28,9 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", choices=[*NAMES, "all"], metavar="NAME", help=f"{', '.join(NAMES)} or all")
     parser.add_argument("--quick", action="store_true", help="less of everything: to look, not to quote")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="write each NAME's figures to DIR/NAME.json")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds that count, after the warm-up")
     parser.add_argument("--turn", type=_positive, metavar="S", help="whole seconds of load per contender and round")
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="where servers keep data: the disk to measure")
+    parser.add_argument(
+        "--only", default="*", metavar="PATTERN", help="only the cases whose name fits, as in sidecar/*"
+    )
     options = parser.parse_args(arguments)
     work_dir: Path = options.work_dir or Path(tempfile.gettempdir())
     scale = QUICK if options.quick else FULL
@@ -38,21 +43,30 @@ def main(arguments: list[str] | None = None) -> int:
     if not hasattr(os, "sched_setaffinity"):
         parser.error("this needs Linux: processes are pinned to cores and their CPU is read from /proc")
     signal.signal(signal.SIGTERM, _stop)
+    machine = describe(work_dir)
+    everything: list[CaseReport] = []
+
+    def report_of(cases: list[CaseReport]) -> Report:
+        return Report(started_at=started_at, quick=options.quick, machine=machine, cases=cases)
+
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    reports = []
     for name in NAMES if "all" in options.names else options.names:
+        cases: list[CaseReport] = []
         for case in importlib.import_module(f"benchmarks.suite.{name}").cases(scale):
-            reports.append(rounds.run(case, scale.rounds, _say, work_dir))
-            print(f"\n{table(reports[-1])}\n", flush=True)
-    report = Report(started_at=started_at, quick=options.quick, machine=describe(work_dir), cases=reports)
-    machine = report.machine
+            if fnmatch.fnmatch(case.name, options.only):
+                cases.append(rounds.run(case, scale.rounds, _say, work_dir))
+                print(f"\n{table(cases[-1])}\n", flush=True)
+        if options.results:
+            options.results.mkdir(parents=True, exist_ok=True)
+            (options.results / f"{name}.json").write_bytes(encode(report_of(cases)))
+        everything += cases
     print(
         f"machine: {machine.cpu}, {machine.cores} cores, Linux {machine.kernel}, {machine.python}, {machine.filesystem}"
     )
     print("versions: " + ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     if options.json:
-        options.json.write_bytes(encode(report))
-    return 1 if any(case.failed for case in reports) else 0
+        options.json.write_bytes(encode(report_of(everything)))
+    return 1 if any(case.failed for case in everything) else 0
 
 
 def _positive(text: str) -> int:

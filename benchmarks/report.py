@@ -173,10 +173,10 @@ def table(case: CaseReport) -> str:
 
 
 def _spread(it: Spread) -> str:
-    return f"{_number(it.median)} ({_number(it.q1)}-{_number(it.q3)})"
+    return f"{number(it.median)} ({number(it.q1)}-{number(it.q3)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three significant digits, and no more digits than that after the point."""
     size = abs(value)
     if size >= 100:

@@ -1,0 +1,66 @@
+"""Pictures and tables say what the figures say, and the same figures give the same files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import drawing
+from benchmarks.case import RATE, SERVER_CPU
+from benchmarks.machine import Machine
+from benchmarks.report import CaseReport, Figure, Report, Row
+from benchmarks.spread import Spread
+
+MACHINE = Machine(
+    cpu="a processor",
+    cores=2,
+    memory_bytes=1,
+    kernel="6",
+    python="CPython 3.11",
+    filesystem="ext4",
+    revision="",
+    versions={"envoy": "1.40.0"},
+)
+
+
+def row(name: str, cpu_us: float, ahead: float) -> Row:
+    figure = Figure([cpu_us], Spread(cpu_us, cpu_us, cpu_us))
+    lead = {"server_cpu": Spread(ahead, ahead, ahead)}
+    return Row(name, f"about {name}", {"server_cpu": figure}, lead, None, None)
+
+
+CASE = CaseReport(
+    name="sidecar/small",
+    question="who?",
+    load="some load",
+    reference="homeport",
+    rounds=5,
+    metrics=[RATE, SERVER_CPU],
+    rows=[row("homeport", 25.0, 1.0), row("envoy", 50.0, 2.0), row("nginx", 20.0, 0.8), row("direct", 7.0, 0.28)],
+    skipped=[],
+    failed=[],
+    warnings=["a warning"],
+)
+REPORT = Report(started_at="2026-01-01T00:00:00+00:00", quick=False, machine=MACHINE, cases=[CASE])
+
+
+def test_a_picture_names_everyone_with_their_version_and_is_the_same_each_time(tmp_path: Path) -> None:
+    drawing.draw(CASE, SERVER_CPU, MACHINE, tmp_path / "one.svg")
+    drawing.draw(CASE, SERVER_CPU, MACHINE, tmp_path / "two.svg")
+    text = (tmp_path / "one.svg").read_text()
+    assert text == (tmp_path / "two.svg").read_text()
+    for words in ("envoy 1.40.0", "nginx", "homeport", "lower is better", "sidecar/small: some load"):
+        assert f"<!-- {words}" in text or words in text
+
+
+def test_being_behind_is_said_in_the_same_size_as_being_ahead() -> None:
+    table = drawing.headlines([REPORT])
+    assert "| 25.0 us | envoy 50.0 us; nginx 20.0 us | envoy 2.00 x; nginx 0.8 x |" in table
+    assert "direct" not in table, "having no proxy is no competitor"
+
+
+def test_the_page_holds_every_row_and_every_warning() -> None:
+    page = drawing.page([REPORT])
+    for words in ("| direct | - | 7.00 (7.00 to 7.00) |", "0.28 x", "- a warning", "about envoy", "5 rounds"):
+        assert words in page
+    assert "benchmarks/sidecar-small-server_cpu.svg" in page
+    assert "sidecar-small-rate.svg" not in page, "nobody has that figure"
