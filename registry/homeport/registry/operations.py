@@ -325,8 +325,9 @@ class Operations:
         return msgspec.structs.replace(standing.instance, state=instance.state) == instance
 
     def _nothing_to_clear(self, instance: Instance) -> bool:
-        """Whether no status is written but those of its own checks: a refused connection, say."""
-        return self._records(instance.key).keys() <= {check.name for check in instance.checks}
+        """Whether the registry found nothing besides the statuses of its checks: no refused connection, say."""
+        found = {name for name, record in self._records(instance.key).items() if not _is_told(record)}
+        return found <= {check.name for check in instance.checks}
 
     def _registered(self, peer: Peer, instance: Instance, lease: int, created: int) -> Registered:
         peer.registered[instance.key] = lease
@@ -359,6 +360,10 @@ class Operations:
             elif record is not None:
                 ops.append(Put(keys.check(*key, check.name), record, lease))
                 written.add(check.name)
+        for name, told in records.items():
+            if name not in written and _is_told(told) and all(name != check.name for check in instance.checks):
+                ops.append(Put(told.key, told.value, lease))
+                written.add(name)
         # Last, when all that goes on has moved to other leases: what still hangs on the old ones goes with them.
         ops += self._end_checks(records, standing.lease if standing else 0, keep=written)
         if standing is not None and standing.lease:
@@ -623,6 +628,11 @@ class Operations:
 def _bare(kv: KeyValue) -> KeyValue:
     """A user's entry without the prefix it is stored under."""
     return KeyValue(kv.key[len(keys.USER) :], kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+
+
+def _is_told(record: KeyValue) -> bool:
+    """Whether a status is of a check that others look after: it goes on, whoever registers the instance anew."""
+    return bool(wire.decode(CheckRecord, record.value).extra)
 
 
 def _is_instance(op: Op) -> bool:

@@ -87,5 +87,10 @@ async def test_a_session_stands_on_checks_of_its_node(http: Http, eventually: Ev
     assert [one["ID"] for one in (await http("GET", "/v1/session/node/far")).json] == [made]
     assert (await http("GET", "/v1/session/node/home")).json == []
     index = (await http("GET", f"/v1/session/info/{made}")).index
+    others = (await http("GET", "/v1/session/node/home")).index
+    waiting = await http.blocked(f"/v1/session/node/home?index={others}&wait=5m")
     await http("PUT", "/v1/catalog/register", {**told, "Check": {"CheckID": "disk", "Status": "critical"}})
     assert (await http("GET", f"/v1/session/info/{made}?index={index}")).json == []
+    assert not waiting.done(), "the sessions of one node are not those of another"
+    await http("PUT", "/v1/session/create")
+    assert len((await waiting).json) == 1

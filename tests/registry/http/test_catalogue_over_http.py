@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
-from homeport.client.core.messages import Register
+from homeport.client.core.messages import Deregister, Register
 from homeport.client.core.model import Instance
 from homeport.registry import Registry
 from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX
@@ -226,6 +227,27 @@ async def test_registering_leaves_what_the_registry_looks_after(http: Http, regi
     assert [check["CheckID"] for check in entry["Checks"]] == ["service:web"]
     assert (await http("PUT", "/v1/agent/check/fail/service:web")).status == 200
     assert (await http("GET", "/v1/health/service/web?passing")).json == []
+
+
+async def test_what_others_say_of_an_instance_stays_when_it_is_registered_anew(http: Http, registry: Registry) -> None:
+    one = Instance(service="db", id="x", node="home", address="10.1.1.1", port=1, ttl_s=60)
+    await registry.operations.register(Register(one), _peer(registry))
+    told = {"CheckID": "up", "ServiceID": "x", "Status": "warning"}
+    assert (await http("PUT", "/v1/catalog/register", {"Node": "home", "SkipNodeUpdate": True, "Check": told})).json
+    revision = registry.store.mvcc.revision
+    again = msgspec.structs.replace(one, port=2)
+    await registry.operations.register(Register(again), _peer(registry))
+    (check,) = (await http("GET", "/v1/health/checks/db")).json
+    assert (check["CheckID"], check["Status"]) == ("up", "warning")
+    assert registry.store.mvcc.revision == revision + 1
+    await registry.operations.deregister(Deregister("x"), _peer(registry))
+    assert not [*registry.store.mvcc.keys(b"h/", b"h0"), *registry.store.mvcc.keys(b"l/", b"l0")]
+
+
+async def test_where_the_request_comes_from_can_come_first(http: Http) -> None:
+    for name, address in (("a", "10.0.0.1"), ("b", "127.0.0.1")):
+        await http("PUT", "/v1/catalog/register", {"Node": name, "Address": address, "Service": DB})
+    assert await names(http, "/v1/catalog/service/db?near=_ip", "Node") == ["b", "a"]
 
 
 @pytest.mark.parametrize("override", [True, False])

@@ -84,3 +84,19 @@ async def test_a_service_that_asked_for_nothing_stays() -> None:
         await put("/v1/agent/service/register", {"Name": "web", "Check": {"TTL": "1s"}})
         await asyncio.sleep(1_000)
         assert registry.catalogue.find("home", "web") is not None
+
+
+@virtual_time()
+async def test_a_check_that_others_look_after_has_its_time_enforced_too() -> None:
+    async with serving() as (registry, put):
+        definition = {"TCP": "10.0.0.9:1", "DeregisterCriticalServiceAfter": "2m"}
+        told = {"CheckID": "up", "ServiceID": "db", "Status": "critical", "Definition": definition}
+        far = {"Node": "far", "Address": "10.0.0.9", "Service": {"Service": "db"}}
+        await put(
+            "/v1/catalog/register", {**far, "Check": {**told, "Definition": {"DeregisterCriticalServiceAfter": "2m"}}}
+        )
+        await asyncio.sleep(119)
+        assert registry.catalogue.find("far", "db") is not None
+        await asyncio.sleep(35)
+        assert registry.catalogue.find("far", "db") is None
+        assert registry.catalogue.find("far", "") is not None, "its node stays"

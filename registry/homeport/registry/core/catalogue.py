@@ -108,26 +108,27 @@ class Node:
         self.status: Status = "passing"
 
 
-class Vanished:
-    """Names that are gone with the revision they went at; `floor` is that of the newest no longer remembered."""
+class LastChanges:
+    """Names with the revision of their last change; `floor` is that of the newest no longer remembered."""
 
-    __slots__ = ("_gone", "_most", "floor")
+    __slots__ = ("_by_age", "_most", "floor")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, floor: int = 1) -> None:
         self._most = most
-        self._gone: OrderedDict[str, int] = OrderedDict()
-        self.floor = 1
+        self._by_age: OrderedDict[str, int] = OrderedDict()
+        self.floor = floor
 
     def index_of(self, name: str) -> int:
-        return max(self._gone.get(name, 0), self.floor)
+        return max(self._by_age.get(name, 0), self.floor)
 
     def add(self, name: str, revision: int) -> None:
-        self._gone[name] = revision
-        if len(self._gone) > self._most:
-            _, self.floor = self._gone.popitem(last=False)
+        self._by_age[name] = revision
+        self._by_age.move_to_end(name)
+        if len(self._by_age) > self._most:
+            _, self.floor = self._by_age.popitem(last=False)
 
     def discard(self, name: str) -> None:
-        self._gone.pop(name, None)
+        self._by_age.pop(name, None)
 
 
 class Touched:
@@ -182,8 +183,8 @@ class Catalogue:
         self._service_of: dict[InstanceKey, str] = {}
         self._checks: dict[InstanceKey, dict[str, CheckRecord]] = {}
         self._local: dict[InstanceKey, dict[str, CheckRecord]] = {}  # laid over what is written; all critical
-        self._gone = Vanished(deletions_max)
-        self._gone_nodes = Vanished(deletions_max)
+        self._gone = LastChanges(deletions_max)  # of services that are not there
+        self._gone_nodes = LastChanges(deletions_max)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

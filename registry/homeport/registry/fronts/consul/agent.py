@@ -12,15 +12,18 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
 
+from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import InstanceKey
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.catalogue import Entry, LastChanges
 from homeport.registry.core.indexes import Indexes
+from homeport.registry.core.limits import DELETIONS_REMEMBERED
+from homeport.registry.core.sessions import Session
 from homeport.registry.core.txn import Change
 from homeport.registry.fronts.consul.reaping import Reaper
 from homeport.registry.fronts.consul.registrations import EXTRA, check_id
-from homeport.registry.fronts.consul.waiting import Waits
+from homeport.registry.fronts.consul.waiting import Topic, Waits
 from homeport.registry.fronts.metrics import FrontNumbers
 from homeport.registry.operations import Operations
 from homeport.registry.peers import Peer
@@ -70,6 +73,7 @@ class Agent:
         self.event_indexes = Indexes(self.store.mvcc, keys.EVENTS)
         self.query_indexes = Indexes(self.store.mvcc, keys.QUERIES)
         self.waits = Waits(self.catalogue)
+        self.node_sessions = LastChanges(DELETIONS_REMEMBERED, self.store.mvcc.revision)  # by node
         self.reaper = Reaper(self.catalogue)
         self.services_shown = (0, b"")  # the list of services as last encoded, and the index it is of
         # Node and CheckID -> the checks that go by it, each as of whom (of the node itself: an empty id) and its name.
@@ -110,11 +114,21 @@ class Agent:
         self.session_indexes.apply(revision, changes)
         self.event_indexes.apply(revision, changes)
         self.query_indexes.apply(revision, changes)
+        for change in changes:
+            if change.key.startswith(keys.SESSIONS):
+                self._session_changed(change, revision)
         touched = self.catalogue.touched
         if touched.revision == revision:
             for key in touched.keys:
                 self._follow(key, now)
             self.waits.revision()
+
+    def _session_changed(self, change: Change, revision: int) -> None:
+        found = change.kv or change.prev
+        assert found is not None
+        node = wire.decode(Session, found.value).node
+        self.node_sessions.add(node, revision)
+        self.waits.wake(Topic("sessions", node))
 
     def _follow(self, key: InstanceKey, now: float) -> None:
         entry = self.catalogue.find(*key)

@@ -14,6 +14,7 @@ from homeport.registry.fronts.consul.calls import Call
 T = TypeVar("T", bound=msgspec.Struct)
 
 AGENT_ITSELF: Final = "_agent"  # what `near` calls the node that is asked
+WHO_ASKS: Final = "_ip"  # and the one at the address that the request comes from
 
 
 def listed(call: Call, rows: Iterable[T], index: int = 0) -> Answer:
@@ -51,4 +52,9 @@ def has_meta(meta: dict[str, str], wanted: tuple[tuple[str, str], ...]) -> bool:
 def nearest(call: Call) -> str:
     """The node that the caller wants first; empty: any."""
     near = call.text("near")
-    return call.agent.node if near == AGENT_ITSELF else near
+    if near == AGENT_ITSELF:
+        return call.agent.node
+    if near == WHO_ASKS:
+        source = call.asker.remote if call.asker else None
+        return next((node.name for node in call.agent.catalogue.nodes.values() if node.address == source), "")
+    return near

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from homeport.client.core import wire
-from homeport.client.core.model import NAME_BYTES_MAX, Instance, State, Status, validate_instance
+from homeport.client.core.model import EXTRA_BYTES_MAX, NAME_BYTES_MAX, Instance, State, Status, validate_instance
 from homeport.registry.core import catalogue_verbs, keys
 from homeport.registry.core.catalogue import CheckRecord
 from homeport.registry.core.catalogue_verbs import Registered
@@ -272,7 +272,10 @@ def set_check(agent: Agent, overlay: Overlay, asked: shapes.CatalogCheck) -> sha
     told = CheckDetails(
         name=asked.name or name, notes=asked.notes, reap_after_s=reap_after_s, kind=asked.type, definition=definition
     )
-    record = CheckRecord(status, capped(asked.output), {EXTRA: wire.encode(told)})
+    data = wire.encode(told)
+    if len(data) > EXTRA_BYTES_MAX:
+        raise Refusal(400, f"Name, Notes and Definition have {len(data)} bytes; allowed: at most {EXTRA_BYTES_MAX}")
+    record = CheckRecord(status, capped(asked.output), {EXTRA: data})
     kv = catalogue_verbs.tell(overlay, standing, name, record)
     return rows.told(standing.instance, name, record, told, kv)
 

@@ -19,7 +19,7 @@ from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.answers import YES, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
 from homeport.registry.fronts.consul.durations import parse_duration
-from homeport.registry.fronts.consul.waiting import Keys, Resource
+from homeport.registry.fronts.consul.waiting import Keys, Resource, SessionsOf
 
 SERF_HEALTH: Final = "serfHealth"  # the check of the agent's own node: it passes as long as anybody answers
 _BARE_SECONDS_BELOW: Final = 1000  # a lock delay of fewer nanoseconds means seconds, as in Consul
@@ -92,8 +92,7 @@ def everything(call: Call) -> Resource:
 
 
 def node(call: Call) -> Resource:
-    """The sessions of a node: sessions know their node, not the other way round, so any may be one of them."""
-    return everything(call)
+    return SessionsOf(call.agent, call.name)
 
 
 def _answer(call: Call, resource: Resource, found: list[Session]) -> Answer:

@@ -64,7 +64,10 @@ _NOTE: Final = (Parameter("note", "text", "supported", "4 KB are kept"),)
 _FILTER: Final = Parameter("filter", "text", "refused", "filter expressions are not supported yet")
 _NODE_META: Final = Parameter("node-meta", "texts", "supported", "key:value; given several times, all must be there")
 _NEAR: Final = Parameter(
-    "near", "text", "differs", "what is on that node (_agent: this one) comes first; no distances are known to others"
+    "near",
+    "text",
+    "differs",
+    "what is on that node comes first (_agent: this one, _ip: yours); no distances are known",
 )
 _TAGS: Final = Parameter("tag", "texts", "supported", "given several times, all must be there")
 _MERGE: Final = Parameter("merge-central-config", "flag", "supported", "there is no central configuration to merge")

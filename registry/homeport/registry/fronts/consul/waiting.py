@@ -33,9 +33,9 @@ class Resource(Protocol):
 
 
 class Topic(NamedTuple):
-    """What of the catalogue can be waited for: all of a kind, or with a name one."""
+    """What can be waited for here: all of a kind, or with a name one; the sessions of a node by its name."""
 
-    kind: Literal["service", "node", "services", "instances", "nodes", "checks"]
+    kind: Literal["service", "node", "services", "instances", "nodes", "checks", "sessions"]
     name: str = ""
 
 
@@ -69,8 +69,11 @@ class Waits:
         moved += [Topic("node", name) for name in touched.nodes]
         moved += [topic for topic in _LISTS if index_of(catalogue, topic) == touched.revision]
         for topic in moved:
-            for wake in tuple(self._waiting.get(topic, ())):
-                wake()
+            self.wake(topic)
+
+    def wake(self, topic: Topic) -> None:
+        for wake in tuple(self._waiting.get(topic, ())):
+            wake()
 
 
 _LISTS: Final = (Topic("services"), Topic("instances"), Topic("nodes"), Topic("checks"))
@@ -78,6 +81,7 @@ _LISTS: Final = (Topic("services"), Topic("instances"), Topic("nodes"), Topic("c
 
 def index_of(catalogue: Catalogue, topic: Topic) -> int:
     """The revision of the last change of a part of the catalogue; never 0."""
+    assert topic.kind != "sessions", "they are no part of it"
     match topic.kind:
         case "service":
             return catalogue.index_of(topic.name)
@@ -105,6 +109,20 @@ class Part:
 
     def subscribe(self, wake: Wake) -> Unsubscribe:
         return self._agent.waits.of(self._topic, wake)
+
+
+class SessionsOf:
+    """The sessions of a node."""
+
+    def __init__(self, agent: Agent, node: str) -> None:
+        self._agent = agent
+        self._node = node
+
+    def index(self) -> int:
+        return self._agent.node_sessions.index_of(self._node)
+
+    def subscribe(self, wake: Wake) -> Unsubscribe:
+        return self._agent.waits.of(Topic("sessions", self._node), wake)
 
 
 class Nothing:
