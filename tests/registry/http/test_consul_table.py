@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from homeport.registry.fronts.consul.calls import Endpoint
-from homeport.registry.fronts.consul.table import TABLE, Routes, documentation
+from homeport.registry.fronts.consul.documentation import HEADERS, documentation
+from homeport.registry.fronts.consul.table import TABLE, Routes
+
+if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
+    from tests.registry.http.conftest import Http
 
 PAGE = Path(__file__).parents[3] / "docs" / "consul.md"
 
@@ -13,6 +18,25 @@ PAGE = Path(__file__).parents[3] / "docs" / "consul.md"
 def test_the_page_holds_the_table_as_it_is() -> None:
     table = documentation()
     assert table in PAGE.read_text(), f"docs/consul.md must hold this, line by line:\n{table}"
+
+
+async def test_every_header_that_an_answer_has_is_on_the_page(http: Http) -> None:
+    sent = {header.name for header in HEADERS if header.sent and header.support != "refused"}
+    usual = {"Content-Type", "Content-Length", "Date", "Connection"}
+    seen: set[str] = set()
+    await http("PUT", "/v1/agent/service/register", {"Name": "web"})
+    for method, path in (
+        ("GET", "/v1/health/service/web?stale&hash="),
+        ("GET", "/v1/kv/none"),
+        ("GET", "/v1/agent/service/web"),
+        ("DELETE", "/v1/agent/self"),
+        ("OPTIONS", "/v1/kv/a"),
+        ("GET", "/v1/acl/tokens"),
+        ("GET", "/nothing"),
+    ):
+        seen |= (await http(method, path)).headers.keys() - usual
+    assert seen <= sent
+    assert sent - seen == {"Retry-After"}, "which tests of crowds see"
 
 
 def test_every_row_is_answered_or_says_why_not() -> None:

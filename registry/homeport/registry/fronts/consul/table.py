@@ -1,7 +1,7 @@
 """The table: every endpoint of the HTTP API, and what each parameter means. Adding an endpoint is adding a row.
 
 From a row come its route, the decoding of its parameters and body, whether it can block, who may call it, its numbers
-in the metrics and its line in docs/consul.md (`documentation`, which a test holds the page to).
+in the metrics and its line in docs/consul.md (`documentation.py`, which a test holds the page to).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ View = Callable[[Call], Answer | Awaitable[Answer]]
 
 # --- parameters that many rows share ----------------------------------------------------------------------------
 
-_EVERY: Final = (
+EVERY: Final = (
     Parameter("pretty", "flag"),
     Parameter("token", "text"),
     Parameter("dc", "text", "differs", "there is one datacenter, dc1; another is a 500, as in Consul"),
@@ -78,7 +78,7 @@ _EVENT_FILTER: Final = "a name or a part of one, ^ and $ hold it to an end; regu
 
 def _get(path: str, summary: str, view: Callable[[Call], Answer], *parameters: Parameter, **more: object) -> Endpoint:
     """A read that can block when it has a resource."""
-    shared = _EVERY + _READ + (_BLOCKING if "resource" in more else ())
+    shared = EVERY + _READ + (_BLOCKING if "resource" in more else ())
     row = Endpoint(method="GET", path=path, summary=summary, view=view, parameters=(*parameters, *shared), read=True)
     return msgspec.structs.replace(row, **more)
 
@@ -86,7 +86,7 @@ def _get(path: str, summary: str, view: Callable[[Call], Answer], *parameters: P
 def _put(path: str, summary: str, **more: object) -> Endpoint:
     given = more.pop("parameters", ())
     assert isinstance(given, tuple)
-    row = Endpoint(method="PUT", path=path, summary=summary, parameters=(*given, *_EVERY), access="write")
+    row = Endpoint(method="PUT", path=path, summary=summary, parameters=(*given, *EVERY), access="write")
     return msgspec.structs.replace(row, **more)
 
 
@@ -97,7 +97,7 @@ def _later(path: str, note: str) -> Endpoint:
 
 def _own(path: str, summary: str, view: View, *parameters: Parameter, **more: object) -> Endpoint:
     """A read of what the agent itself knows: it has no index and cannot block."""
-    row = Endpoint(method="GET", path=path, summary=summary, view=view, parameters=(*parameters, *_EVERY))
+    row = Endpoint(method="GET", path=path, summary=summary, view=view, parameters=(*parameters, *EVERY))
     return msgspec.structs.replace(row, **more)
 
 
@@ -125,7 +125,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         path="/v1/agent/self",
         summary="what the agent says of itself",
         view=about.agent_self,
-        parameters=_EVERY,
+        parameters=EVERY,
         answers=shapes.AgentSelf,
         support="differs",
         note="Config and Member, without DebugConfig; Version is that of the API, and names Homeport after a plus",
@@ -521,7 +521,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         path="/v1/status/leader",
         summary="the leader's address",
         view=about.leader,
-        parameters=_EVERY,
+        parameters=EVERY,
         answers=str,
         access="open",
         support="differs",
@@ -755,30 +755,3 @@ class Routes:
                     found = Match(rows, path[at : len(path) - len(end)])
                     break
         return found
-
-
-# --- documentation ----------------------------------------------------------------------------------------------
-
-
-def documentation() -> str:
-    """The table as Markdown: what docs/consul.md holds."""
-    lines = ["| endpoint | what | |", "|---|---|---|"]
-    for row in TABLE:
-        method = "" if row.method == "*" else row.method + " "
-        what = f"**{row.support}**" if row.support != "refused" else "501"
-        lines.append(f"| `{method}{row.path.replace('{}', '…')}` | {row.summary} | {_noted(what, row.note)} |")
-    lines += ["", "| endpoint | parameter | |", "|---|---|---|"]
-    for row in TABLE:
-        for parameter in row.parameters:
-            if parameter not in _EVERY:
-                lines.append(f"| `{row.name}` | `{parameter.name}` | {_parameter(parameter)} |")
-    lines += [f"| every one under `/v1` | `{parameter.name}` | {_parameter(parameter)} |" for parameter in _EVERY]
-    return "\n".join(lines) + "\n"
-
-
-def _parameter(parameter: Parameter) -> str:
-    return _noted("400" if parameter.support == "refused" else f"**{parameter.support}**", parameter.note)
-
-
-def _noted(what: str, note: str) -> str:
-    return f"{what}: {note}" if note else what
