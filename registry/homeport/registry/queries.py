@@ -99,7 +99,7 @@ class Queries:
         entries = [service.entries[key] for key in sorted(service.entries)] if service else []
         admitted = [entry for entry in entries if self._admits(query, entry)]
         admitted.sort(key=lambda _: rng.random())
-        nearest = self._nearest(near or query.service.near, source)
+        nearest = self.nearest(near or query.service.near, source)
         if nearest:
             admitted.sort(key=lambda entry: entry.registered.node != nearest)
         return Executed(query, admitted[:limit] if limit else admitted)
@@ -122,7 +122,8 @@ class Queries:
             if name not in ignored and f"service:{one.id}:{name}" not in ignored:  # Consul's name for others' checks
                 yield status
 
-    def _nearest(self, near: str, source: str) -> str:
+    def nearest(self, near: str, source: str) -> str:
+        """The node that `near` names for whoever asks from that address; empty: none."""
         if near == AGENT:
             return self._node
         if near == SOURCE_IP:

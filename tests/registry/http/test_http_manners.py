@@ -102,7 +102,7 @@ async def test_the_consistency_asked_for_is_the_one_that_is_named(http: Http) ->
     assert (await http("GET", "/v1/catalog/services?stale&consistent")).status == 400
 
 
-@pytest.mark.parametrize("query", ["filter=Service.Port==80", "ns=team", "partition=p", "peer=far"])
+@pytest.mark.parametrize("query", ["ns=team", "partition=p", "peer=far"])
 async def test_an_option_that_would_not_be_honoured_is_refused(http: Http, query: str) -> None:
     reply = await http("GET", f"/v1/health/service/web?{query}")
     assert reply.status == 400

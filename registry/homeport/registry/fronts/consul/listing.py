@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -12,9 +12,6 @@ from homeport.registry.fronts.consul.answers import Answer
 from homeport.registry.fronts.consul.calls import Call
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-AGENT_ITSELF: Final = "_agent"  # what `near` calls the node that is asked
-WHO_ASKS: Final = "_ip"  # and the one at the address that the request comes from
 
 
 def listed(call: Call, rows: Iterable[T], index: int = 0) -> Answer:
@@ -52,9 +49,9 @@ def has_meta(meta: dict[str, str], wanted: tuple[tuple[str, str], ...]) -> bool:
 def nearest(call: Call) -> str:
     """The node that the caller wants first; empty: any."""
     near = call.text("near")
-    if near == AGENT_ITSELF:
-        return call.agent.node
-    if near == WHO_ASKS:
-        source = call.asker.remote if call.asker else None
-        return next((node.name for node in call.agent.catalogue.nodes.values() if node.address == source), "")
-    return near
+    return call.agent.operations.queries.nearest(near, source(call)) if near else ""
+
+
+def source(call: Call) -> str:
+    """The address that the caller asks from."""
+    return (call.asker.remote if call.asker else None) or ""

@@ -13,6 +13,7 @@ from homeport.registry.fronts.consul.agent import DATACENTER
 from homeport.registry.fronts.consul.answers import NOTHING, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
 from homeport.registry.fronts.consul.durations import parse_duration
+from homeport.registry.fronts.consul.listing import source
 from homeport.registry.fronts.consul.rows import health_entry
 from homeport.registry.fronts.consul.waiting import Keys, Resource
 
@@ -73,7 +74,7 @@ def execute(call: Call) -> Answer:
         call.name,
         agent.rng,
         near=call.text("near"),
-        source=(call.asker.remote if call.asker else "") or "",
+        source=source(call),
         limit=call.number("limit") or 0,
     )
     nodes = [health_entry(agent, entry) for entry in done.entries]

@@ -286,6 +286,7 @@ class Node(_Shown, frozen=True, kw_only=True):
 
 
 class Service(_Shown, frozen=True, kw_only=True):
+    kind: str = ""  # proxies and gateways have one; there are none, and filters ask for it all the same
     id: str
     service: str
     tags: tuple[str, ...]
@@ -446,6 +447,7 @@ class Event(_Shown, frozen=True, kw_only=True):
 class AgentService(_Shown, frozen=True, kw_only=True):
     """A service as its agent knows it."""
 
+    kind: str = ""
     id: str
     service: str
     tags: tuple[str, ...]

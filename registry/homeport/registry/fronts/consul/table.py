@@ -61,7 +61,7 @@ _BLOCKING: Final = (
     Parameter("wait", "duration", "supported", "5m by default, at most 10m, and up to a sixteenth more"),
 )
 _NOTE: Final = (Parameter("note", "text", "supported", "4 KB are kept"),)
-_FILTER: Final = Parameter("filter", "text", "refused", "filter expressions are not supported yet")
+_FILTER: Final = Parameter("filter", "filter")
 _NODE_META: Final = Parameter("node-meta", "texts", "supported", "key:value; given several times, all must be there")
 _NEAR: Final = Parameter(
     "near",
@@ -190,6 +190,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         agent_services.services,
         _FILTER,
         answers=dict[str, shapes.AgentService],
+        rows=shapes.AgentService,
     ),
     _own(
         "/v1/agent/service/{service ID}",
@@ -211,6 +212,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         agent_services.checks,
         _FILTER,
         answers=dict[str, shapes.Check],
+        rows=shapes.Check,
     ),
     _own(
         "/v1/agent/health/service/id/{service ID}",
@@ -299,6 +301,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         *_CHOSEN,
         resource=catalog.all_nodes,
         answers=list[shapes.Node],
+        rows=shapes.Node,
         support="differs",
         note="nodes that nobody registered are there as long as something is on them; the agent's own always is",
     ),
@@ -310,6 +313,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         _NODE_META,
         resource=catalog.all_services,
         answers=dict[str, list[str]],
+        rows=shapes.ServiceNode,
         support="differs",
         note="there is no service named consul",
     ),
@@ -322,6 +326,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         *_CHOSEN,
         resource=catalog.one_service,
         answers=list[shapes.ServiceNode],
+        rows=shapes.ServiceNode,
     ),
     _get(
         "/v1/catalog/connect/{service name}",
@@ -330,6 +335,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         *_CHOSEN,
         resource=catalog.nothing,
         answers=list[shapes.ServiceNode],
+        rows=shapes.ServiceNode,
         support="differs",
         note="there are none: there is no service mesh of Consul's kind",
     ),
@@ -350,6 +356,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         _MERGE,
         resource=catalog.one_node,
         answers=shapes.NodeServices | None,
+        rows=shapes.Service,
     ),
     _get(
         "/v1/catalog/node-services/{node}",
@@ -359,6 +366,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         _MERGE,
         resource=catalog.one_node,
         answers=shapes.NodeServiceList,
+        rows=shapes.Service,
     ),
     _later("/v1/catalog/{}", _NOT_YET),
     # --- health ---------------------------------------------------------------------------------------------------
@@ -369,6 +377,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         _FILTER,
         resource=catalog.one_node,
         answers=list[shapes.Check],
+        rows=shapes.Check,
         support="differs",
         note="no serfHealth check: whoever reads this has the registry's word that it lives",
     ),
@@ -379,6 +388,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         *_CHOSEN,
         resource=catalog.one_service,
         answers=list[shapes.Check],
+        rows=shapes.Check,
     ),
     _get(
         "/v1/health/service/{service name}",
@@ -391,6 +401,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         *_CHOSEN,
         resource=catalog.one_service,
         answers=list[shapes.HealthEntry],
+        rows=shapes.HealthEntry,
         support="differs",
         note="no serfHealth check; a service being drained shows a critical _service_draining check",
     ),
@@ -404,6 +415,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         *_CHOSEN,
         resource=catalog.nothing,
         answers=list[shapes.HealthEntry],
+        rows=shapes.HealthEntry,
         support="differs",
         note="there are none: there is no service mesh of Consul's kind",
     ),
@@ -416,6 +428,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         *_CHOSEN,
         resource=catalog.nothing,
         answers=list[shapes.HealthEntry],
+        rows=shapes.HealthEntry,
         support="differs",
         note="there are none: there are no gateways",
     ),
@@ -426,6 +439,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         *_CHOSEN,
         resource=catalog.all_checks,
         answers=list[shapes.Check],
+        rows=shapes.Check,
         support="differs",
         note="no serfHealth checks",
     ),
@@ -694,7 +708,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
             Parameter("service", "texts", "supported", "given several times, any of them"),
             Parameter("tag", "texts", "supported", "given several times, all must be there"),
             Parameter("passing", "flag"),
-            Parameter("filter", "filter"),
+            _FILTER,
             Parameter("token", "text"),
         ),
         answers=list[prometheus_sd.TargetGroup],
