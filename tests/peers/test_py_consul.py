@@ -101,7 +101,46 @@ async def test_what_this_registry_does_not_do_is_an_error_it_shows(client: Any) 
     with pytest.raises(consul.exceptions.BadRequest, match="remote code execution"):
         await call(client.agent.service.register, "web", check=consul.Check.script(["true"], "10s"))
     with pytest.raises(consul.ConsulException, match="501"):
-        await call(client.catalog.nodes)
+        await call(client.connect.ca.roots)
+
+
+async def test_it_registers_nodes_services_and_checks_with_the_catalogue(client: Any) -> None:
+    service = {"Service": "db", "ID": "db1", "Port": 5432, "Tags": ["primary"], "Address": "10.0.0.9"}
+    check = {"Name": "disk", "CheckID": "disk", "Status": "passing", "Notes": "n"}
+    assert await call(client.catalog.register, "far", "10.0.0.9", service=service, check=check)
+    _, nodes = await call(client.catalog.nodes)
+    assert [node["Node"] for node in nodes] == ["far", "home"]
+    assert (await call(client.catalog.nodes, node_meta={"os": "bsd"}))[1] == []
+    index, found = await call(client.catalog.node, "far")
+    assert list(found["Services"]) == ["db1"]
+    assert (await call(client.catalog.node, "none"))[1] is None
+    _, (row,) = await call(client.catalog.service, "db", tag="primary")
+    assert (row["ServicePort"], row["NodeMeta"]) == (5432, {})
+    assert [one["CheckID"] for one in (await call(client.health.node, "far"))[1]] == ["disk"]
+    assert (await call(client.health.checks, "db"))[1] == []
+    waiting = asyncio.create_task(call(client.catalog.node, "far", index=index, wait="1m"))
+    assert await call(client.catalog.register, "far", "10.0.0.9", check={**check, "Status": "critical"})
+    assert int((await waiting)[0]) > int(index)
+    assert [one["Node"] for one in (await call(client.health.state, "critical"))[1]] == ["far"]
+    assert (await call(client.health.service, "db", passing=True))[1] == []
+    assert await call(client.catalog.deregister, "far", check_id="disk")
+    assert len((await call(client.health.service, "db", passing=True))[1]) == 1
+    assert await call(client.catalog.deregister, "far", service_id="db1")
+    assert await call(client.catalog.deregister, "far")
+    assert [node["Node"] for node in (await call(client.catalog.nodes))[1]] == ["home"]
+
+
+async def test_it_puts_its_node_in_maintenance_and_adds_checks_to_it(client: Any) -> None:
+    await call(client.agent.service.register, "web")
+    await call(client.agent.maintenance, True, "moving")
+    assert (await call(client.agent.checks))["_node_maintenance"]["Notes"] == "moving"
+    assert (await call(client.health.service, "web", passing=True))[1] == []
+    await call(client.agent.maintenance, False)
+    assert await call(client.agent.check.register, "disk", consul.Check.ttl("30s"), check_id="disk")
+    assert await call(client.agent.check.ttl_pass, "disk")
+    assert len((await call(client.health.service, "web", passing=True))[1]) == 1
+    assert await call(client.agent.check.deregister, "disk")
+    assert await call(client.agent.checks) == {}
 
 
 async def test_it_keeps_keys(client: Any) -> None:

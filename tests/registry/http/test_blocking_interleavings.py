@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,26 @@ if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftes
     from tests.registry.http.conftest import Http
 
 NAMES = ("a", "a/b", "a/c", "b")
-READS = ("kv/a", "kv/a?recurse", "kv/a/?keys", "kv/b", "kv/?recurse", "kv/none", "session/list", "health/service/s")
+READS = ("kv/a", "kv/a?recurse", "kv/a/?keys", "kv/b", "kv/?recurse", "kv/none", "session/list", "session/node/far")
+CATALOGUE_READS = (
+    "catalog/nodes",
+    "catalog/nodes?node-meta=os:a",
+    "catalog/services",
+    "catalog/services?node-meta=os:a",
+    "catalog/service/s",
+    "catalog/service/t?tag=v1",
+    "catalog/node/far",
+    "catalog/node/home",
+    "catalog/node-services/far",
+    "health/service/s",
+    "health/service/s?passing",
+    "health/service/t?passing&tag=v1",
+    "health/checks/s",
+    "health/node/far",
+    "health/state/any",
+    "health/state/critical?node-meta=os:a",
+    "session/node/far",
+)
 
 
 @asynccontextmanager
@@ -47,6 +66,49 @@ async def follow(client: aiohttp.ClientSession, url: str, seen: dict[str, tuple[
         assert now > 0
         index = now
         seen[name] = (now, body)
+
+
+def catalogue_write(rng: random.Random) -> tuple[str, object]:
+    """Some change of the catalogue: by the agent, by the catalogue, or by a transaction."""
+    status = rng.choice(["passing", "warning", "critical"])
+    node, name = rng.choice(["far", "far", "home"]), rng.choice(["s", "t"])
+    service = {"ID": name, "Service": name, "Port": rng.randrange(2), "Tags": rng.choice([[], ["v1"]])}
+    at: dict[str, object] = {"Node": node, "Address": "127.0.0.1" if node == "home" else f"10.0.0.{rng.randrange(2)}"}
+    check = {"CheckID": rng.choice(["c", "d", "_node_maintenance"]), "Status": status}
+    of_it = {"CheckID": "of it", "ServiceID": name, "Status": status}
+    changes: list[tuple[str, object]] = [
+        ("catalog/register", at | {"NodeMeta": {"os": rng.choice("ab")}}),
+        ("catalog/register", at | {"Service": service}),
+        ("catalog/register", at | {"Service": service, "Checks": [check, of_it]}),
+        ("catalog/register", {"Node": node, "SkipNodeUpdate": True, "Check": check}),
+        ("catalog/deregister", {"Node": node}),
+        ("catalog/deregister", {"Node": node, "ServiceID": name}),
+        ("catalog/deregister", {"Node": node, "CheckID": rng.choice(["c", "of it", "_node_maintenance"])}),
+        ("agent/service/register", {"Name": name, "Check": {"TTL": "30s", "Status": status}}),
+        (f"agent/service/maintenance/{name}?enable={rng.choice(['true', 'false'])}", None),
+        (f"agent/check/pass/service:{name}", None),
+        ("agent/check/register", {"Name": "beat", "TTL": "30s", "Status": status}),
+        ("agent/check/deregister/beat", None),
+        (f"agent/maintenance?enable={rng.choice(['true', 'false'])}", None),
+        ("session/create", {"Node": "far", "NodeChecks": rng.choice([[], ["c"]])}),
+        (
+            "txn",
+            [
+                {"Node": {"Verb": "set", "Node": at}},
+                {"Service": {"Verb": rng.choice(["set", "delete"]), "Node": node, "Service": service}},
+                {"Check": {"Verb": rng.choice(["set", "delete"]), "Check": {"Node": node, **check}}},
+            ],
+        ),
+    ]
+    return rng.choice(changes)
+
+
+async def write_to_the_catalogue(client: aiohttp.ClientSession, url: str, rng: random.Random) -> None:
+    target, body = catalogue_write(rng)
+    async with client.put(url + target, json=body) as response:
+        # A node, a service or a check may not be there; a check of a service may be one that the registry runs.
+        assert response.status in (200, 404, 409, 500), (target, body, await response.text())
+        assert "log says more" not in await response.text(), (target, body)
 
 
 async def write(client: aiohttp.ClientSession, url: str, rng: random.Random, sessions: list[str]) -> None:
@@ -77,6 +139,25 @@ async def write(client: aiohttp.ClientSession, url: str, rng: random.Random, ses
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_last_state_arrives_and_no_index_goes_back(seed: int) -> None:
+    sessions: list[str] = []
+    _interleave(seed, READS, lambda client, url, rng: write(client, url, rng, sessions))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_last_state_of_the_catalogue_arrives_and_no_index_goes_back(seed: int) -> None:
+    _interleave(seed, CATALOGUE_READS, write_to_the_catalogue)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 250))
+def test_every_last_state_of_the_catalogue_arrives_with_many_seeds(seed: int) -> None:
+    _interleave(seed, CATALOGUE_READS, write_to_the_catalogue)
+
+
+Write = Callable[[aiohttp.ClientSession, str, random.Random], Awaitable[None]]
+
+
+def _interleave(seed: int, reads: tuple[str, ...], change: Write) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
 
@@ -84,12 +165,11 @@ def test_every_last_state_arrives_and_no_index_goes_back(seed: int) -> None:
     async def run() -> None:
         async with front(seed) as (url, client):
             seen: dict[str, tuple[int, bytes]] = {}
-            readers = [asyncio.create_task(follow(client, url, seen, name)) for name in READS]
-            sessions: list[str] = []
+            readers = [asyncio.create_task(follow(client, url, seen, name)) for name in reads]
 
             async def writer() -> None:
                 for _ in range(40):
-                    await write(client, url, rng, sessions)
+                    await change(client, url, rng)
                     if rng.random() < 0.3:
                         await rest(rng.random())
 
@@ -97,7 +177,7 @@ def test_every_last_state_arrives_and_no_index_goes_back(seed: int) -> None:
             await rest(1.0)
             for reader in readers:
                 assert not reader.done(), reader
-            for name in READS:
+            for name in reads:
                 async with client.get(url + name) as response:
                     truth = (int(response.headers["X-Consul-Index"]), await response.read())
                 assert seen[name] == truth, name
