@@ -1,6 +1,6 @@
 """A sidecar with chosen guards: `python -m benchmarks.contenders.guarded GUARDS PORT UPSTREAM_PORT...`.
 
-GUARDS is `none`, `all`, or one of budget, outliers, circuit, peak-ewma: that alone. The service stands in the
+GUARDS is `none`, `all`, or one of budget, outliers, circuit, adaptive, peak-ewma: that alone. The service stands in the
 configuration, so that no registry takes part.
 """
 
@@ -16,7 +16,7 @@ import uvloop
 from benchmarks.servers import Server, Stage, answers, free_port
 from homeport.client.core.balancing import Balancing
 from homeport.sidecar import Sidecar
-from homeport.sidecar.core.settings import PLAIN, Circuit, Outliers, Retries, ServiceSettings
+from homeport.sidecar.core.settings import PLAIN, Adaptive, Circuit, Outliers, Retries, ServiceSettings
 
 SERVICE: Final = "orders"
 GUARDS: Final = {
@@ -25,6 +25,7 @@ GUARDS: Final = {
     "outliers": ServiceSettings(retries=None, outliers=Outliers(), circuit=None),
     "circuit": ServiceSettings(retries=None, outliers=None, circuit=Circuit()),
     "peak-ewma": ServiceSettings(balancing=Balancing(policy="peak-ewma"), retries=None, outliers=None, circuit=None),
+    "adaptive": ServiceSettings(retries=None, outliers=None, adaptive=Adaptive(initial=1024)),
     "all": ServiceSettings(),
 }
 

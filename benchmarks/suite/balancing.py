@@ -52,6 +52,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                     ("budget", "retries with their budget"),
                     ("outliers", "outlier ejection"),
                     ("circuit", "circuit limits"),
+                    ("adaptive", "circuit limits that follow how long answers take"),
                     ("peak-ewma", "the policy that times answers"),
                     ("all", "the defaults: least request, retries, ejection, limits"),
                 )

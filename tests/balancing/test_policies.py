@@ -125,6 +125,11 @@ def test_a_peak_counts_at_once_and_is_forgotten_slowly() -> None:
     assert latency.cost(0, 1.0 + TAU_S) == pytest.approx(kept + 0.010 * (1 - kept))
 
 
+def test_a_newcomer_is_thought_to_take_thirty_milliseconds() -> None:
+    assert Latency(0.0).cost(0, 0.0) == SEED_S == 0.030
+    assert Latency(0.0).cost(0, TAU_S) == pytest.approx(SEED_S * math.exp(-1))
+
+
 def test_reading_observes_zero_first() -> None:
     latency = Latency(0.0)
     latency.observe(1.0, 0.0)

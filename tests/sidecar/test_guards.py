@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from homeport.client.core.balancing import Balancing, HashOn, LeastRequest, Maglev
 from homeport.client.core.errors import InvalidArgument
 from homeport.sidecar.core import limits
+from homeport.sidecar.core.adaptive import AdaptiveLimit
 from homeport.sidecar.core.affinity import Affinity
 from homeport.sidecar.core.budget import RetryBudget
 from homeport.sidecar.core.circuit import CircuitBreaker
@@ -20,6 +21,7 @@ from homeport.sidecar.core.cluster import Cluster, Endpoint
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.settings import (
     PLAIN,
+    Adaptive,
     Budget,
     Circuit,
     Outliers,
@@ -347,6 +349,61 @@ def test_what_is_off_is_none() -> None:
     assert first in cluster.candidates.members
 
 
+# The adaptive limit.
+
+
+def windows(limit: AdaptiveLimit, count: int, took_s: float, active: int, start_s: float = 0.0) -> int:
+    """That many windows of answers that took so long."""
+    found = 0
+    for number in range(1, count + 1):
+        limit.answers += 100
+        limit.sum_s += 100 * took_s
+        found = limit.sweep(start_s + number, active)
+    return found
+
+
+def test_the_limit_grows_while_answers_take_what_they_always_took() -> None:
+    limit = AdaptiveLimit(Adaptive(requests_max=150))
+    assert limit.sweep(0.0, 0) == 100
+    assert windows(limit, 20, 0.010, active=100) == pytest.approx(116, abs=1)
+    assert windows(limit, 100, 0.010, active=116, start_s=20.0) == 150
+
+
+def test_the_limit_does_not_grow_when_it_is_not_needed() -> None:
+    assert windows(AdaptiveLimit(Adaptive()), 100, 0.010, active=49) == 100
+
+
+def test_the_limit_shrinks_when_answers_take_longer_and_never_below_the_least() -> None:
+    limit = AdaptiveLimit(Adaptive())
+    windows(limit, 100, 0.010, active=100)
+    before = limit.sweep(100.0, 0)
+    assert windows(limit, 5, 0.100, active=before, start_s=100.0) < 0.7 * before
+    # A step that lasts becomes the usual; answers that get slower and slower do not.
+    for number in range(60):
+        windows(limit, 1, 0.2 * 1.5**number, active=100, start_s=105.0 + number)
+    assert limit.sweep(165.0, 0) == 20
+
+
+def test_a_few_answers_change_nothing() -> None:
+    limit = AdaptiveLimit(Adaptive())
+    windows(limit, 10, 0.010, active=10)
+    limit.answers, limit.sum_s = 9, 900.0
+    assert limit.sweep(11.0, 100) == 100
+
+
+def test_the_limit_is_the_circuits(rng: random.Random) -> None:
+    cluster = cluster_of(2, ServiceSettings(adaptive=Adaptive(initial=30)))
+    assert cluster.circuit is not None
+    assert cluster.adaptive is not None
+    limits_seen = [cluster.circuit.requests_max]
+    cluster.circuit.requests = 30
+    for now in (5.0, 6.0, 7.0):
+        cluster.adaptive.answers, cluster.adaptive.sum_s = 100, 1.0
+        cluster.sweep(now, rng)
+        limits_seen.append(cluster.circuit.requests_max)
+    assert limits_seen == [30, 30, 31, 32]
+
+
 # Slow start, and the choice of policies.
 
 
@@ -419,6 +476,8 @@ def test_keys_are_read_where_they_are_said_to_be(hash_on: HashOn, lines: list[by
         (lambda: Budget(ratio=0.0), "budget.ratio is 0.0"),
         (lambda: ServiceSettings(per_try_s=-1.0), "per_try_s is -1.0"),
         (lambda: Outliers(ejection_s=400.0), "ejection_s_max is 300.0; allowed: 400 to 86400"),
+        (lambda: Adaptive(initial=10), "adaptive.initial is 10; allowed: 20 to 1024"),
+        (lambda: ServiceSettings(adaptive=Adaptive(), circuit=None), "must not be off"),
         (lambda: Circuit(requests_max=0), "requests_max is 0; allowed: 1 to 1e"),
         (
             lambda: ServiceSettings(balancing=Balancing(policy="maglev", hash_on=HashOn(header="Host"))),

@@ -16,6 +16,7 @@ from homeport.client.core.backoff import Rng
 from homeport.client.core.balancing import Candidates, Latency, LeastRequest, choose, fit, grown
 from homeport.client.core.model import Instance, InstanceKey
 from homeport.sidecar.core import limits
+from homeport.sidecar.core.adaptive import AdaptiveLimit
 from homeport.sidecar.core.affinity import Affinity
 from homeport.sidecar.core.budget import RetryBudget
 from homeport.sidecar.core.circuit import CircuitBreaker
@@ -132,8 +133,8 @@ class Cluster(Generic[C]):
     """All endpoints of one service and its counters; each optional feature is an object of its own, None when off."""
 
     __slots__ = (
-        "_warming", "_weighed_at_s", "affinity", "budget", "candidates", "circuit", "connect_failures", "connects",
-        "endpoints", "fixed", "known", "met", "outliers", "per_try_s", "replays", "requests", "retries",
+        "_warming", "_weighed_at_s", "adaptive", "affinity", "budget", "candidates", "circuit", "connect_failures",
+        "connects", "endpoints", "fixed", "known", "met", "outliers", "per_try_s", "replays", "requests", "retries",
         "retry_settings", "service", "settings", "timeouts", "used_at_s",
     )  # fmt: skip
 
@@ -153,6 +154,9 @@ class Cluster(Generic[C]):
         self.budget = RetryBudget(budget) if budget is not None else None
         self.outliers = OutlierDetector(settings.outliers) if settings.outliers is not None else None
         self.circuit = CircuitBreaker(settings.circuit) if settings.circuit is not None else None
+        self.adaptive = AdaptiveLimit(settings.adaptive) if settings.adaptive is not None else None
+        if self.adaptive is not None and self.circuit is not None:
+            self.circuit.requests_max = self.adaptive.sweep(0.0, 0)
         hash_on = settings.balancing.hash_on
         self.affinity = Affinity(hash_on) if hash_on is not None else None
         self._warming = False  # somebody's weight still grows
@@ -266,6 +270,8 @@ class Cluster(Generic[C]):
         """End suspicions and ejections that have lasted long enough; return the idle connections to close."""
         if self.budget is not None:
             self.budget.sweep(now)
+        if self.adaptive is not None and self.circuit is not None:
+            self.circuit.requests_max = self.adaptive.sweep(now, self.circuit.requests)
         changed = self._warming and now >= self._weighed_at_s + limits.GROWTH_STEP_S
         closing: list[C] = []
         for endpoint in self.endpoints.values():

@@ -116,6 +116,25 @@ class UpstreamTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise InvalidArgument("tls.key needs its certificate: tls.cert")
 
 
+class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A limit of requests under way that follows how long answers take. Source of the defaults: Netflix's Gradient2."""
+
+    requests_min: int = 20  # below it, the limit would be noise
+    requests_max: int = 1024
+    initial: int = 100
+    tolerance: float = 1.5  # answers may take this many times as long as usual before the limit shrinks
+    window_s: float = 1.0
+    answers_min: int = 10  # in a window, for their average to mean something
+
+    def __post_init__(self) -> None:
+        check_range("adaptive.requests_max", self.requests_max, 1, _MANY)
+        check_range("adaptive.requests_min", self.requests_min, 1, self.requests_max)
+        check_range("adaptive.initial", self.initial, self.requests_min, self.requests_max)
+        check_range("adaptive.tolerance", self.tolerance, 1.0, 10.0)
+        check_range("adaptive.window_s", self.window_s, 0.1, 3600.0)
+        check_range("adaptive.answers_min", self.answers_min, 1, _MANY)
+
+
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be said of how one service is called."""
 
@@ -124,9 +143,12 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     retries: Retries | None = Retries()
     outliers: Outliers | None = Outliers()
     circuit: Circuit | None = Circuit()
+    adaptive: Adaptive | None = None  # moves the circuit's `requests_max`
     tls: UpstreamTls | None = None  # None: only to instances whose meta says `tls = "true"`, as UpstreamTls() would
 
     def __post_init__(self) -> None:
+        if self.adaptive is not None and self.circuit is None:
+            raise InvalidArgument("adaptive moves a limit of the circuit, which must not be off", field="adaptive")
         check_range("per_try_s", self.per_try_s, 0.0, _DAY_S)
         if self.balancing.hash_on is not None:
             Affinity(self.balancing.hash_on)  # refuses what no request could have

@@ -340,6 +340,10 @@ class Exchange:
         if endpoint.latency is not None:
             now = self.listener.now()
             endpoint.latency.observe(now - self._sent_s, now)
+        adaptive = cluster.adaptive
+        if adaptive is not None:
+            adaptive.answers += 1
+            adaptive.sum_s += self.listener.now() - self._sent_s
         if status >= 500:
             failure = self.listener.failure_of(head, cluster)
             cluster.failed(endpoint, failure, status, self.listener.now(), self.listener.rng)
