@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mesh_cli.apps import DEADLINE_S, eventually
+from tests.mesh_cli.apps import DEADLINE_S, eventually, free_port
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.mesh_cli.conftest import Processes, Serving
@@ -94,6 +94,23 @@ def test_a_sighup_reads_the_template_anew_and_a_broken_one_is_not_taken(
     template.write_text("two {{ key('a') }}")
     render.send_signal(signal.SIGHUP)
     eventually(lambda: out.read_text() == "two 1", "the new one is taken")
+
+
+def test_a_registry_that_lost_everything_takes_no_instance_out_of_a_file(homeport: Processes, tmp_path: Path) -> None:
+    http, rpc = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    first = homeport.serve(http, rpc)
+    register(first, "web1", 80)
+    put(first, "/v1/kv/a", 1)
+    text = "{{ key('a') }} {% for one in service('web') %}{{ one.id }}{% endfor %}"
+    template, out = written(tmp_path, text), tmp_path / "out"
+    homeport.start("render", *QUICK, f"{template}:{out}")
+    eventually(lambda: out.exists() and out.read_text() == "1 web1", "rendered")
+    first.process.kill()
+    first.process.wait(DEADLINE_S)
+    second = homeport.serve(http, rpc)
+    put(second, "/v1/kv/a", 2)  # until then the template cannot be rendered
+    eventually(lambda: out.read_text() != "1 web1", "rendered again")
+    assert out.read_text() == "2 web1"
 
 
 def test_many_changes_at_once_run_the_command_once_for_all_its_files(

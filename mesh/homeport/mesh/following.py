@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from homeport.client import Client, Instance, KeyValue, Lost, Unavailable
+from homeport.client import Client, HomeportError, Instance, KeyValue, Lost, RegistryError, Unavailable
 from homeport.client.core.messages import KvGet
 
 RETRY_S: Final = 1.0  # until a registry that cannot be reached is asked again
@@ -30,23 +30,23 @@ class Followed(Protocol):
         """Whether the registry has said how it is."""
         ...
 
+    @property
+    def error(self) -> HomeportError | None:
+        """Why it is not followed any more: the registry refuses it."""
+        ...
+
     def close(self) -> None: ...
 
 
-class FollowedKeys:
-    """A key, or with `prefix` all that start with it. `entries` holds them by key."""
+class _Followed:
+    """What is followed by a task of its own, which tries again until the registry refuses."""
 
-    def __init__(self, client: Client, key: str, changed: Changed, *, prefix: bool) -> None:
+    def __init__(self, changed: Changed) -> None:
         self.known = False
-        self.entries: dict[bytes, KeyValue] = {}
-        self._client = client
-        self._key = key
-        self._prefix = prefix
+        self.error: HomeportError | None = None
         self._changed = changed
         self._news = asyncio.Event()
-        self._task = asyncio.ensure_future(self._follow())
-        self._task.add_done_callback(self._ended)
-        self.error: BaseException | None = None
+        self._task = asyncio.ensure_future(self._go_on())
 
     def close(self) -> None:
         self._task.cancel()
@@ -63,24 +63,41 @@ class FollowedKeys:
             self._news.clear()
             await self._news.wait()
 
+    async def _follow(self) -> None:
+        """Follow until it has to begin anew."""
+        raise NotImplementedError
+
+    async def _go_on(self) -> None:
+        try:
+            while True:
+                try:
+                    await self._follow()
+                except (Unavailable, RegistryError) as error:
+                    _log.warning("%s: %s", self, error)
+                    await asyncio.sleep(RETRY_S)
+        except HomeportError as error:
+            self.error = error
+            self._tell()
+
     def _tell(self) -> None:
         self._news.set()
         self._changed()
 
-    def _ended(self, task: asyncio.Future[None]) -> None:
-        if not task.cancelled():
-            self.error = task.exception()
-            self._tell()
+
+class FollowedKeys(_Followed):
+    """A key, or with `prefix` all that start with it. `entries` holds them by key."""
+
+    def __init__(self, client: Client, key: str, changed: Changed, *, prefix: bool) -> None:
+        self.entries: dict[bytes, KeyValue] = {}
+        self._client = client
+        self._key = key
+        self._prefix = prefix
+        super().__init__(changed)
+
+    def __str__(self) -> str:
+        return f"keys under {self._key!r}" if self._prefix else f"key {self._key!r}"
 
     async def _follow(self) -> None:
-        while True:
-            try:
-                await self._until_lost()
-            except Unavailable as error:
-                _log.warning("key %r: %s", self._key, error)
-                await asyncio.sleep(RETRY_S)
-
-    async def _until_lost(self) -> None:
         """Read, then take in every change; return when some are lost, to read anew."""
         store_id = self._client.store_id
         if self._prefix:
@@ -106,6 +123,26 @@ class FollowedKeys:
             self._tell()
 
 
+class FollowedServices(_Followed):
+    """The list of services with their tags, looked at every few seconds."""
+
+    def __init__(self, client: Client, changed: Changed) -> None:
+        self.services: dict[str, tuple[str, ...]] = {}
+        self._client = client
+        super().__init__(changed)
+
+    def __str__(self) -> str:
+        return "the list of services"
+
+    async def _follow(self) -> None:
+        now = await self._client.services()
+        if not self.known or now != self.services:
+            self.services = now
+            self.known = True
+            self._tell()
+        await asyncio.sleep(SERVICES_S)
+
+
 class FollowedService:
     """The instances of a service."""
 
@@ -116,6 +153,10 @@ class FollowedService:
     @property
     def known(self) -> bool:
         return self._subscription.known
+
+    @property
+    def error(self) -> HomeportError | None:
+        return None  # whoever may not ask for this may ask for nothing, and is told so at once
 
     @property
     def instances(self) -> list[Instance]:
@@ -134,33 +175,6 @@ class FollowedService:
     def close(self) -> None:
         self._stop()
         self._subscription.close()
-
-
-class FollowedServices:
-    """The list of services with their tags, looked at every few seconds."""
-
-    def __init__(self, client: Client, changed: Changed) -> None:
-        self.known = False
-        self.services: dict[str, tuple[str, ...]] = {}
-        self._client = client
-        self._changed = changed
-        self._task = asyncio.ensure_future(self._follow())
-
-    def close(self) -> None:
-        self._task.cancel()
-
-    async def _follow(self) -> None:
-        while True:
-            try:
-                now = await self._client.services()
-            except Unavailable as error:
-                _log.warning("services: %s", error)
-            else:
-                if not self.known or now != self.services:
-                    self.services = now
-                    self.known = True
-                    self._changed()
-            await asyncio.sleep(SERVICES_S)
 
 
 async def settled(changed: asyncio.Event, quiet_s: float, quiet_s_max: float) -> None:

@@ -65,12 +65,12 @@ class Sources:
             HomeportError: some of it cannot be.
         """
         for followed in self._used.values():
-            if isinstance(followed, FollowedKeys) and followed.error is not None:
+            if followed.error is not None:
                 raise followed.error
         return all(followed.known for followed in self._used.values())
 
     def finish(self) -> None:
-        """Follow no longer what was not used since `begin`."""
+        """Follow no longer what was not used since `begin`, which must be all that is used: no rendering failed."""
         for key in [key for key in self._followed if key not in self._used]:
             self._followed.pop(key).close()
 

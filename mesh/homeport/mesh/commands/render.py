@@ -172,7 +172,8 @@ class Rendering:
                 except HomeportError as error:
                     contents.append(error)
             if self._sources.complete:
-                self._sources.finish()
+                if not any(isinstance(content, HomeportError) for content in contents):
+                    self._sources.finish()
                 return contents
             await self.changed.wait()
             self.changed.clear()

@@ -6,15 +6,17 @@ be waited for alone. The ring is bounded: a new event and the end of the oldest 
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from homeport.client.core import wire
+from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
+from homeport.registry.core.patterns import Pattern
 from homeport.registry.core.txn import Compare, Delete, Op, Put, Txn
 from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import Agent
@@ -26,9 +28,6 @@ EVENTS_MAX: Final = 256  # Consul's ring
 EVENT_BYTES_MAX: Final = 512  # of a payload, and of a name; Serf's limit for a whole event
 _RACES_MAX: Final = 16  # times an event is put in its place anew because another came first
 _VERSION: Final = 1  # of the format, as Consul counts it
-# A filter is a regular expression in Consul. Python's can take for ever, so only what cannot is taken: a part of the
-# name, held to its beginning or end.
-_FILTER: Final = re.compile(r"(\^?)([\w./: -]*)(\$?)", re.ASCII)
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -107,26 +106,19 @@ def _time(kept: KeyValue) -> int:
 
 def _filter(call: Call, parameter: str) -> str:
     text = call.text(parameter)
-    if not _FILTER.fullmatch(text):
-        raise Refusal(
-            400,
-            f"Invalid {parameter} filter: regular expressions are not supported here; "
-            "allowed: a name or a part of one, with ^ before and $ after it to hold it to the beginning or the end",
-        )
+    try:
+        _pattern(text)
+    except InvalidArgument as error:
+        raise Refusal(400, f"Invalid {parameter} filter: {error.message}") from None
     return text
+
+
+_pattern: Final = functools.lru_cache(maxsize=EVENTS_MAX)(Pattern)
 
 
 def _is_meant_for(filter_: str, name: str) -> bool:
     """Whether a filter takes a name; none takes all."""
-    found = _FILTER.fullmatch(filter_)
-    if found is None:
-        return False
-    start, text, end = found.groups()
-    if start and end:
-        return name == text
-    if start:
-        return name.startswith(text)
-    return name.endswith(text) if end else text in name
+    return not filter_ or _pattern(filter_).found_in(name)
 
 
 def _shown(event: Event) -> shapes.Event:

@@ -73,7 +73,7 @@ _TAGS: Final = Parameter("tag", "texts", "supported", "given several times, all 
 _MERGE: Final = Parameter("merge-central-config", "flag", "supported", "there is no central configuration to merge")
 _CHOSEN: Final = (_FILTER, _NEAR, _NODE_META)
 _FORMAT: Final = Parameter("format", "text", "supported", "text: the status as a word, nothing else")
-_EVENT_FILTER: Final = "a name or a part of one, ^ and $ hold it to an end; regular expressions are a 400"
+_EVENT_FILTER: Final = "a regular expression, of RE2's kind"
 
 
 def _get(path: str, summary: str, view: Callable[[Call], Answer], *parameters: Parameter, **more: object) -> Endpoint:
@@ -552,9 +552,9 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         body_bytes_max=events.EVENT_BYTES_MAX,
         answers=shapes.Event,
         parameters=(
-            Parameter("node", "text", "differs", _EVENT_FILTER),
-            Parameter("service", "text", "differs", _EVENT_FILTER),
-            Parameter("tag", "text", "differs", _EVENT_FILTER),
+            Parameter("node", "text", "supported", _EVENT_FILTER),
+            Parameter("service", "text", "supported", _EVENT_FILTER),
+            Parameter("tag", "text", "supported", _EVENT_FILTER),
         ),
         support="differs",
         note="kept in the store and durable as everything in it; a payload may have 512 bytes",
