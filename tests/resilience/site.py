@@ -166,10 +166,12 @@ class Site:
                     writer.close()
                     return
 
-    async def add(self, name: str, *, manners: str = "good", ttl_s: float = 1.0) -> Process:
+    async def add(
+        self, name: str, *, manners: str = "good", ttl_s: float = 1.0, options: Sequence[str] = ()
+    ) -> Process:
         """Start one more instance; it takes traffic some time after this returns."""
-        options = ["--name", SERVICE, "--id", name, "--port", str(self.ports.take()), "--registry", self.rpc]
-        options += ["--outbound", "off", "--inbound", "127.0.0.1:0", "--admin", "off", "--ttl", str(ttl_s)]
+        options = [*options, "--name", SERVICE, "--id", name, "--port", str(self.ports.take()), "--registry", self.rpc]
+        options += ["--outbound", "off", "--inbound", "127.0.0.1:0", "--admin", "off", "--ttl", "1"]
         options += ["--check-path", "/healthz", "--check-interval", "0.5"]
         env = {"WITNESS": str(self.directory / f"{name}.witness"), "MANNERS": manners}
         process = await self.spawn(name, ["run", *options, "--", sys.executable, str(APP)], env)

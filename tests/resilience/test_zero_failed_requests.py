@@ -123,17 +123,3 @@ async def test_nobody_notices_that_the_edge_was_restarted_while_no_registry_answ
     async with load.running():
         await load.more(200)
     assert load.judge() == []
-
-
-async def test_nobody_notices_that_another_sidecar_takes_over(site: Site) -> None:
-    await site.fill(2)
-    edge = await site.start_edge()
-    load = site.load()
-    async with load.running():
-        for _ in range(2):
-            await load.more(150)
-            old, edge = edge, await site.start_edge("--takeover")
-            async with asyncio.timeout(30):
-                await old.child.wait()
-        await load.more(150)
-    assert load.judge() == []

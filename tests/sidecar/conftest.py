@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
-from homeport.sidecar import Sidecar
+from homeport.sidecar import Sidecar, Workers
 
 SEED = 20_260_101
 PATIENCE_S = 10.0  # a test that waits longer for an event has failed
@@ -197,13 +197,13 @@ class Net:
         self.registrar.feed(service).say(*(upstream.instance(service) for upstream in upstreams))
         return await self.sidecar(**options)
 
-    async def dial(self, sidecar: Sidecar, listener: str = "outbound") -> Raw:
+    async def dial(self, sidecar: Sidecar | Workers, listener: str = "outbound") -> Raw:
         host, port = sidecar.at[listener].split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
         self._stack.callback(writer.close)
         return Raw(reader, writer)
 
-    async def ask(self, sidecar: Sidecar, request: bytes, listener: str = "outbound") -> bytes:
+    async def ask(self, sidecar: Sidecar | Workers, request: bytes, listener: str = "outbound") -> bytes:
         """Send bytes on a connection of their own and return everything that comes back until its end."""
         raw = await self.dial(sidecar, listener)
         raw.send(request)

@@ -9,6 +9,7 @@ from homeport.sidecar.outbound import Discovery, Following
 from homeport.sidecar.sidecar import Sidecar
 from homeport.sidecar.takeover import Handover, TakeoverError, take_over
 from homeport.sidecar.tls import ServerTls
+from homeport.sidecar.workers import Workers
 
 __all__ = [
     "AppWatch",
@@ -21,5 +22,6 @@ __all__ = [
     "Sidecar",
     "TakeoverError",
     "Timeouts",
+    "Workers",
     "take_over",
 ]

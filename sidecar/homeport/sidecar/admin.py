@@ -5,12 +5,14 @@ Counters are plain integers that the data path adds to; they become metrics only
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import operator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from homeport.sidecar.http1.listener import Listener
@@ -18,6 +20,8 @@ from homeport.sidecar.http1.upstream import Cluster
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.outbound import Outbound
 
+# What every worker says of the same thing, and must not be added.
+_GREATEST: Final = ("_age_seconds", "_held", "_endpoints", "_endpoints_available", "_endpoints_ejected")
 _CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
@@ -219,25 +223,86 @@ def metrics(sidecar: Watched) -> bytes:
     return generate_latest(registry)
 
 
-def application(sidecar: Watched) -> web.Application:
+def added_metrics(texts: Sequence[bytes]) -> bytes:
+    """One exposition out of those of several workers: counts are added, of ages and the like the greatest is taken."""
+    families: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for text in texts:
+        for family in text_string_to_metric_families(text.decode()):
+            families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            add = max if family.name.endswith(_GREATEST) else operator.add
+            known = values.setdefault(family.name, {})
+            for sample in family.samples:
+                at = (sample.name, tuple(sorted(sample.labels.items())))
+                known[at] = add(known[at], sample.value) if at in known else sample.value
+    for name, family in families.items():
+        for (sample_name, labels), value in values[name].items():
+            family.add_sample(sample_name, dict(labels), value)
+
+    class Families(Collector):
+        def collect(self) -> Iterator[Metric]:
+            yield from families.values()
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Families())
+    return generate_latest(registry)
+
+
+class Source(Protocol):
+    """What the admin port is made of: one sidecar, or the workers of one."""
+
+    @property
+    def draining(self) -> bool: ...
+    async def drain(self) -> bool: ...
+    async def clusters(self) -> list[dict[str, object]]: ...
+    async def stats(self) -> dict[str, object]: ...
+    async def metrics(self) -> bytes: ...
+
+
+class Own:
+    """The source that a sidecar of one process is."""
+
+    def __init__(self, sidecar: Watched) -> None:
+        self._sidecar = sidecar
+
+    @property
+    def draining(self) -> bool:
+        return self._sidecar.draining
+
+    async def drain(self) -> bool:
+        return await self._sidecar.drain()
+
+    async def clusters(self) -> list[dict[str, object]]:
+        return clusters(self._sidecar)
+
+    async def stats(self) -> dict[str, object]:
+        return stats(self._sidecar)
+
+    async def metrics(self) -> bytes:
+        return metrics(self._sidecar)
+
+
+def application(source: Source) -> web.Application:
     """The aiohttp application that serves all of this."""
 
     async def ready(_request: web.Request) -> web.Response:
-        if sidecar.draining:
+        if source.draining:
             return web.Response(status=503, text="draining\n")
         return web.Response(text="ready\n")
 
     async def show_clusters(_request: web.Request) -> web.Response:
-        return web.json_response(clusters(sidecar))
+        return web.json_response(await source.clusters())
 
     async def show_stats(_request: web.Request) -> web.Response:
-        return web.json_response(stats(sidecar))
+        return web.json_response(await source.stats())
 
     async def show_metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=metrics(sidecar), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(
+            body=await source.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
     async def drain(_request: web.Request) -> web.Response:
-        return web.json_response({"drained": await sidecar.drain()})
+        return web.json_response({"drained": await source.drain()})
 
     app = web.Application()
     routes: list[tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = [

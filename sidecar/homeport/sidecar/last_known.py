@@ -10,12 +10,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from homeport.sidecar.core import snapshot
-from homeport.sidecar.core.snapshot import Snapshot, SnapshotError
+from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
+from homeport.sidecar.core import limits, snapshot
+from homeport.sidecar.core.snapshot import Known, Snapshot, SnapshotError
 
 _log = logging.getLogger("homeport.sidecar")
 
@@ -106,3 +107,52 @@ def replace(path: Path, data: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+class Confirming(Protocol):
+    """Enough of a subscription to see whether the registry confirms it."""
+
+    @property
+    def live(self) -> bool: ...
+    @property
+    def known(self) -> bool: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def instances(self) -> Mapping[InstanceKey, Instance]: ...
+    def age_s(self) -> float: ...
+    def listen(self, changed: Callable[[ServiceEvent], None]) -> Callable[[], None]: ...
+
+
+def taken(store_id: str, subscriptions: Mapping[str, Confirming], now_s: float) -> Snapshot:
+    """What is known of every service that has instances; `now_s` is the wall clock's time."""
+    known = [
+        Known(service, followed.revision, now_s - followed.age_s(), tuple(followed.instances.values()))
+        for service, followed in subscriptions.items()
+        if followed.known and followed.instances
+    ]
+    return Snapshot(store_id, tuple(known))
+
+
+async def confirmed(followed: Sequence[Confirming]) -> None:
+    """Return when the registry has confirmed or corrected all of it, or after `RECALL_S`, saying so.
+
+    A registry that answers takes some milliseconds for it.
+    """
+    more = asyncio.Event()
+    stop_listening = [subscription.listen(lambda _event: more.set()) for subscription in followed]
+    try:
+        async with asyncio.timeout(limits.RECALL_S):
+            while not all(subscription.live for subscription in followed):
+                more.clear()
+                await more.wait()
+    except TimeoutError:
+        ages_s = [subscription.age_s() for subscription in followed if not subscription.live]
+        _log.warning(
+            "no registry confirms the endpoints of %d services: using what was known up to %.0f s ago",
+            len(ages_s),
+            max(ages_s),
+        )
+    finally:
+        for stop in stop_listening:
+            stop()

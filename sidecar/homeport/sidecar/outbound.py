@@ -8,7 +8,6 @@ nobody asks for are forgotten, so that made-up names do not add up.
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
@@ -28,13 +27,12 @@ from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED, Listener
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
+from homeport.sidecar.last_known import confirmed, taken
 from homeport.sidecar.sockets import parse_address
 from homeport.sidecar.tls import Renewed
 
 TLS_META: Final = "tls"  # an instance whose meta says "true" here is met over TLS,
 TLS_NAME_META: Final = "tls-server-name"  # and its certificate bears this name, if not its address
-
-_log = logging.getLogger("homeport.sidecar")
 
 
 class Following(Protocol):
@@ -156,49 +154,21 @@ class Outbound(Listener):
         return found
 
     async def recall(self, last: Snapshot, now_s: float) -> None:
-        """Follow again what an earlier process followed, and begin with what it knew.
-
-        Returns when the registry has confirmed or corrected all of it, which takes a registry that answers some
-        milliseconds, and after `RECALL_S` in any case.
+        """Follow again what an earlier process followed, and begin with what it knew; return when that is confirmed.
 
         Args:
             now_s: the wall clock's time.
         """
         if self._discovery is None:
             return
-        more = asyncio.Event()
-        stop_listening: list[Callable[[], None]] = []
-        followed: list[Following] = []
-        for known in last.services[: limits.SERVICES_MAX]:
-            if known.service not in self.clusters:
-                self._follow(known.service, self._discovery, known, now_s)
-                subscription = self.subscriptions[known.service]
-                followed.append(subscription)
-                stop_listening.append(subscription.listen(lambda _event: more.set()))
-        try:
-            async with asyncio.timeout(limits.RECALL_S):
-                while not all(subscription.live for subscription in followed):
-                    more.clear()
-                    await more.wait()
-        except TimeoutError:
-            ages = [subscription.age_s() for subscription in followed if not subscription.live]
-            _log.warning(
-                "no registry confirms the endpoints of %d services: using what was known up to %.0f s ago",
-                len(ages),
-                max(ages),
-            )
-        finally:
-            for stop in stop_listening:
-                stop()
+        recalled = [known for known in last.services[: limits.SERVICES_MAX] if known.service not in self.clusters]
+        for known in recalled:
+            self._follow(known.service, self._discovery, known, now_s)
+        await confirmed([self.subscriptions[known.service] for known in recalled])
 
     def last_known(self, now_s: float) -> Snapshot:
         """What is known of every service that has instances, for a file; `now_s` is the wall clock's time."""
-        known = [
-            Known(service, followed.revision, now_s - followed.age_s(), tuple(followed.instances.values()))
-            for service, followed in self.subscriptions.items()
-            if followed.known and followed.instances
-        ]
-        return Snapshot(self._discovery.store_id if self._discovery is not None else "", tuple(known))
+        return taken(self._discovery.store_id if self._discovery is not None else "", self.subscriptions, now_s)
 
     def _follow(self, service: str, discovery: Discovery, last: Known | None = None, now_s: float = 0.0) -> Cluster:
         followed = self._made(service)

@@ -58,6 +58,7 @@ class Sidecar:
         sockets: Listening sockets by listener, to use instead of binding its address; closed with the sidecar.
         settings: How services are balanced, timed and guarded.
         services: Those that differ, by name.
+        name: By which loops are found; the same for processes that do one task together. Default: a random one.
         rng: The source of all random choices.
     """
 
@@ -79,6 +80,7 @@ class Sidecar:
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
         settings: ServiceSettings = DEFAULT,
         services: Mapping[str, ServiceSettings] | None = None,
+        name: str = "",
         rng: Rng | None = None,
     ) -> None:
         self.at: dict[str, str] = {}  # listener -> the address it is bound to
@@ -110,6 +112,9 @@ class Sidecar:
         self._settings = settings
         self._services = {} if services is None else dict(services)
         self._rng: Rng = random.Random() if rng is None else rng
+        self._name = (
+            name or f"homeport-{self._rng.randrange(1 << 48):012x}"
+        )  # unique in the mesh: loops are found by it
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
@@ -134,7 +139,7 @@ class Sidecar:
             OSError: an address cannot be bound.
         """
         loop = asyncio.get_running_loop()
-        name = f"homeport-{self._rng.randrange(1 << 48):012x}"  # unique in the mesh: loops are found by it
+        name = self._name
         try:
             if "outbound" in self._addresses:
                 self.outbound = Outbound(
@@ -192,7 +197,7 @@ class Sidecar:
 
         from homeport.sidecar import admin
 
-        self._admin = web.AppRunner(admin.application(self), access_log=None)
+        self._admin = web.AppRunner(admin.application(admin.Own(self)), access_log=None)
         await self._admin.setup()
         await web.SockSite(self._admin, bound).start()
         return address_of(bound)
@@ -226,6 +231,11 @@ class Sidecar:
         if self.outbound is not None:
             return await self.outbound.drain(timeout_s)
         return True
+
+    def watch_app(self, evidence: Callable[[], None]) -> None:
+        """Call `evidence` when requests to the application have failed."""
+        if self.inbound is not None:
+            self.inbound.on_trouble = evidence
 
     def begin_drain(self) -> None:
         """From now on, answers that come in say `Connection: close`, and /ready says no."""

@@ -22,8 +22,8 @@ from homeport.client.core.model import INTERVAL_S_DEFAULT, INTERVAL_S_MIN, TTL_S
 from homeport.mesh.app import LOCALHOST, App
 from homeport.mesh.commands.options import OFF, static_services
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
-from homeport.mesh.commands.sidecar import inbound_tls, proxy_options, state_file
-from homeport.sidecar import AppWatch, Limits, Sidecar, Timeouts
+from homeport.mesh.commands.sidecar import inbound_tls, proxy_of, proxy_options, state_file
+from homeport.sidecar import AppWatch, Limits, Sidecar, Timeouts, Workers
 from homeport.sidecar.core.limits import ACTIVE_MAX
 from homeport.sidecar.outbound import TLS_META
 
@@ -92,6 +92,7 @@ def run(
     static: tuple[str, ...],
     passthrough: tuple[str, ...],
     state_dir: Path | None,
+    workers: int,
     limits: Limits,
     timeouts: Timeouts,
     inbound_tls_cert: str | None,
@@ -137,7 +138,7 @@ def run(
         signals = StopSignals()
         async with (
             Client(*registry.split(","), name=f"homeport run {name}") as client,
-            Sidecar(
+            proxy_of(workers)(
                 client,
                 outbound=outbound,
                 inbound=inbound,
@@ -153,8 +154,7 @@ def run(
             ) as proxy,
         ):
             registration = WhenWell(app, register(client, proxy.at.get("inbound")), check_interval)
-            if proxy.inbound is not None:
-                proxy.inbound.on_trouble = registration.watch.evidence
+            proxy.watch_app(registration.watch.evidence)
             names = {
                 "service": name,
                 "id": registration.id,
@@ -231,7 +231,7 @@ class WhenWell:
         await self._registration.stop()
 
 
-async def _live(app: App, registration: WhenWell, proxy: Sidecar, signals: StopSignals) -> int:
+async def _live(app: App, registration: WhenWell, proxy: Sidecar | Workers, signals: StopSignals) -> int:
     """From the app's start to its end; return its exit code."""
     stopping = asyncio.create_task(signals.next())
     exited = asyncio.create_task(app.exit_code())

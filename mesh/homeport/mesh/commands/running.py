@@ -68,9 +68,9 @@ class PassedSignals:
 def run_and_exit(work: Coroutine[Any, Any, int]) -> NoReturn:
     """Run `work` and leave with the exit code it returns, or the one that stands for its error."""
     context = click.get_current_context()
-    _configure_logging(context.find_root().obj or "warning")
+    configure_logging(context.find_root().obj or "warning")
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             code = runner.run(work)
     except HomeportError as error:
         click.echo(f"homeport: {error}", err=True)
@@ -103,7 +103,8 @@ def exit_code_of(error: HomeportError) -> ExitCode:
     return ExitCode.NO
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes the loop: uvloop where it exists."""
     try:
         import uvloop
     except ImportError:
@@ -111,7 +112,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _configure_logging(level: str) -> None:
+def configure_logging(level: str) -> None:
+    """Let the log of every part go to standard error."""
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

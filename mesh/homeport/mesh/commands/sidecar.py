@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -23,7 +25,8 @@ from homeport.mesh.commands.options import (
     static_services,
 )
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
-from homeport.sidecar import Handover, Limits, ServerTls, Sidecar, Timeouts, take_over
+from homeport.sidecar import Handover, Limits, ServerTls, Sidecar, Timeouts, Workers, take_over
+from homeport.sidecar.workers import WORKERS_MAX
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,6 +38,20 @@ def state_file(directory: Path | None, whose: str) -> Path | None:
     if directory == Path(OFF):
         return None
     return (directory or default_data_dir() / "sidecars").absolute() / f"{quote(whose, safe='')}.endpoints"
+
+
+def _only_on_linux(_ctx: click.Context, _param: click.Parameter, workers: int) -> int:
+    if workers > 1 and sys.platform != "linux":
+        raise click.BadParameter("only Linux spreads connections among processes.")
+    return workers
+
+
+def proxy_of(workers: int) -> type[Sidecar] | partial[Workers]:
+    """What to make a proxy of so many processes with; both take the same arguments."""
+    if workers == 1:
+        return Sidecar
+    level = click.get_current_context().find_root().obj or "warning"
+    return partial(Workers, count=workers, command=[sys.executable, "-m", "homeport.mesh.worker", level])
 
 
 def proxy_options(command: F) -> F:
@@ -102,6 +119,14 @@ def proxy_options(command: F) -> F:
                 metavar="FILE",
                 help="Only clients with a certificate of these may call.",
             ),
+            click.option(
+                "--workers",
+                type=click.IntRange(1, WORKERS_MAX),
+                default=1,
+                show_default=True,
+                callback=_only_on_linux,
+                help="Processes that share the traffic; one for each core that it may use.",
+            ),
             bounds_option("--limit", "limits", Limits, "NUMBER", "How large and how many"),
             bounds_option("--timeout", "timeouts", Timeouts, "SECONDS", "How long"),
         ]
@@ -133,6 +158,7 @@ def sidecar(
     static: tuple[str, ...],
     passthrough: tuple[str, ...],
     state_dir: Path | None,
+    workers: int,
     limits: Limits,
     timeouts: Timeouts,
     inbound_tls_cert: str | None,
@@ -159,7 +185,7 @@ def sidecar(
         try:
             async with (
                 Client(*registry.split(","), name="homeport sidecar") as client,
-                Sidecar(
+                proxy_of(workers)(
                     client,
                     outbound=outbound,
                     inbound=wanted["inbound"],
@@ -188,7 +214,7 @@ def sidecar(
     run_and_exit(work())
 
 
-async def _serve(proxy: Sidecar, signals: StopSignals, path: Path | None) -> None:
+async def _serve(proxy: Sidecar | Workers, signals: StopSignals, path: Path | None) -> None:
     """Until a signal, which ends all there is to end, or a successor, which leaves time for that."""
     replaced = asyncio.Event()
     handover = Handover(path, lambda: proxy.sockets, replaced.set) if path is not None else None

@@ -259,6 +259,15 @@ class Cluster(Generic[C]):
         if outliers.failed(endpoint, failure, status, self.endpoints.values(), now, rng):
             self._weigh(now)
 
+    def agree(self, key: InstanceKey, now: float, lasts_s: float) -> None:
+        """Another process of this sidecar has ejected an endpoint for so long."""
+        endpoint = self.endpoints.get(key)
+        outliers = self.outliers
+        if endpoint is None or outliers is None:
+            return
+        if outliers.agree(endpoint, self.endpoints.values(), now + lasts_s):
+            self._weigh(now)
+
     def may_afford(self, failure: Failure, now: float) -> bool:
         """Whether budget and circuit have room for one more retry."""
         circuit, budget = self.circuit, self.budget

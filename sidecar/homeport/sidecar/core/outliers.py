@@ -111,10 +111,7 @@ class OutlierDetector:
         if host.ejected:
             return False
         settings = self._settings
-        out = sum(other.ejected for other in hosts)
-        left = sum(other.available and not other.ejected for other in hosts if other is not host)
-        if not left or out >= max(1, floor(settings.share_max * len(hosts) + 1e-9)):  # 0.29 x 100 is not quite 29
-            self.spared += 1
+        if self._leaves_too_few(host, hosts):
             return False
         host.ejections += 1
         host.ejected = True
@@ -122,6 +119,22 @@ class OutlierDetector:
         host.ejected_until_s = now + lasts_s + rng.uniform(0.0, settings.jitter_s)
         self.ejections += 1
         return True
+
+    def agree(self, host: H, hosts: Collection[H], until_s: float) -> bool:
+        """Another process of this sidecar has ejected a host: so do we, unless too few were left; True: done."""
+        if host.ejected or self._leaves_too_few(host, hosts):
+            return False
+        host.ejections += 1
+        host.ejected = True
+        host.ejected_until_s = until_s
+        return True
+
+    def _leaves_too_few(self, host: H, hosts: Collection[H]) -> bool:
+        out = sum(other.ejected for other in hosts)
+        left = sum(other.available and not other.ejected for other in hosts if other is not host)
+        too_few = not left or out >= max(1, floor(self._settings.share_max * len(hosts) + 1e-9))  # 29 of 0.29 x 100
+        self.spared += too_few
+        return too_few
 
 
 def readmit(host: Host) -> None:

@@ -156,3 +156,15 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 DEFAULT: Final = ServiceSettings()
 PLAIN: Final = ServiceSettings(retries=None, outliers=None, circuit=None)  # an inbound has one host, and no choice
+
+
+def divided(settings: ServiceSettings, share: int) -> ServiceSettings:
+    """What each of `share` processes may do, so that all of them together do what `settings` allow."""
+    retries, circuit = settings.retries, settings.circuit
+    if retries is not None and retries.budget is not None:
+        budget = msgspec.structs.replace(retries.budget, reserve_per_s=retries.budget.reserve_per_s / share)
+        retries = msgspec.structs.replace(retries, budget=budget)
+    if circuit is not None:
+        parts = {name: max(1, getattr(circuit, name) // share) for name in circuit.__struct_fields__}
+        circuit = msgspec.structs.replace(circuit, **parts)
+    return msgspec.structs.replace(settings, retries=retries, circuit=circuit)

@@ -1,0 +1,568 @@
+"""A sidecar of several processes: the parent holds sockets, registry and signals, and workers carry the traffic.
+
+Strategy: each worker has listening sockets of its own on the same port (SO_REUSEPORT), among which the kernel spreads
+connections. The parent keeps them all, so that the successor of a worker that died inherits its sockets with whoever
+waits in their backlog. There is one subscription per service for all workers; what it brings is encoded once and told
+to those that asked. Limits are divided, reports are added up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from homeport.client.core.backoff import Rng
+from homeport.client.core.errors import HomeportError
+from homeport.client.core.model import InstanceKey, ServiceEvent
+from homeport.sidecar.channel import (
+    Ask,
+    BeginDrain,
+    Channel,
+    Drain,
+    Drained,
+    Ejected,
+    Ready,
+    Report,
+    Setup,
+    Stop,
+    Subscribe,
+    Told,
+    ToParent,
+    Trouble,
+    Unsubscribe,
+    encode,
+    to_parent,
+)
+from homeport.sidecar.core import limits as fixed
+from homeport.sidecar.core import sums
+from homeport.sidecar.core.limits import Limits, Timeouts
+from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, divided
+from homeport.sidecar.core.snapshot import Snapshot
+from homeport.sidecar.last_known import LastKnown, confirmed, taken
+from homeport.sidecar.lifecycle import Registered, serve_app
+from homeport.sidecar.outbound import Discovery, Following
+from homeport.sidecar.sockets import address_of, bind, dealt
+from homeport.sidecar.tls import ServerTls
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+_log = logging.getLogger("homeport.sidecar")
+
+WORKERS_MAX: Final = 64  # two listeners of each must fit into one handover
+START_S: Final = 30.0  # for a worker to be there, on a machine that is busy
+STOP_S: Final = 5.0  # for one to close its connections and exit
+RESPAWN_S: Final = 1.0  # between two starts of the same worker, if it dies at once
+STANDING_S: Final = 0.5  # how often workers are told whether the registry still confirms what they know
+REPORT_S: Final = 2.0  # for a worker to report; one that cannot is left out
+UNSENT_BYTES_MAX: Final = 128 * 1024 * 1024  # a worker that far behind its endpoints is as good as dead
+
+
+class _Fan:
+    """One service's subscription, and the workers that asked for it."""
+
+    def __init__(self, service: str, subscription: Following) -> None:
+        self.service = service
+        self.subscription = subscription
+        self.stop_listening: Callable[[], None] = lambda: None
+        self.workers: set[_Worker] = set()
+        self.standing = (False, False)  # live, held: as last told
+        self.known_told = False  # whether anybody was told who is there
+        self.ejected: dict[InstanceKey, float] = {}  # by any worker, and until when: for workers that come later
+
+    def told(self, event: ServiceEvent | None) -> Told:
+        """What to tell of an event; None: only how things stand."""
+        subscription = self.subscription
+        self.standing = (subscription.live, subscription.held)
+        return Told(
+            service=self.service,
+            known=subscription.known,
+            revision=subscription.revision,
+            live=subscription.live,
+            held=subscription.held,
+            age_s=subscription.age_s(),
+            changed=event.changed if event is not None else (),
+            removed=event.removed if event is not None else (),
+        )
+
+    def whole(self) -> Told:
+        """Everything there is."""
+        self.known_told = self.subscription.known
+        standing = self.told(None)
+        changed = tuple(self.subscription.instances.values())
+        return Told(
+            service=standing.service,
+            known=standing.known,
+            revision=standing.revision,
+            live=standing.live,
+            held=standing.held,
+            age_s=standing.age_s,
+            snapshot=True,
+            changed=changed,
+        )
+
+
+class _Worker:
+    """One process, from its start to its end."""
+
+    def __init__(self, index: int, received: Callable[[_Worker, ToParent], None]) -> None:
+        self.index = index
+        self.process: asyncio.subprocess.Process | None = None
+        self.ready = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.drained: asyncio.Future[bool] | None = None
+        self.reports: dict[int, asyncio.Future[Report]] = {}
+        self.channel = Channel(to_parent, lambda message: received(self, message), self._closed)
+
+    def _closed(self) -> None:
+        self.gone.set()
+        if self.drained is not None and not self.drained.done():
+            self.drained.set_result(True)  # nothing is left of what it did
+        for report in self.reports.values():
+            report.cancel()
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+
+
+class Workers:
+    """Several processes with the manners of one `Sidecar`; see there for the arguments that are the same.
+
+    Args:
+        count: How many workers.
+        command: What starts one; the number of a file descriptor is added, for `homeport.sidecar.worker.work`.
+    """
+
+    def __init__(
+        self,
+        client: Discovery | None,
+        *,
+        count: int,
+        command: Sequence[str],
+        outbound: str | None = "127.0.0.1:15001",
+        inbound: str | None = None,
+        app: str | None = None,
+        admin: str | None = None,
+        static: Mapping[str, Sequence[str]] | None = None,
+        passthrough: Sequence[str] = (),
+        concurrency_max: int = fixed.ACTIVE_MAX,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        state_file: str | os.PathLike[str] | None = None,
+        inbound_tls: ServerTls | None = None,
+        sockets: Mapping[str, Sequence[socket.socket]] | None = None,
+        settings: ServiceSettings = DEFAULT,
+        services: Mapping[str, ServiceSettings] | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        if not 1 <= count <= WORKERS_MAX:
+            raise ValueError(f"{count} workers; allowed: 1 to {WORKERS_MAX}")
+        self.at: dict[str, str] = {}
+        self._client = client
+        self._count = count
+        self._command = tuple(command)
+        self._addresses = {
+            name: address
+            for name, address in (("outbound", outbound), ("inbound", inbound), ("admin", admin))
+            if address is not None and address != "off"
+        }
+        self._app = app
+        self._static = {name: list(addresses) for name, addresses in (static or {}).items()}
+        self._passthrough = list(passthrough)
+        whole = Limits() if limits is None else limits
+        self._limits = dataclasses.replace(whole, connections=max(1, whole.connections // count))
+        self._concurrency_max = max(1, concurrency_max // count)
+        self._timeouts = Timeouts() if timeouts is None else timeouts
+        self._inbound_tls = inbound_tls
+        self._settings = divided(settings, count)
+        self._services = {name: divided(each, count) for name, each in (services or {}).items()}
+        self._state_file = Path(state_file) if state_file is not None else None
+        self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
+        self._rng: Rng = random.Random() if rng is None else rng
+        self._name = ""
+        self._workers: list[_Worker] = []
+        self._keeping: list[asyncio.Task[None]] = []
+        self._fans: dict[str, _Fan] = {}
+        self._last_known: LastKnown | None = None
+        self._admin: web.AppRunner | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._evidence: Callable[[], None] | None = None
+        self._asked = 0
+        self._draining = False
+        self._closing = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def sockets(self) -> Mapping[str, Sequence[socket.socket]]:
+        """The listening sockets, for a successor."""
+        return self._sockets
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that carry the traffic right now."""
+        return [worker.process.pid for worker in self._workers if worker.process is not None and worker.ready.is_set()]
+
+    async def start(self) -> None:
+        """Bind every listener, start the workers, and return when all of them accept. On failure nothing stays open.
+
+        Raises:
+            OSError: an address cannot be bound, or a worker did not start.
+        """
+        loop = asyncio.get_running_loop()
+        self._name = f"homeport-{self._rng.randrange(1 << 48):012x}"  # of all workers, for loops to be found
+        try:
+            for name, address in self._addresses.items():
+                if name not in self._sockets:
+                    self._sockets[name] = bind(address, self._count if name != "admin" else 1)
+                self.at[name] = address_of(self._sockets[name][0])
+            if self._state_file is not None:
+                await self._recall(self._state_file)
+            starting = [asyncio.Event() for _ in range(self._count)]
+            self._keeping = [asyncio.create_task(self._keep(index, event)) for index, event in enumerate(starting)]
+            async with asyncio.timeout(START_S):
+                await asyncio.gather(*(event.wait() for event in starting))
+            if "admin" in self._sockets:
+                await self._serve_admin(self._sockets["admin"][0])
+        except TimeoutError:
+            await self.close()
+            raise OSError(f"not all of {self._count} workers were there after {START_S:.0f} s") from None
+        except BaseException:
+            await self.close()
+            raise
+        self._timer = loop.call_later(STANDING_S, self._tell_standing, loop)
+
+    async def _serve_admin(self, bound: socket.socket) -> None:
+        from aiohttp import web
+
+        from homeport.sidecar import admin
+
+        self._admin = web.AppRunner(admin.application(self), access_log=None)
+        await self._admin.setup()
+        await web.SockSite(self._admin, bound).start()
+
+    # --- workers ------------------------------------------------------------------------------------------------
+
+    async def _keep(self, index: int, started: asyncio.Event) -> None:
+        """Have a worker in this place, always."""
+        loop = asyncio.get_running_loop()
+        while not self._closing.is_set():
+            began_s = loop.time()
+            worker = _Worker(index, self._received)
+            self._workers.append(worker)
+            try:
+                await self._spawn(worker)
+                ready = asyncio.ensure_future(worker.ready.wait())
+                gone = asyncio.ensure_future(worker.gone.wait())
+                await asyncio.wait([ready, gone], return_when=asyncio.FIRST_COMPLETED)
+                ready.cancel()
+                if worker.ready.is_set():
+                    started.set()
+                await gone
+            except OSError as error:
+                _log.error("worker %d could not be started: %s", index, error)
+            finally:
+                self._workers.remove(worker)
+                self._forget_worker(worker)
+                worker.kill()
+            code = await worker.process.wait() if worker.process is not None else None
+            if self._closing.is_set():
+                return
+            if worker.process is not None:
+                _log.error("worker %d (process %d) ended with code %d", index, worker.process.pid, code)
+            await asyncio.sleep(max(0.0, began_s + RESPAWN_S - loop.time()))
+
+    async def _spawn(self, worker: _Worker) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        hand: dict[str, list[int]] = {
+            name: [each.fileno() for each in dealt(listening, self._count)[worker.index]]
+            for name, listening in self._sockets.items()
+            if name != "admin"
+        }
+        try:
+            worker.process = await asyncio.create_subprocess_exec(
+                *self._command,
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno(), *(fd for fds in hand.values() for fd in fds)],
+                start_new_session=True,  # a terminal's Ctrl-C is for the parent, who knows in which order to end
+            )
+            await asyncio.get_running_loop().create_unix_connection(lambda: worker.channel, sock=ours)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        tls = self._inbound_tls
+        client_ca = os.fspath(tls.client_ca) if tls is not None and tls.client_ca is not None else None
+        worker.channel.send(
+            Setup(
+                name=self._name,
+                at={each: self.at[each] for each in hand},
+                sockets=hand,
+                app=self._app,
+                static=self._static,
+                passthrough=self._passthrough,
+                concurrency_max=self._concurrency_max,
+                limits=self._limits,
+                timeouts=self._timeouts,
+                inbound_tls=(os.fspath(tls.cert), os.fspath(tls.key), client_ca) if tls is not None else None,
+                settings=self._settings,
+                services=self._services,
+            )
+        )
+
+    def _received(self, worker: _Worker, message: ToParent) -> None:
+        match message:
+            case Ready():
+                worker.ready.set()
+                if self._draining:
+                    worker.channel.send(BeginDrain())
+            case Subscribe(service=service):
+                self._follow_for(worker, service)
+            case Unsubscribe(service=service):
+                fan = self._fans.get(service)
+                if fan is not None:
+                    fan.workers.discard(worker)
+                    self._forget_if_idle(fan)
+            case Ejected():
+                self._eject(worker, message)
+            case Trouble():
+                if self._evidence is not None:
+                    self._evidence()
+            case Drained(whole=whole):
+                if worker.drained is not None and not worker.drained.done():
+                    worker.drained.set_result(whole)
+            case Report(number=number):
+                report = worker.reports.pop(number, None)
+                if report is not None and not report.done():
+                    report.set_result(message)
+
+    # --- endpoints ----------------------------------------------------------------------------------------------
+
+    async def _recall(self, path: Path) -> None:
+        self._last_known = LastKnown(path, self._taken)
+        last = self._last_known.load()
+        if last is not None and self._client is not None:
+            followed = []
+            for known in last.services[: fixed.SERVICES_MAX]:
+                fan = self._follow(known.service, self._client)
+                fan.subscription.recall(known.instances, known.revision, max(0.0, time.time() - known.confirmed_at_s))
+                followed.append(fan.subscription)
+            await confirmed(followed)
+        self._last_known.start()
+
+    def _taken(self, now_s: float) -> Snapshot:
+        subscriptions = {service: fan.subscription for service, fan in self._fans.items()}
+        return taken(self._client.store_id if self._client is not None else "", subscriptions, now_s)
+
+    def _follow_for(self, worker: _Worker, service: str) -> None:
+        fan = self._fans.get(service)
+        if fan is None:
+            if self._client is None:
+                return
+            try:
+                fan = self._follow(service, self._client)
+            except HomeportError as error:
+                _log.error("service %r cannot be followed: %s", service, error)
+                return
+        fan.workers.add(worker)
+        if fan.subscription.known:
+            worker.channel.send(fan.whole())
+            now = asyncio.get_running_loop().time()
+            fan.ejected = {key: until_s for key, until_s in fan.ejected.items() if until_s > now}
+            for key, until_s in fan.ejected.items():
+                worker.channel.send(Ejected(service, key, until_s - now))
+
+    def _eject(self, worker: _Worker, news: Ejected) -> None:
+        """One worker's experience is everyone's."""
+        for other in self._workers:
+            if other is not worker:
+                other.channel.send(news)
+        fan = self._fans.get(news.service)
+        if fan is not None and news.key in fan.subscription.instances:
+            fan.ejected[news.key] = asyncio.get_running_loop().time() + news.lasts_s
+
+    def _follow(self, service: str, client: Discovery) -> _Fan:
+        fan = self._fans[service] = _Fan(service, client.subscribe(service))
+
+        def changed(event: ServiceEvent) -> None:
+            for key in event.removed:
+                fan.ejected.pop(key, None)
+            # A first word that nobody is there looks like no change, and is news all the same: the whole, empty set.
+            self._tell(fan, fan.told(event) if fan.known_told and not event.snapshot else fan.whole())
+            if self._last_known is not None:
+                self._last_known.changed()
+
+        fan.stop_listening = fan.subscription.listen(changed)
+        return fan
+
+    def _tell(self, fan: _Fan, told: Told) -> None:
+        frame = encode(told)
+        for worker in fan.workers:
+            worker.channel.send_encoded(frame)
+            if worker.channel.unsent_bytes > UNSENT_BYTES_MAX:
+                _log.error("worker %d takes in nothing any more: replacing it", worker.index)
+                worker.kill()
+
+    def _tell_standing(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(STANDING_S, self._tell_standing, loop)
+        for fan in self._fans.values():
+            if fan.standing != (fan.subscription.live, fan.subscription.held):
+                self._tell(fan, fan.told(None))
+
+    def _forget_worker(self, worker: _Worker) -> None:
+        for fan in list(self._fans.values()):
+            if worker in fan.workers:
+                fan.workers.discard(worker)
+                self._forget_if_idle(fan)
+
+    def _forget_if_idle(self, fan: _Fan) -> None:
+        """Endpoints stay known for the successors of workers that asked; names without any do not add up."""
+        if not fan.workers and not fan.subscription.instances:
+            del self._fans[fan.service]
+            fan.stop_listening()
+            fan.subscription.close()
+
+    # --- the manners of a sidecar -------------------------------------------------------------------------------
+
+    def watch_app(self, evidence: Callable[[], None]) -> None:
+        """Call `evidence` when requests to the application have failed."""
+        self._evidence = evidence
+
+    def begin_drain(self) -> None:
+        """See `Sidecar.begin_drain`."""
+        self._draining = True
+        for worker in self._workers:
+            worker.channel.send(BeginDrain())
+
+    async def drain(self, timeout_s: float = fixed.DRAIN_TIMEOUT_S) -> bool:
+        """See `Sidecar.drain`."""
+        self._draining = True
+        return await self._drain_all(Drain(timeout_s))
+
+    async def retire(self, timeout_s: float = fixed.RETIRE_TIMEOUT_S) -> bool:
+        """See `Sidecar.retire`."""
+        self._draining = True
+        self._closing.set()  # a worker that ends now is not replaced
+        if self._admin is not None:
+            await self._admin.cleanup()
+            self._admin = None
+        if self._last_known is not None:
+            self._last_known.stop()
+            self._last_known = None
+        self._close_sockets()
+        return await self._drain_all(Drain(timeout_s, retire=True))
+
+    async def _drain_all(self, how: Drain) -> bool:
+        draining = [worker for worker in self._workers if worker.ready.is_set() and not worker.gone.is_set()]
+        for worker in draining:
+            worker.drained = asyncio.get_running_loop().create_future()
+            worker.channel.send(how)
+        wholes = await asyncio.gather(*(worker.drained for worker in draining if worker.drained is not None))
+        return all(wholes)
+
+    async def close(self) -> None:
+        """Close everything; workers have `STOP_S` to exit. Idempotent."""
+        self._closing.set()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._admin is not None:
+            await self._admin.cleanup()
+            self._admin = None
+        for worker in self._workers:
+            worker.channel.send(Stop())
+        if self._keeping:
+            _done, late = await asyncio.wait(self._keeping, timeout=STOP_S)
+            for task in late:
+                task.cancel()  # which kills the worker
+            if late:
+                await asyncio.wait(late)
+            self._keeping.clear()
+        if self._last_known is not None:
+            await self._last_known.close()
+            self._last_known = None
+        for fan in self._fans.values():
+            fan.stop_listening()
+            fan.subscription.close()
+        self._fans.clear()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        for bound in self._sockets.values():
+            for each in bound:
+                each.close()
+
+    async def serve_app(
+        self,
+        registration: Registered,
+        *,
+        stopping: Awaitable[object],
+        exited: Awaitable[object],
+        stop_app: Callable[[], Awaitable[object]],
+        drain_timeout_s: float = fixed.DRAIN_TIMEOUT_S,
+    ) -> None:
+        """See `homeport.sidecar.lifecycle.serve_app`."""
+        await serve_app(
+            self,
+            registration,
+            stopping=stopping,
+            exited=exited,
+            stop_app=stop_app,
+            drain_timeout_s=drain_timeout_s,
+        )
+
+    # --- reports ------------------------------------------------------------------------------------------------
+
+    async def clusters(self) -> list[dict[str, object]]:
+        """As the admin port of one sidecar tells it, of all workers together."""
+        summed: list[dict[str, object]] = sums.added([report.clusters for report in await self._reports()]) or []
+        return summed
+
+    async def stats(self) -> dict[str, object]:
+        """The same for its counters."""
+        summed: dict[str, Any] = sums.added([report.stats for report in await self._reports()]) or {}
+        return {**summed, "workers": self.pids}
+
+    async def metrics(self) -> bytes:
+        """The same for its metrics."""
+        from homeport.sidecar import admin
+
+        return admin.added_metrics([report.metrics for report in await self._reports()])
+
+    async def _reports(self) -> list[Report]:
+        """Ask every worker; those that do not answer in time are left out."""
+        self._asked += 1
+        loop = asyncio.get_running_loop()
+        asked = {worker: loop.create_future() for worker in self._workers if worker.ready.is_set()}
+        for worker, report in asked.items():
+            worker.reports[self._asked] = report
+            worker.channel.send(Ask(self._asked))
+        if not asked:
+            return []
+        done, late = await asyncio.wait(asked.values(), timeout=REPORT_S)
+        for report in late:
+            report.cancel()
+        return [report.result() for report in done if not report.cancelled()]

@@ -1,0 +1,273 @@
+"""Workers: they share a port and what is known, are replaced when they die, and report as one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from homeport.sidecar import Workers
+from homeport.sidecar.admin import added_metrics
+from homeport.sidecar.core import sums
+from homeport.sidecar.core.settings import Circuit, Outliers, ServiceSettings, divided
+
+if TYPE_CHECKING:
+    from tests.conftest import Eventually
+    from tests.sidecar.conftest import Net, Raw
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads connections among processes")
+
+COMMAND = [sys.executable, "-m", "homeport.mesh.worker", "warning"]
+
+
+@asynccontextmanager
+async def opened(net: Net, **options: Any) -> AsyncIterator[Workers]:
+    options = {"client": net.registrar, "outbound": "127.0.0.1:0", "rng": random.Random(net.seed), **options}
+    client = options.pop("client")
+    async with asyncio.timeout(30), Workers(client, count=2, command=COMMAND, **options) as workers:
+        yield workers
+
+
+async def everyone(net: Net, workers: Workers, request: bytes, listener: str = "outbound") -> list[bytes]:
+    """Ask over so many connections that each worker has got some, all but certainly."""
+    return [await net.ask(workers, request, listener) for _ in range(24)]
+
+
+async def test_all_workers_serve_on_one_port_what_the_parent_follows_once(net: Net) -> None:
+    upstream = await net.answering(net.ok())
+    net.registrar.feed("orders").say(upstream.instance())
+    async with opened(net, admin="127.0.0.1:0") as workers:
+        assert len(workers.pids) == 2
+        answers = await everyone(net, workers, net.get())
+        assert all(answer.endswith(b"hi") for answer in answers)
+        answer = await net.ask(workers, net.get("/stats"), "admin")
+        stats = json.loads(answer.partition(b"\r\n\r\n")[2])
+        assert stats["workers"] == workers.pids
+        assert stats["listeners"]["outbound"]["requests_total"] == 24
+        (cluster,) = json.loads((await net.ask(workers, net.get("/clusters"), "admin")).partition(b"\r\n\r\n")[2])
+        assert [each["address"] for each in cluster["endpoints"]] == [upstream.address]
+        metrics = await net.ask(workers, net.get("/metrics"), "admin")
+        assert b'homeport_downstream_rq_total{listener="outbound"} 24.0\n' in metrics
+        assert b'homeport_upstream_endpoints{direction="outbound",service="orders"} 1.0\n' in metrics
+    assert net.registrar.feeds["orders"].closed
+
+
+async def test_what_changes_reaches_every_worker(net: Net) -> None:
+    first, second = await net.answering(net.ok(b"first")), await net.answering(net.ok(b"second"))
+    feed = net.registrar.feed("orders")
+    feed.say()
+    async with opened(net) as workers:
+        assert {answer[9:12] for answer in await everyone(net, workers, net.get())} == {b"404"}
+        for upstream in (first, second):
+            feed.say(upstream.instance())
+            want = b"first" if upstream is first else b"second"
+            while not all(answer.endswith(want) for answer in await everyone(net, workers, net.get())):
+                pass  # a pipe and two loops away; `opened` bounds the wait
+
+
+async def test_a_request_waits_until_the_registry_has_spoken(net: Net) -> None:
+    upstream = await net.answering(net.ok())
+    async with opened(net) as workers:
+        client = await net.dial(workers)
+        client.send(net.get())
+        await net.registrar.asked.wait()
+        net.registrar.feed("orders").say(upstream.instance())
+        assert (await client.until_end()).endswith(b"hi")
+
+
+async def test_a_worker_that_is_killed_loses_its_own_connections_only_and_is_replaced(
+    net: Net, eventually: Eventually
+) -> None:
+    upstream = await net.answering(net.ok())
+    net.registrar.feed("orders").say(upstream.instance())
+    async with opened(net) as workers:
+        connections = [await net.dial(workers) for _ in range(24)]
+        for connection in connections:
+            connection.send(net.get(close=False))
+            assert (await connection.head()).startswith(b"HTTP/1.1 200 ")
+            await connection.exactly(2)
+        before = list(workers.pids)
+        os.kill(before[0], signal.SIGKILL)
+        await eventually(lambda: len(workers.pids) == 2 and workers.pids != before, within_s=15.0)
+        assert before[1] in workers.pids
+
+        async def lives(connection: Raw) -> bool:
+            try:
+                connection.send(net.get(close=False))
+                await connection.head()
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return False
+            await connection.exactly(2)
+            return True
+
+        living = [await lives(connection) for connection in connections]
+        assert 0 < sum(living) < len(living)
+        answers = await everyone(net, workers, net.get())
+        assert all(answer.endswith(b"hi") for answer in answers)
+
+
+async def test_a_connection_that_comes_while_its_worker_is_dead_waits_for_the_successor(
+    net: Net, eventually: Eventually
+) -> None:
+    upstream = await net.answering(net.ok())
+    net.registrar.feed("orders").say(upstream.instance())
+    async with opened(net) as workers:
+        for pid in workers.pids:
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not workers.pids)
+        answers = await asyncio.gather(*(net.ask(workers, net.get()) for _ in range(10)))
+        assert all(answer.endswith(b"hi") for answer in answers)
+
+
+@pytest.mark.parametrize("known_to_both", [True, False])
+async def test_what_one_worker_ejects_the_others_leave_alone_too(net: Net, known_to_both: bool) -> None:
+    turned_bad = False
+
+    def answer(_head: bytes) -> bytes:
+        return net.ok(b"oh no", status=b"503 Service Unavailable") if turned_bad else net.ok()
+
+    bad = await net.answering(answer)
+    good = [await net.answering(net.ok()) for _ in range(2)]
+    net.registrar.feed("orders").say(bad.instance(), *(each.instance() for each in good))
+    settings = ServiceSettings(outliers=Outliers(consecutive_5xx=3, consecutive_gateway=3, jitter_s=0.0))
+    async with opened(net, settings=settings) as workers:
+        if known_to_both:
+            await everyone(net, workers, net.get())
+        turned_bad = True
+        before = len(bad.heads)
+        first = await net.dial(workers)
+        while await ejections(workers) < 1 + known_to_both:
+            first.send(net.get(close=False))
+            assert (await first.head()).startswith(b"HTTP/1.1 200 ")
+            await first.exactly(2)
+        assert len(bad.heads) == before + 3
+        answers = await everyone(net, workers, net.get())
+        assert all(answer.endswith(b"hi") for answer in answers)
+        # Who hears of the service and of its ejections in one moment may have sent one request in between.
+        assert len(bad.heads) <= before + 3 + (not known_to_both)
+
+
+async def ejections(workers: Workers) -> int:
+    """How many workers have an endpoint of orders ejected."""
+    clusters: list[dict[str, Any]] = await workers.clusters()
+    return sum(each["ejections"] for cluster in clusters for each in cluster["endpoints"])
+
+
+async def test_the_application_behind_workers_is_drained_by_all_of_them(net: Net) -> None:
+    arrived, release, troubled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slowly(raw: Raw) -> None:
+        await raw.head()
+        arrived.set()
+        await release.wait()
+        raw.send(net.ok(b"done", status=b"500 Oh no"))
+
+    app = await net.upstream(slowly)
+    async with opened(net, outbound=None, inbound="127.0.0.1:0", app=app.address) as workers:
+        workers.watch_app(troubled.set)
+        client = await net.dial(workers, "inbound")
+        client.send(net.get(close=False))
+        await arrived.wait()
+        assert not await workers.drain(0.1)
+        draining = asyncio.create_task(workers.drain())
+        release.set()
+        answer = await client.until_end()
+        assert b"Connection: close\r\n" in answer
+        assert answer.endswith(b"done")
+        assert await draining
+        await troubled.wait()
+
+
+async def test_workers_end_with_a_parent_that_is_killed(net: Net, tmp_path: Path, eventually: Eventually) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(
+        "import asyncio\n"
+        "from homeport.sidecar import Workers\n"
+        "async def main():\n"
+        f"    async with Workers(None, count=2, command={COMMAND!r}, outbound='127.0.0.1:0') as workers:\n"
+        "        print(*workers.pids, flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, str(program), stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    async with asyncio.timeout(30):
+        pids = [int(pid) for pid in (await parent.stdout.readline()).split()]
+        assert len(pids) == 2
+        parent.kill()
+        await parent.wait()
+        await eventually(lambda: not any(_runs(pid) for pid in pids))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_workers_that_cannot_start_are_an_error_that_leaves_nothing_open(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeport.sidecar.workers.START_S", 0.5)
+    workers = Workers(None, count=1, command=["/no/such/program"], outbound="127.0.0.1:0")
+    with pytest.raises(OSError, match="not all of 1 workers"):
+        await workers.start()
+    host, port = workers.at["outbound"].split(":")
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(host, int(port))
+
+
+def test_limits_are_divided_and_never_to_nothing() -> None:
+    settings = ServiceSettings(circuit=Circuit(requests_max=10, pending_max=1, connections_max=7, retries_max=3))
+    part = divided(settings, 4)
+    assert part.circuit == Circuit(requests_max=2, pending_max=1, connections_max=1, retries_max=1)
+    assert part.retries is not None
+    assert part.retries.budget is not None
+    assert part.retries.budget.reserve_per_s == 2.5
+    assert part.outliers == settings.outliers
+
+
+def test_reports_are_added_field_by_field() -> None:
+    one = {"service": "a", "direction": "outbound", "live": True, "held": False, "age_s": 1.5, "endpoints": [
+        {"id": "x", "node": "n", "active": 2, "weight": 3, "suspect": False, "address": "h:1"}]}  # fmt: skip
+    two = {"service": "a", "direction": "outbound", "live": False, "held": True, "age_s": 0.5, "endpoints": [
+        {"id": "x", "node": "n", "active": 5, "weight": 3, "suspect": True, "address": "h:1"},
+        {"id": "y", "node": "n", "active": 1, "weight": 1, "suspect": False, "address": "h:2"}]}  # fmt: skip
+    other = {"service": "b", "direction": "outbound", "live": None}
+    assert sums.added([[one], [two, other]]) == [
+        {"service": "a", "direction": "outbound", "live": False, "held": True, "age_s": 1.5, "endpoints": [
+            {"id": "x", "node": "n", "active": 7, "weight": 3, "suspect": True, "address": "h:1"},
+            {"id": "y", "node": "n", "active": 1, "weight": 1, "suspect": False, "address": "h:2"}]},
+        {"service": "b", "direction": "outbound", "live": None},
+    ]  # fmt: skip
+
+
+def test_metrics_are_added_and_ages_are_not() -> None:
+    text = b"""# TYPE homeport_downstream_rq counter
+homeport_downstream_rq_total{listener="outbound"} 3.0
+# TYPE homeport_subscription_age_seconds gauge
+homeport_subscription_age_seconds{service="a"} 2.0
+# TYPE homeport_latency histogram
+homeport_latency_bucket{le="1.0"} 1.0
+homeport_latency_bucket{le="+Inf"} 2.0
+homeport_latency_count 2.0
+homeport_latency_sum 5.0
+"""
+    lines = added_metrics([text, text.replace(b"} 2.0\n# TYPE homeport_latency", b"} 9.0\n# TYPE homeport_latency")])
+    for line in (
+        b'homeport_downstream_rq_total{listener="outbound"} 6.0',
+        b'homeport_subscription_age_seconds{service="a"} 9.0',
+        b'homeport_latency_bucket{le="+Inf"} 4.0',
+        b"homeport_latency_sum 10.0",
+    ):
+        assert line in lines.splitlines()
