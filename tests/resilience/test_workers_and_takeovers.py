@@ -7,11 +7,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from homeport.mesh.demo.processes import Process
 from tests.resilience.site import CLIENTS, Site
+
+if TYPE_CHECKING:
+    from tests.conftest import Eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads connections among processes")
 
@@ -21,7 +25,7 @@ def workers_of(process: Process) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_a_killed_worker_loses_its_own_connections_only(site: Site) -> None:
+async def test_a_killed_worker_loses_its_own_connections_only(site: Site, eventually: Eventually) -> None:
     await site.fill(2)
     edge = await site.start_edge("--workers", "2")
     load = site.load()
@@ -32,7 +36,7 @@ async def test_a_killed_worker_loses_its_own_connections_only(site: Site) -> Non
     failures = load.tally.failures
     assert len(failures) < CLIENTS, "one user was connected to one worker, and each lost one request at most"
     assert all("IncompleteReadError" in each.reason or "ConnectionReset" in each.reason for each in failures)
-    assert len(workers_of(edge)) == 2
+    await eventually(lambda: len(workers_of(edge)) == 2)
 
 
 @pytest.mark.parametrize(
