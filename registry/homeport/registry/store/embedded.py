@@ -9,7 +9,7 @@ it is refused, head falls back to what is durable, and the store is read-only un
 read and written; whatever the failed batch left there is then part of history.
 
 Leases are a view over the keys under `l/`: putting one starts its clock, deleting one stops it, so a transaction can
-grant a lease and use it at the same revision. One timer runs their table.
+grant a lease and use it at the same revision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from homeport.client.core.errors import Closed, HomeportError, LimitExceeded, Ou
 from homeport.client.core.model import KeyValue, validate_ttl
 from homeport.registry.core import keys
 from homeport.registry.core.head import Head
-from homeport.registry.core.leases import BUCKET_S, LeaseTable
 from homeport.registry.core.limits import HISTORY_AGE_S_MAX, HISTORY_REVISIONS_MAX, LEASES_MAX, TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
@@ -45,6 +44,7 @@ from homeport.registry.store.journal import (
     read_backup,
     write_backup,
 )
+from homeport.registry.store.lease_clock import LeaseClock
 
 _log = logging.getLogger("homeport.registry.store")
 
@@ -53,7 +53,6 @@ T = TypeVar("T")
 _COMPACT_STRIDE: Final = 1000  # revisions that history may overrun its bound by, so that compaction works in strides
 _AGE_STEP_S: Final = HISTORY_AGE_S_MAX / 10  # how finely the age of revisions is noted
 _BATCH_REVISIONS: Final = 2048  # of one write: 40 ms of work for the loop when it is done
-_ENDS_AT_ONCE: Final = 256  # leases ended in one turn of the loop: some 20 ms
 _UPKEEP_BATCHES: Final = 16  # how many batches the journal's upkeep may wait while writers never pause
 _RECOVER_S: Final = 1.0  # between two looks whether a failed disk can be written again
 
@@ -121,25 +120,24 @@ class EmbeddedStore:
         self._queue: deque[_Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self._compact_to = 0
         self._listeners: list[Listener] = []
-        self._lease_listeners: list[LeaseListener] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._ticked_at = now()
+        self._leases = LeaseClock(
+            now=now, standing=self._standing_lease, end=self._end_lease, writable=lambda: self.read_only is None
+        )
+        self._age_timer: asyncio.TimerHandle | None = None
         self._commits = 0
         self._batches = 0
-        self._late_s_max = 0.0
         self._adopt(Mvcc())
 
     def _adopt(self, mvcc: Mvcc) -> None:
         self.mvcc = mvcc
         self._head = Head(mvcc)
         self._hub = WatchHub(mvcc)
-        self._leases = LeaseTable(self._now())
-        self._overdue: dict[int, None] = {}  # leases whose end cannot be written, as far as that was told
+        self._leases.clear()
         self._ages: list[tuple[float, int]] = [(self._now(), mvcc.revision)]  # when the store stood at which revision
         for key in mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES)):
             record = mvcc.get(key)
             assert record is not None
-            self._leases.grant(self._now(), keys.lease_number(key), wire.decode(LeaseRecord, record.value).ttl_s)
+            self._leases.granted(keys.lease_number(key), wire.decode(LeaseRecord, record.value).ttl_s)
 
     async def start(self) -> None:
         """Load the journal, if there is one, and start the leases' clock; every surviving lease has its full TTL.
@@ -163,7 +161,8 @@ class EmbeddedStore:
         elif self._backup is not None:
             self._adopt(await loop.run_in_executor(None, read_backup, self._backup))
         self._loop = loop
-        self._tick()
+        self._leases.start()
+        self._note_age()
 
     def _open(self) -> tuple[Journal, Mvcc]:
         assert self._path is not None
@@ -180,8 +179,9 @@ class EmbeddedStore:
         if self._loop is None:
             return
         self._loop = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._leases.stop()
+        if self._age_timer is not None:
+            self._age_timer.cancel()
         if self._writer is not None:
             if self.read_only is None:
                 await self._drained()
@@ -384,20 +384,16 @@ class EmbeddedStore:
         return self.commit(Txn(then=(lease_put(lease or self.new_lease(), ttl_s),)))
 
     def lease_renew(self, lease: int) -> float:
-        if lease in self._overdue:
-            del self._overdue[lease]
-            for listener in self._lease_listeners:
-                listener.renewed(lease)
-        return self._leases.renew(self._now(), lease)
+        return self._leases.renew(lease)
 
     def listen_leases(self, listener: LeaseListener) -> None:
-        self._lease_listeners.append(listener)
+        self._leases.listen(listener)
 
     def lease_revoke(self, lease: int) -> asyncio.Future[TxnResult]:
         return self.commit(Txn(then=(EndLease(lease),)))
 
     def lease_remaining_s(self, lease: int) -> float | None:
-        return self._leases.remaining_s(self._now(), lease)
+        return self._leases.remaining_s(lease)
 
     def leases(self) -> list[int]:
         return self._leases.ids()
@@ -405,66 +401,27 @@ class EmbeddedStore:
     def _lease_changed(self, change: Change) -> None:
         lease = keys.lease_number(change.key)
         if change.kv is None:
-            self._leases.end(lease)
+            self._leases.ended(lease)
         else:
-            self._leases.grant(self._now(), lease, wire.decode(LeaseRecord, change.kv.value).ttl_s)
+            self._leases.granted(lease, wire.decode(LeaseRecord, change.kv.value).ttl_s)
 
-    def _tick(self) -> None:
-        assert self._loop is not None
-        now = self._now()
-        self._late_s_max = max(self._late_s_max, now - self._ticked_at - BUCKET_S)
-        self._ticked_at = now
-        due = self._leases.advance(now)
-        if due and self.read_only is None:
-            self._overdue.clear()
-            self._end_due(due)
-        elif due:
-            self._tell_overdue(due)
-        self._note_age(now)
-        self._timer = self._loop.call_later(BUCKET_S, self._tick)
-
-    def _tell_overdue(self, due: list[int]) -> None:
-        new = [lease for lease in due if lease not in self._overdue]
-        if new:
-            self._overdue.update(dict.fromkeys(new))
-            for listener in self._lease_listeners:
-                listener.overdue(new)
-
-    def _to_end(self, lease: int) -> KeyValue | None:
-        """The record of a lease that nobody has ended or granted anew meanwhile, durable or not."""
+    def _standing_lease(self, lease: int) -> KeyValue | None:
         record = self.mvcc.get(keys.lease(lease))
         return record if record is not None and record == self._head.get(record.key) else None
 
-    def _end_due(self, due: list[int]) -> None:
-        """End leases that are due, some at a time, so that the end of very many does not hold the loop."""
-        if self.read_only is not None:
-            return
-        now = self._now()
-        ends = [
-            (lease, record)
-            for lease in due[:_ENDS_AT_ONCE]
-            if self._leases.is_due(now, lease) and (record := self._to_end(lease)) is not None
-        ]
-        left = due[_ENDS_AT_ONCE:]
-        if ends:
-            for listener in self._lease_listeners:
-                listener.ending([lease for lease, _ in ends], len(left))
-        for lease, record in ends:
-            unchanged = Compare(record.key, "mod", "=", record.mod_revision)
-            self._leases.begin_end(lease)
-            self.commit(Txn((unchanged,), (EndLease(lease),)))
-        if left and self._loop is not None:
-            self._loop.call_soon(self._end_due, left)
+    def _end_lease(self, lease: int, record: KeyValue) -> None:
+        self.commit(Txn((Compare(record.key, "mod", "=", record.mod_revision),), (EndLease(lease),)))
 
-    def _note_age(self, now: float) -> None:
-        if now - self._ages[-1][0] < _AGE_STEP_S:
-            return
+    def _note_age(self) -> None:
+        assert self._loop is not None
+        now = self._now()
         self._ages.append((now, self.mvcc.revision))
         old = [revision for when, revision in self._ages if now - when >= HISTORY_AGE_S_MAX]
         if old:
             self._ages = self._ages[len(old) :]
             if old[-1] > self.mvcc.compact_revision:
                 self.compact(old[-1])
+        self._age_timer = self._loop.call_later(_AGE_STEP_S, self._note_age)
 
     def numbers(self) -> dict[str, int]:
         return {
@@ -478,7 +435,7 @@ class EmbeddedStore:
             "watchers": self._hub.watchers,
             "commits": self._commits,
             "read_only": int(self.read_only is not None),
-            "loop_late_max_us": int(self._late_s_max * 1e6),
+            "loop_late_max_us": int(self._leases.late_s_max * 1e6),
             "journal_batches": self._batches,
             "journal_waiting": len(self._queue),
             "journal_commit_us": int(self._journal.commit_s * 1e6) if self._journal is not None else 0,

@@ -1,0 +1,138 @@
+"""The clock of a store's leases: one timer over a table, for every backend.
+
+What a backend adds is how a lease is ended: `end` is given the lease's record and commits a transaction that compares
+its mod revision. Leases that are due while nothing can be written are told as overdue, and ended when that is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from homeport.client.core.model import KeyValue
+from homeport.registry.core.leases import BUCKET_S, LeaseTable
+from homeport.registry.store.contract import LeaseListener
+
+_ENDS_AT_ONCE: Final = 256  # leases ended in one turn of the loop: some 20 ms
+
+
+class LeaseClock:
+    """Runs a `LeaseTable` on the running loop.
+
+    Args:
+        now: seconds of any clock that never goes back.
+        standing: the record of a lease that nobody has ended or granted anew, durable or not; else None.
+        end: ends the lease of such a record.
+        writable: whether leases can be ended now.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        standing: Callable[[int], KeyValue | None],
+        end: Callable[[int, KeyValue], None],
+        writable: Callable[[], bool],
+    ) -> None:
+        self._now = now
+        self._standing = standing
+        self._end = end
+        self._writable = writable
+        self._table = LeaseTable(now())
+        self._overdue: dict[int, None] = {}  # leases whose end cannot be written, as far as that was told
+        self._listeners: list[LeaseListener] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticked_at = now()
+        self.late_s_max = 0.0
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tick()
+
+    def stop(self) -> None:
+        self._loop = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def listen(self, listener: LeaseListener) -> None:
+        self._listeners.append(listener)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __contains__(self, lease: int) -> bool:
+        return lease in self._table
+
+    def clear(self) -> None:
+        """Begin anew, with no leases."""
+        self._table = LeaseTable(self._now())
+        self._overdue.clear()
+
+    def granted(self, lease: int, ttl_s: float) -> None:
+        """A lease begins, or begins anew, now."""
+        self._table.grant(self._now(), lease, ttl_s)
+
+    def ended(self, lease: int) -> None:
+        """A lease is gone, or is another clock's."""
+        self._table.end(lease)
+        self._overdue.pop(lease, None)
+
+    def renew(self, lease: int) -> float:
+        """Start its TTL anew and return it in seconds, 0.0 if it is not here."""
+        if lease in self._overdue:
+            del self._overdue[lease]
+            for listener in self._listeners:
+                listener.renewed(lease)
+        return self._table.renew(self._now(), lease)
+
+    def remaining_s(self, lease: int) -> float | None:
+        return self._table.remaining_s(self._now(), lease)
+
+    def ids(self) -> list[int]:
+        return self._table.ids()
+
+    def resume_all(self) -> None:
+        """What was being ended was not: it is due again."""
+        self._table.resume_all()
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        now = self._now()
+        self.late_s_max = max(self.late_s_max, now - self._ticked_at - BUCKET_S)
+        self._ticked_at = now
+        due = self._table.advance(now)
+        if due and self._writable():
+            self._overdue.clear()
+            self._end_due(due)
+        elif due:
+            self._tell_overdue(due)
+        self._timer = self._loop.call_later(BUCKET_S, self._tick)
+
+    def _tell_overdue(self, due: list[int]) -> None:
+        new = [lease for lease in due if lease not in self._overdue]
+        if new:
+            self._overdue.update(dict.fromkeys(new))
+            for listener in self._listeners:
+                listener.overdue(new)
+
+    def _end_due(self, due: list[int]) -> None:
+        """End leases that are due, some at a time, so that the end of very many does not hold the loop."""
+        if self._loop is None or not self._writable():
+            return
+        now = self._now()
+        ends = [
+            (lease, record)
+            for lease in due[:_ENDS_AT_ONCE]
+            if self._table.is_due(now, lease) and (record := self._standing(lease)) is not None
+        ]
+        left = due[_ENDS_AT_ONCE:]
+        if ends:
+            for listener in self._listeners:
+                listener.ending([lease for lease, _ in ends], len(left))
+        for lease, record in ends:
+            self._table.begin_end(lease)
+            self._end(lease, record)
+        if left:
+            self._loop.call_soon(self._end_due, left)
