@@ -85,11 +85,16 @@ class LeaseTable:
 
     def resume_all(self) -> None:
         """What was decided did not happen: leases that were ending are due again."""
-        for lease, entry in self._leases.items():
-            if entry.ending:
-                entry.ending = False
-                self._buckets[entry.bucket].pop(lease)
-                self._place(lease, entry)
+        for lease in self._leases:
+            self.resume(lease)
+
+    def resume(self, lease: int) -> None:
+        """The same for one."""
+        entry = self._leases[lease]
+        if entry.ending:
+            entry.ending = False
+            self._buckets[entry.bucket].pop(lease)
+            self._place(lease, entry)
 
     def end(self, lease: int) -> bool:
         """Forget a lease; False if it was not there."""

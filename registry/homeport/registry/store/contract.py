@@ -57,6 +57,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ttl_s: float
     owner: str = ""  # the replica that runs its clock; empty in a registry of one
+    attached: int = 0  # counts keys put on it, in a shared store: an end that knows nothing of one must fail
 
 
 class Store(Protocol):

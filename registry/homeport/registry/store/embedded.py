@@ -29,11 +29,12 @@ from homeport.client.core.errors import Closed, HomeportError, LimitExceeded, Ou
 from homeport.client.core.model import KeyValue, validate_ttl
 from homeport.registry.core import keys
 from homeport.registry.core.head import Head
-from homeport.registry.core.limits import HISTORY_AGE_S_MAX, HISTORY_REVISIONS_MAX, LEASES_MAX, TXN_OPS_MAX
+from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
 from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
+from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
 from homeport.registry.store.journal import (
     CHECKPOINT_PAGES,
     FILE_NAME,
@@ -50,8 +51,6 @@ _log = logging.getLogger("homeport.registry.store")
 
 T = TypeVar("T")
 
-_COMPACT_STRIDE: Final = 1000  # revisions that history may overrun its bound by, so that compaction works in strides
-_AGE_STEP_S: Final = HISTORY_AGE_S_MAX / 10  # how finely the age of revisions is noted
 _BATCH_REVISIONS: Final = 2048  # of one write: 40 ms of work for the loop when it is done
 _UPKEEP_BATCHES: Final = 16  # how many batches the journal's upkeep may wait while writers never pause
 _RECOVER_S: Final = 1.0  # between two looks whether a failed disk can be written again
@@ -133,7 +132,7 @@ class EmbeddedStore:
         self._head = Head(mvcc)
         self._hub = WatchHub(mvcc)
         self._leases.clear()
-        self._ages: list[tuple[float, int]] = [(self._now(), mvcc.revision)]  # when the store stood at which revision
+        self._bounds = HistoryBounds(self._now, mvcc)
         for key in mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES)):
             record = mvcc.get(key)
             assert record is not None
@@ -239,8 +238,8 @@ class EmbeddedStore:
         for listener in self._listeners:
             listener(revision, changes)
         self._hub.publish(revision, changes)
-        if self.mvcc.history_length() >= HISTORY_REVISIONS_MAX + _COMPACT_STRIDE:
-            self.compact(self.mvcc.revision_of_age(HISTORY_REVISIONS_MAX))
+        if old := self._bounds.by_count():
+            self.compact(old)
 
     async def barrier(self) -> None:
         """Wait until what is decided is durable; without a journal it is so at once."""
@@ -414,14 +413,9 @@ class EmbeddedStore:
 
     def _note_age(self) -> None:
         assert self._loop is not None
-        now = self._now()
-        self._ages.append((now, self.mvcc.revision))
-        old = [revision for when, revision in self._ages if now - when >= HISTORY_AGE_S_MAX]
-        if old:
-            self._ages = self._ages[len(old) :]
-            if old[-1] > self.mvcc.compact_revision:
-                self.compact(old[-1])
-        self._age_timer = self._loop.call_later(_AGE_STEP_S, self._note_age)
+        if old := self._bounds.by_age():
+            self.compact(old)
+        self._age_timer = self._loop.call_later(AGE_STEP_S, self._note_age)
 
     def numbers(self) -> dict[str, int]:
         return {

@@ -97,6 +97,10 @@ class LeaseClock:
         """What was being ended was not: it is due again."""
         self._table.resume_all()
 
+    def resume(self, lease: int) -> None:
+        """Its end was refused, because it changed at the last moment: it is due again."""
+        self._table.resume(lease)
+
     def _tick(self) -> None:
         assert self._loop is not None
         now = self._now()

@@ -1,0 +1,730 @@
+"""The store over an etcd cluster that any number of replicas share.
+
+Each replica keeps a mirror, an `Mvcc` fed by one watch, and everything is read from it. Transactions are decided on
+the mirror by the same code as in the embedded store, and sent to etcd as what they change, guarded by what they looked
+at (`core/optimistic.py`). If another replica was faster, the guard fails, the mirror catches up, and they are decided
+anew. A caller is answered when the mirror shows its write. One batch is under way at a time, as many transactions as
+arrived meanwhile, so their order is that of the calls.
+
+Under the prefix, `k` and a key is one of the store's; `i/id` names the store, and its creation is revision 1; `i/last`
+is put by every batch, so that a linearizable read of it tells how far a mirror must have come, and its value which
+batch it was: an answer that got lost is found in the mirror. `i/m/<replica>` says who lives, on the one lease of etcd.
+
+Leases are ours (`core/leases.py`): `l/<lease>` names the replica that runs its clock. A renewal that another one hears
+takes the lease over; when a replica dies, the others share its leases by rendezvous hashing, each with its full TTL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from homeport.client.core import wire
+from homeport.client.core.backoff import Rng
+from homeport.client.core.errors import (
+    Busy,
+    Closed,
+    HomeportError,
+    LimitExceeded,
+    OutcomeUnknown,
+    ReadOnly,
+    RequestError,
+)
+from homeport.client.core.model import KeyValue, validate_ttl
+from homeport.registry.core import keys
+from homeport.registry.core.head import Head, Outcome
+from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
+from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
+from homeport.registry.core.optimistic import WatchedHead, rendezvous, stamped, written
+from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
+from homeport.registry.core.watches import Filter, Watcher, WatchHub
+from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
+from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
+from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
+from homeport.registry.store.journal import write_backup
+from homeport.registry.store.lease_clock import LeaseClock
+
+_log = logging.getLogger("homeport.registry.store")
+
+_PAGE: Final = 1000  # keys read at once while the mirror is filled
+_GUARDS_MAX: Final = 100  # of etcd's 128 compares; past it the guard is that nobody wrote anything
+_WRITES_MAX: Final = 100  # of a batch; a single transaction may have more, and is nested
+_WRITES_OF_ONE_MAX: Final = 3000  # of one transaction: what etcd's limits allow in two levels, with room
+_BATCH_BYTES_MAX: Final = 1024 * 1024  # of etcd's 1.5 MiB; one largest value is a batch of its own
+_TRIES_MAX: Final = 100  # times a transaction is decided anew because other replicas were faster
+_UNKNOWN_S: Final = 5.0  # how long an answer is looked for before its callers are told that nobody knows
+_RETRY_S: Final = 0.2  # between attempts on a cluster that does not answer
+_MEMBER_TTL_S: Final = 10  # a replica that says nothing for so long is dead to the others
+_SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
+
+
+class _Waiting:
+    __slots__ = ("ops_max", "reply", "tries", "txn")
+
+    def __init__(self, txn: Txn, reply: Reply, ops_max: int) -> None:
+        self.txn = txn
+        self.reply = reply
+        self.ops_max = ops_max
+        self.tries = 0
+
+    def succeed(self, result: TxnResult) -> None:
+        if not self.reply.done():
+            self.reply.set_result(result)
+
+    def fail(self, error: HomeportError) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(error)
+            if isinstance(self.reply, asyncio.Future):
+                self.reply.exception()  # who asked may have gone; then nobody need be warned
+
+
+class _Batch:
+    """Transactions that go to etcd as one."""
+
+    __slots__ = ("guards", "name", "outcomes", "revision", "waiting", "writes")
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision  # the mirror's, that they were decided at
+        self.waiting: list[_Waiting] = []
+        self.outcomes: list[Outcome] = []
+        self.guards: list[tuple[bytes, int]] = []
+        self.writes: list[Write] = []
+        self.name = b""
+
+
+class EtcdStore:
+    """A `Store` shared through etcd. `start` it on the loop that will use it.
+
+    Args:
+        cluster: how to reach etcd; closed with the store.
+        now: seconds of any clock that never goes back.
+        prefix: of all keys in etcd, so that others may live beside it.
+    """
+
+    def __init__(
+        self, cluster: EtcdCluster, *, now: Callable[[], float], rng: Rng, prefix: bytes = b"/homeport/"
+    ) -> None:
+        self._cluster = cluster
+        self._now = now
+        self._rng = rng
+        self._prefix = prefix
+        self._keys = prefix + b"k"
+        self._id_key = prefix + b"i/id"
+        self._last_key = prefix + b"i/last"
+        self._members_prefix = prefix + b"i/m/"
+        self.replica = f"{rng.randrange(1 << 64):016x}"
+        self.store_id = ""
+        self.read_only: str | None = None
+        self._base = 0  # etcd's revision less ours
+        self._reached = 0  # etcd's revision that the mirror shows
+        self._last_mod = 0  # of `i/last`, as the mirror has it
+        self._mine: dict[bytes, int] = {}  # batches of ours that the mirror has seen, by name; emptied by the writer
+        self._reaching: list[tuple[int, asyncio.Future[None]]] = []
+        self._members: dict[str, None] = {}
+        self._owners: dict[int, str] = {}  # of every lease that stands
+        self._queue: deque[_Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
+        self._wanted = asyncio.Event()
+        self._batches = 0
+        self._commits = 0
+        self._conflicts = 0
+        self._resyncs = 0
+        self._listeners: list[Listener] = []
+        self._leases = LeaseClock(
+            now=now, standing=self._standing_lease, end=self._end_lease, writable=lambda: self.read_only is None
+        )
+        self._membership = 0  # our etcd lease
+        self._tasks: list[asyncio.Task[None]] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._adopt(Mvcc())
+
+    def _adopt(self, mvcc: Mvcc) -> None:
+        self.mvcc = mvcc
+        self._hub = WatchHub(mvcc)
+        self._bounds = HistoryBounds(self._now, mvcc)
+
+    # --- starting and stopping ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Fill the mirror, join the replicas, and start the leases' clock.
+
+        Raises:
+            Unreachable: no member of the cluster answers.
+            Refused: etcd does not let us.
+        """
+        identity = await self._identity()
+        self.store_id = identity.value.decode()
+        self._base = identity.create_revision - FIRST_REVISION
+        entries, members, revision = await self._read_all()
+        mvcc = Mvcc()
+        newest = max((kv.mod_revision for kv in entries), default=FIRST_REVISION)
+        newest = max(newest, self._last_mod - self._base)
+        if newest > FIRST_REVISION:
+            mvcc.load(entries, newest, newest)
+        self._adopt(mvcc)
+        self._reached = revision
+        self._members = dict.fromkeys(members)
+        self._loop = loop = asyncio.get_running_loop()
+        await self._join()
+        for lease, record in self._records():
+            self._owners[lease] = record.owner
+        self._leases.start()
+        for job, name in ((self._follow, "mirror"), (self._write, "writer"), (self._stay, "membership")):
+            task = loop.create_task(job(), name=f"homeport etcd {name}")
+            task.add_done_callback(self._task_ended)
+            self._tasks.append(task)
+        self._note_age()
+        self._sweep()
+
+    async def _identity(self) -> Stored:
+        for _ in range(_TRIES_MAX):
+            found = (await self._cluster.page(self._id_key, None, 0, 1)).entries
+            if found:
+                return found[0]
+            minted = f"{self._rng.randrange(1 << 64):016x}".encode()
+            await self._cluster.txn([(self._id_key, 0)], [Write(self._id_key, minted)], self._id_key)
+        raise Refused(f"{self._id_key!r} cannot be read back")
+
+    async def _read_all(self) -> tuple[list[KeyValue], list[str], int]:
+        """Everything under the prefix, page by page at one revision: keys, members, and etcd's revision."""
+        while True:
+            entries: list[KeyValue] = []
+            members: list[str] = []
+            start, revision, more = self._prefix, 0, True
+            self._last_mod = 0
+            try:
+                while more:
+                    page = await self._cluster.page(start, keys.prefix_end(self._prefix), revision, _PAGE)
+                    revision = revision or page.revision
+                    for stored in page.entries:
+                        if stored.key.startswith(self._keys):
+                            entries.append(self._decoded(stored))
+                        elif stored.key.startswith(self._members_prefix):
+                            members.append(stored.key.removeprefix(self._members_prefix).decode())
+                        elif stored.key == self._last_key:
+                            self._last_mod = stored.mod_revision
+                    more = page.more and bool(page.entries)
+                    if more:
+                        start = page.entries[-1].key + b"\0"
+            except HistoryGone:
+                continue  # somebody compacted while we read: begin anew
+            return entries, members, revision
+
+    async def close(self) -> None:
+        """Write what is queued, leave the replicas, and refuse what comes later. Idempotent."""
+        if self._loop is None:
+            return
+        if self._queue and self.read_only is None:
+            with suppress(HomeportError):
+                await self.commit(Txn())  # when it is answered, all before it are
+        self._loop = None
+        self._leases.stop()
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for waiting in self._queue:
+            waiting.fail(Closed("the store was closed; nothing was written"))
+        try:
+            await self._cluster.revoke(self._membership)  # so that the others take over at once
+        except HomeportError as error:
+            _log.info("the replicas are left without a word: %s", error)
+        await self._cluster.close()
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.read_only = f"{task.get_name()} failed by a defect; the log says more"
+            _log.critical("%s failed", task.get_name(), exc_info=task.exception())
+
+    # --- the mirror ---------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Take in every revision, for ever."""
+        end = keys.prefix_end(self._prefix)
+        while True:
+            try:
+                async for revision, events in self._cluster.watch(self._prefix, end, self._reached + 1):
+                    self._take(revision, events)
+            except HistoryGone:
+                await self._resync()
+            except (Unreachable, Refused) as error:
+                _log.info("the mirror waits: %s", error)
+                await asyncio.sleep(_RETRY_S)
+
+    def _take(self, revision: int, events: list[Event]) -> None:
+        if revision <= self._reached:
+            return  # a member that lags behind the one before it
+        changes: list[Change] = []
+        left = False
+        for key, stored in events:
+            if key.startswith(self._keys):
+                name = key.removeprefix(self._keys)
+                prev = self.mvcc.get(name)
+                if stored is not None or prev is not None:
+                    changes.append(Change(name, None if stored is None else self._decoded(stored), prev))
+            elif key == self._last_key and stored is not None:
+                self._last_mod = stored.mod_revision
+                if stored.value.startswith(self.replica.encode()):
+                    self._mine[stored.value] = revision
+            elif key.startswith(self._members_prefix):
+                member = key.removeprefix(self._members_prefix).decode()
+                if stored is not None:
+                    self._members[member] = None
+                elif self._members.pop(member, member) is None:
+                    left = True
+        self._reached = revision
+        if changes:
+            changes.sort(key=lambda change: change.key)
+            self._advance(revision - self._base, tuple(changes))
+        self._tell_reached()
+        if left:
+            self._adopt_orphans()
+
+    def _advance(self, revision: int, changes: tuple[Change, ...]) -> None:
+        """A revision is durable: everyone may see it now."""
+        self.mvcc.apply(revision, changes)
+        for change in changes:
+            if change.key.startswith(keys.LEASES):
+                self._lease_changed(change)
+        for listener in self._listeners:
+            listener(revision, changes)
+        self._hub.publish(revision, changes)
+        if old := self._bounds.by_count():
+            self.compact(old)
+
+    async def _resync(self) -> None:
+        """History that the mirror had not seen is gone: read everything, and take in the difference as one revision."""
+        try:
+            entries, members, revision = await self._read_all()
+        except (Unreachable, Refused):
+            await asyncio.sleep(_RETRY_S)
+            return
+        self._resyncs += 1
+        _log.warning("etcd compacted what the mirror had not seen; it is read anew at %d", revision - self._base)
+        now = {kv.key: kv for kv in entries}
+        gone = [key for key in self.mvcc.keys(b"", b"") if key not in now]
+        changes = [Change(key, None, self.mvcc.get(key)) for key in gone]
+        changes += [Change(key, kv, prev) for key, kv in now.items() if (prev := self.mvcc.get(key)) != kv]
+        changes.sort(key=lambda change: change.key)
+        self._members = dict.fromkeys(members)
+        self._reached = revision
+        if changes:
+            self._advance(revision - self._base, tuple(changes))
+            self.mvcc.compact(revision - self._base)  # who resumes in between is told that it is lost
+        self._tell_reached()
+        self._adopt_orphans()
+
+    def _tell_reached(self) -> None:
+        if self._reaching:
+            for revision, reached in self._reaching:
+                if revision <= self._reached and not reached.done():
+                    reached.set_result(None)
+            self._reaching = [one for one in self._reaching if one[0] > self._reached]
+
+    async def _reach(self, revision: int) -> None:
+        """Return when the mirror shows etcd's revision, which wrote something under the prefix."""
+        if revision > self._reached:
+            reached = asyncio.get_running_loop().create_future()
+            self._reaching.append((revision, reached))
+            await reached
+
+    def _decoded(self, stored: Stored) -> KeyValue:
+        lease, at = (int.from_bytes(stored.value[1:9], "big"), 9) if stored.value[:1] == b"\1" else (0, 1)
+        return KeyValue(
+            stored.key.removeprefix(self._keys),
+            stored.value[at:],
+            stored.create_revision - self._base,
+            stored.mod_revision - self._base,
+            stored.version,
+            lease,
+        )
+
+    def _encoded(self, kv: KeyValue) -> bytes:
+        return b"\1" + kv.lease.to_bytes(8, "big") + kv.value if kv.lease else b"\0" + kv.value
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]:
+        if self._loop is None:
+            raise Closed("the store is not running")
+        answer: asyncio.Future[TxnResult] = self._loop.create_future()
+        self.submit(txn, answer, ops_max=ops_max)
+        return answer
+
+    def submit(self, txn: Txn, reply: Reply, *, ops_max: int = TXN_OPS_MAX) -> None:
+        if self._loop is None:
+            raise Closed("the store is not running")
+        if self.read_only is not None:
+            raise ReadOnly(f"nothing can be written now: {self.read_only}")
+        Head(self.mvcc).decide(txn, ops_max)  # for the mistakes that can be told at once
+        self._commits += 1
+        self._queue.append(_Waiting(txn, reply, ops_max))
+        self._wanted.set()
+
+    async def _write(self) -> None:
+        """Send what gathers, for ever."""
+        while True:
+            if self.read_only is not None:
+                await self._recover()
+            if not self._queue:
+                self._wanted.clear()
+                await self._wanted.wait()
+                continue
+            batch = self._next_batch()
+            if batch is None:
+                continue
+            try:
+                revision = await self._send(batch)
+            except Refused as error:
+                self._give_up(batch, ReadOnly(f"nothing was written: {error.message}"))
+                continue
+            except OutcomeUnknown as error:
+                self._fail(error.message)
+                self._give_up(batch, error)
+                continue
+            if revision is None:
+                continue  # another replica was faster: they are decided anew
+            for _ in batch.waiting:
+                self._queue.popleft()
+            for at, waiting in enumerate(batch.waiting):
+                waiting.succeed(stamped(batch.outcomes[at].result, revision))
+
+    def _give_up(self, batch: _Batch, error: HomeportError) -> None:
+        for waiting in batch.waiting:
+            self._queue.popleft()
+            waiting.fail(error)
+
+    def _next_batch(self) -> _Batch | None:
+        """Decide as many transactions from the front of the queue as can go together."""
+        batch = _Batch(self.mvcc.revision)
+        head = WatchedHead(self.mvcc)
+        seen, ranges, size = dict(head.keys_seen), False, 0
+        for waiting in tuple(self._queue):
+            if len(batch.writes) >= _WRITES_MAX or size >= _BATCH_BYTES_MAX:
+                break
+            try:
+                outcome = head.decide_alone(waiting.txn, waiting.ops_max)
+                if outcome is None:
+                    break
+                writes = self._writes(head, outcome)
+            except RequestError as error:
+                if batch.waiting:
+                    break  # told when those before it are written
+                self._queue.popleft()
+                waiting.fail(error)
+                return None
+            grown = size + written(outcome.changes)
+            if batch.waiting and (len(batch.writes) + len(writes) > _WRITES_MAX or grown > _BATCH_BYTES_MAX):
+                break
+            waiting.tries += 1
+            if waiting.tries > _TRIES_MAX and not batch.waiting:
+                self._queue.popleft()
+                waiting.fail(Busy(f"other replicas were faster {_TRIES_MAX} times", retry_after_s=_RETRY_S))
+                return None
+            size = grown
+            batch.waiting.append(waiting)
+            batch.outcomes.append(outcome)
+            batch.writes += writes
+            # Only now: what the one that did not fit looked at is no condition of those that did.
+            seen, ranges = dict(head.keys_seen), head.saw_ranges
+        if ranges or len(seen) > _GUARDS_MAX:
+            batch.guards = [(self._last_key, self._last_mod)]
+        else:
+            batch.guards = [(self._keys + key, mod + self._base if mod else 0) for key, mod in seen.items()]
+        if batch.writes:
+            self._batches += 1
+            batch.name = f"{self.replica}/{self._batches}".encode()
+            batch.writes.append(Write(self._last_key, batch.name))
+        return batch
+
+    def _writes(self, head: WatchedHead, outcome: Outcome) -> list[Write]:
+        """What a transaction's changes are in etcd.
+
+        Raises:
+            LimitExceeded: they are more than etcd takes at once.
+        """
+        if len(outcome.changes) > _WRITES_OF_ONE_MAX:
+            raise LimitExceeded(
+                f"a transaction changes {len(outcome.changes)} keys; allowed over etcd: {_WRITES_OF_ONE_MAX}",
+                limit="WRITES_OF_ONE_MAX",
+                allowed=_WRITES_OF_ONE_MAX,
+            )
+        writes: dict[bytes, Write] = {}
+        attached: dict[int, None] = {}
+        for change in outcome.changes:
+            kv = change.kv
+            if kv is None:
+                writes[change.key] = Write(self._keys + change.key, None)
+                continue
+            if change.key.startswith(keys.LEASES):
+                record = wire.decode(LeaseRecord, kv.value)
+                if not record.owner:
+                    value = wire.encode(msgspec.structs.replace(record, owner=self.replica))
+                    kv = KeyValue(kv.key, value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+            elif kv.lease and (change.prev is None or change.prev.lease != kv.lease):
+                attached[kv.lease] = None
+            writes[change.key] = Write(self._keys + change.key, self._encoded(kv))
+        for lease in attached:
+            key = keys.lease(lease)
+            if key not in writes:
+                standing = head.get(key)
+                assert standing is not None
+                record = wire.decode(LeaseRecord, standing.value)
+                value = wire.encode(msgspec.structs.replace(record, attached=record.attached + 1))
+                writes[key] = Write(self._keys + key, b"\0" + value)
+                head.claim(key)
+        return list(writes.values())
+
+    async def _send(self, batch: _Batch) -> int | None:
+        """Have etcd carry out a batch; return its revision once the mirror shows it, None if its guards failed.
+
+        Raises:
+            OutcomeUnknown: no answer, and no trace of it in the mirror.
+            Refused: etcd will not do it.
+        """
+        if not batch.guards and not batch.writes:
+            return batch.revision
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _UNKNOWN_S
+        error: HomeportError | None = None
+        while error is None or loop.time() < until:
+            try:
+                async with asyncio.timeout_at(until):
+                    answer = await self._cluster.txn(batch.guards, batch.writes, self._last_key)
+                    if answer.succeeded:
+                        if not batch.writes:
+                            return batch.revision
+                        await self._reach(answer.revision)
+                        self._mine.pop(batch.name, None)
+                        return answer.revision - self._base
+                    if answer.read is not None:
+                        await self._reach(answer.read.mod_revision)
+                # An earlier attempt whose answer was lost may be what broke the guards.
+                mine = self._mine.pop(batch.name, None)
+                if mine is None:
+                    self._conflicts += 1
+                return None if mine is None else mine - self._base
+            except Unreachable as failed:
+                error = failed
+                await asyncio.sleep(_RETRY_S)
+            except TimeoutError:
+                error = error or Unreachable("the mirror does not get what etcd has written")
+        mine = self._mine.pop(batch.name, None)
+        if mine is not None:
+            return mine - self._base
+        raise OutcomeUnknown(f"the write may or may not have happened: {error.message}")
+
+    def _fail(self, reason: str) -> None:
+        if self.read_only is None:
+            _log.error("nothing can be written: %s", reason)
+            self.read_only = reason
+            self._wanted.set()
+
+    async def _recover(self) -> None:
+        """Refuse writes until etcd answers with a quorum, and the mirror shows all that was written."""
+        while self._queue:
+            self._queue.popleft().fail(ReadOnly(f"nothing was written: {self.read_only}"))
+        while True:
+            try:
+                async with asyncio.timeout(_UNKNOWN_S):
+                    await self._catch_up()
+                break
+            except (Unreachable, Refused, TimeoutError):
+                await asyncio.sleep(_RETRY_S)
+        self._mine.clear()
+        self._leases.resume_all()
+        self.read_only = None
+        _log.warning("writing goes on")
+
+    async def _catch_up(self) -> None:
+        found = (await self._cluster.page(self._last_key, None, 0, 1)).entries
+        if found:
+            await self._reach(found[0].mod_revision)
+
+    async def barrier(self) -> None:
+        try:
+            async with asyncio.timeout(_UNKNOWN_S):
+                await self._catch_up()
+        except (Unreachable, Refused, TimeoutError) as error:
+            raise ReadOnly(f"there is no quorum to ask: {str(error) or 'timeout'}") from None
+
+    # --- reading and watching -----------------------------------------------------------------------------------
+
+    def at_head(self, key: bytes, end: bytes | None = None) -> list[KeyValue]:
+        return list(Head(self.mvcc).range(key, end))
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def watch(
+        self, key: bytes, end: bytes | None, start_revision: int, wake: Callable[[], None], omit: Filter = ""
+    ) -> Watcher:
+        return self._hub.watch(key, end, start_revision, wake, omit)
+
+    def compact(self, revision: int) -> None:
+        self.mvcc.compact(revision)  # the mirror's history; etcd's is not ours to compact
+
+    async def backup(self, path: str) -> None:
+        await self.barrier()
+        everything = self.mvcc.range(Range(b"", b"")).entries
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, write_backup, path, self.store_id, everything, self.mvcc.revision)
+
+    def _note_age(self) -> None:
+        assert self._loop is not None
+        if old := self._bounds.by_age():
+            self.compact(old)
+        self._timers["age"] = self._loop.call_later(AGE_STEP_S, self._note_age)
+
+    # --- leases -------------------------------------------------------------------------------------------------
+
+    def new_lease(self) -> int:
+        if len(self._owners) >= LEASES_MAX:
+            raise LimitExceeded(f"there are {LEASES_MAX} leases already", limit="LEASES_MAX", allowed=LEASES_MAX)
+        while True:
+            lease = self._rng.randrange((1 << 63) - 1) + 1
+            if lease not in self._owners:
+                return lease
+
+    def lease_grant(self, ttl_s: float, lease: int = 0) -> asyncio.Future[TxnResult]:
+        validate_ttl("ttl_s", ttl_s)
+        put = Put(keys.lease(lease or self.new_lease()), wire.encode(LeaseRecord(ttl_s)))
+        return self.commit(Txn(then=(put,)))
+
+    def lease_renew(self, lease: int) -> float:
+        if lease in self._leases:
+            return self._leases.renew(lease)
+        record = self.mvcc.get(keys.lease(lease))
+        return 0.0 if record is None else self._take_over(lease, record)
+
+    def lease_revoke(self, lease: int) -> asyncio.Future[TxnResult]:
+        return self.commit(Txn(then=(EndLease(lease),)))
+
+    def lease_remaining_s(self, lease: int) -> float | None:
+        if lease in self._leases:
+            return self._leases.remaining_s(lease)
+        record = self.mvcc.get(keys.lease(lease))  # another replica runs its clock: it has this much at the most
+        return None if record is None else wire.decode(LeaseRecord, record.value).ttl_s
+
+    def leases(self) -> list[int]:
+        return list(self._owners)
+
+    def listen_leases(self, listener: LeaseListener) -> None:
+        self._leases.listen(listener)
+
+    def _records(self) -> list[tuple[int, LeaseRecord]]:
+        found = map(self.mvcc.get, self.mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES)))
+        return [(keys.lease_number(kv.key), wire.decode(LeaseRecord, kv.value)) for kv in found if kv is not None]
+
+    def _lease_changed(self, change: Change) -> None:
+        lease = keys.lease_number(change.key)
+        if change.kv is None:
+            self._owners.pop(lease, None)
+            self._leases.ended(lease)
+            return
+        record = wire.decode(LeaseRecord, change.kv.value)
+        before = wire.decode(LeaseRecord, change.prev.value) if change.prev is not None else None
+        self._owners[lease] = record.owner
+        if record.owner != self.replica:
+            self._leases.ended(lease)
+        elif before is not None and record.attached > before.attached and lease in self._leases:
+            pass  # a key was put on it; its clock goes on
+        elif before is not None and before.owner != self.replica and lease in self._leases:
+            pass  # it was taken over when its renewal was heard
+        else:
+            self._leases.granted(lease, record.ttl_s)
+
+    def _take_over(self, lease: int, record: KeyValue) -> float:
+        """Run the clock of a lease that another replica owned; return its TTL, 0.0 if nothing can be written."""
+        ttl_s = wire.decode(LeaseRecord, record.value).ttl_s
+        if self.read_only is not None:
+            return ttl_s  # its owner, or whoever adopts it, will hear of the next one
+        old = wire.decode(LeaseRecord, record.value)
+        mine = wire.encode(msgspec.structs.replace(old, owner=self.replica))
+        same = Compare(record.key, "mod", "=", record.mod_revision)
+        self._leases.granted(lease, ttl_s)
+        self.commit(Txn((same,), (Put(record.key, mine),))).add_done_callback(lambda _done: self._taken_over(lease))
+        return ttl_s
+
+    def _taken_over(self, lease: int) -> None:
+        if self._owners.get(lease) != self.replica:
+            self._leases.ended(lease)  # it has ended, or its record changed: the next renewal tries again
+
+    def _standing_lease(self, lease: int) -> KeyValue | None:
+        return self.mvcc.get(keys.lease(lease)) if self._owners.get(lease) == self.replica else None
+
+    def _end_lease(self, lease: int, record: KeyValue) -> None:
+        txn = Txn((Compare(record.key, "mod", "=", record.mod_revision),), (EndLease(lease),))
+        self.commit(txn, ops_max=_WRITES_OF_ONE_MAX).add_done_callback(lambda _done: self._not_ended(lease))
+
+    def _not_ended(self, lease: int) -> None:
+        """If a key was put on it at the last moment, it is due again; if it is gone there is nothing to do."""
+        if lease in self._owners and lease in self._leases:
+            self._leases.resume(lease)
+
+    # --- the replicas -------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        self._membership = await self._cluster.grant(_MEMBER_TTL_S)
+        key = self._members_prefix + self.replica.encode()
+        await self._cluster.txn([], [Write(key, b"", self._membership)], key)
+        self._members[self.replica] = None
+
+    async def _stay(self) -> None:
+        """Keep the membership alive, for ever; without it for half its TTL, nothing is written here any more."""
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
+        while True:
+            await asyncio.sleep(_MEMBER_TTL_S / 5)
+            try:
+                async with asyncio.timeout(_MEMBER_TTL_S / 5):
+                    if not await self._cluster.keep_alive(self._membership):
+                        await self._join()
+                heard = loop.time()
+            except (Unreachable, Refused, TimeoutError) as error:
+                if loop.time() - heard >= _MEMBER_TTL_S / 2:
+                    self._fail(f"no etcd quorum answers: {str(error) or 'timeout'}")
+
+    def _sweep(self) -> None:
+        assert self._loop is not None
+        self._adopt_orphans()
+        self._timers["sweep"] = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _adopt_orphans(self) -> None:
+        """Take over those leases of dead replicas that fall to this one."""
+        if self.read_only is not None or self._loop is None or self.replica not in self._members:
+            return
+        alive = list(self._members)
+        for lease, owner in tuple(self._owners.items()):
+            if owner not in self._members and lease not in self._leases:
+                record = self.mvcc.get(keys.lease(lease))
+                if record is not None and rendezvous(record.key, alive) == self.replica:
+                    self._take_over(lease, record)
+
+    def numbers(self) -> dict[str, int]:
+        return {
+            "revision": self.mvcc.revision,
+            "head_revision": self.mvcc.revision,
+            "compact_revision": self.mvcc.compact_revision,
+            "history_revisions": self.mvcc.history_length(),
+            "keys": len(self.mvcc),
+            "value_bytes": self.mvcc.value_bytes,
+            "leases": len(self._owners),
+            "leases_owned": len(self._leases),
+            "watchers": self._hub.watchers,
+            "commits": self._commits,
+            "read_only": int(self.read_only is not None),
+            "loop_late_max_us": int(self._leases.late_s_max * 1e6),
+            "replicas": len(self._members),
+            "etcd_batches": self._batches,
+            "etcd_conflicts": self._conflicts,
+            "etcd_resyncs": self._resyncs,
+            "etcd_waiting": len(self._queue),
+        }

@@ -1,0 +1,95 @@
+"""Real etcd members as processes of their own, that can be killed, paused and started again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_READY_S = 30.0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Etcd:
+    """One member."""
+
+    def __init__(self, folder: Path, name: str, port: int, peer: int, cluster: str) -> None:
+        self.endpoint = f"127.0.0.1:{port}"
+        self._log = folder / f"{name}.log"
+        self._command = [
+            "etcd",
+            f"--name={name}",
+            f"--data-dir={folder / name}",
+            f"--listen-client-urls=http://{self.endpoint}",
+            f"--advertise-client-urls=http://{self.endpoint}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-cluster={cluster}",
+            "--logger=zap",
+            "--log-level=error",
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    @contextmanager
+    def members(folder: Path, count: int) -> Iterator[list[Etcd]]:
+        """A cluster of so many members that has a leader; ended when left."""
+        if shutil.which("etcd") is None:
+            pytest.skip("etcd is not installed (Debian's etcd-server)")
+        peers = [_free_port() for _ in range(count)]
+        cluster = ",".join(f"m{at}=http://127.0.0.1:{peer}" for at, peer in enumerate(peers))
+        members = [Etcd(folder, f"m{at}", _free_port(), peer, cluster) for at, peer in enumerate(peers)]
+        try:
+            for member in members:
+                member.start()
+            for member in members:
+                member.wait_ready()
+            yield members
+        finally:
+            for member in members:
+                member.kill()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def wait_ready(self) -> None:
+        until = time.monotonic() + _READY_S
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
+                    if b'"true"' in answer.read():
+                        return
+            except OSError:
+                pass
+            assert time.monotonic() < until, f"etcd did not start: {self._log.read_text()[-2000:]}"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """SIGKILL; `start` brings it back with its data."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
