@@ -24,7 +24,7 @@ async def _server(directory: Path) -> AsyncIterator[tuple[asyncio.subprocess.Pro
     """A registry process on a data directory, and its address."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "homeport.mesh.cli", "serve", "--http", "off", "--rpc", "127.0.0.1:0"),
-        *("--data-dir", str(directory)),
+        *("--dns", "off", "--data-dir", str(directory)),
         stdout=asyncio.subprocess.PIPE,
     )
     try:

@@ -24,6 +24,7 @@ class Serving:
 
     http: str
     rpc: str
+    dns: str
     data: str  # its directory, or "memory"
     process: subprocess.Popen[str]
 
@@ -40,6 +41,7 @@ class Processes:
     def env(self) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("HOMEPORT_")}
         env["HOMEPORT_STATE_DIR"] = "off"  # no test leaves anything in the home of who runs it
+        env["HOMEPORT_SERVE_DNS"] = "off"  # its port is the same for all; who wants it says --dns
         return env | ({"HOMEPORT_REGISTRY": self.registry} if self.registry else {}) | self.variables
 
     def start(self, *args: str) -> subprocess.Popen[str]:
@@ -65,10 +67,10 @@ class Processes:
         """
         process = self.start("serve", "--http", http, "--rpc", rpc, *where)
         line = self.line(process)
-        found = re.fullmatch(r"homeport: serving  http (\S+)  rpc (\S+)  data (.+)\n", line)
+        found = re.fullmatch(r"homeport: serving  http (\S+)  rpc (\S+)  dns (\S+)  data (.+)\n", line)
         assert found, f"not a ready line: {line!r}"
         self.registry = found[2]
-        return Serving(found[1], found[2], found[3], process)
+        return Serving(found[1], found[2], found[3], found[4], process)
 
     def run(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

@@ -1,5 +1,6 @@
 """The registry: `Registry` runs in your process or behind `homeport serve`."""
 
+from homeport.registry.fronts.dns.settings import DnsSettings
 from homeport.registry.registry import At, Registry
 
-__all__ = ["At", "Registry"]
+__all__ = ["At", "DnsSettings", "Registry"]

@@ -26,6 +26,8 @@ from homeport.registry.core.catalogue import OWN, Catalogue
 from homeport.registry.core.txn import Change
 from homeport.registry.direct import DirectLink, DirectTransport
 from homeport.registry.doubts import Doubts
+from homeport.registry.fronts.dns.front import DnsFront
+from homeport.registry.fronts.dns.settings import DnsSettings
 from homeport.registry.fronts.http import HttpFront
 from homeport.registry.fronts.rpc import RpcFront
 from homeport.registry.health.probes import Prober
@@ -44,11 +46,12 @@ OFF: Final = "off"  # the address of a front that is not served
 
 
 class At(msgspec.Struct, frozen=True):
-    """Where the fronts listen: "host:port" or "unix:/path", None for those that are off."""
+    """Where the fronts listen: "host:port" or "unix:/path", None for those that are off; several with commas."""
 
     http: str | None = None
     rpc: str | None = None
     rpc_unix: str | None = None
+    dns: str | None = None
 
 
 class Registry:
@@ -64,6 +67,7 @@ class Registry:
         guard: whether instances whose leases end all at once are kept a while, as stale (docs/operations.md); off in
             tests that want to see many expire.
         http_access_log: whether to log every HTTP request, on the logger `homeport.registry.http.access`.
+        dns: how DNS is answered; default: under `homeport`, with TTLs of 0 and no recursors.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Registry:
         connector_factory: Callable[[], aiohttp.BaseConnector] | None = None,
         guard: bool = True,
         http_access_log: bool = False,
+        dns: DnsSettings | None = None,
     ) -> None:
         self._data_dir = None if data_dir is None else os.fspath(data_dir)
         self.node = node or socket.gethostname()
@@ -86,6 +91,7 @@ class Registry:
         self._connector_factory = connector_factory
         self._guard = guard
         self._http_access_log = http_access_log
+        self._dns_settings = dns or DnsSettings()
         self._started = False
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,6 +136,7 @@ class Registry:
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
         self._rpc = RpcFront(self.operations, self._peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
+        self._dns = DnsFront(self.store, self.catalogue, self._dns_settings, rng=self._rng)
         self._look_after(self.catalogue.load(self.store.mvcc))
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
         self._doubts.start()
@@ -155,6 +162,7 @@ class Registry:
     async def _stop(self) -> None:
         self._started = False
         await self._http.close()
+        await self._dns.close()
         await self._rpc.close()
         for link in tuple(self._links):
             link.lost()
@@ -199,7 +207,11 @@ class Registry:
                 await loop.run_in_executor(None, install_backup, path, target, store_id)
         finally:
             await self._start(backup=path if self._data_dir is None else None)
-            await self.serve(http=at.http or OFF, rpc=[address for address in (at.rpc, at.rpc_unix) if address])
+            await self.serve(
+                http=at.http or OFF,
+                rpc=[address for address in (at.rpc, at.rpc_unix) if address],
+                dns=at.dns.split(",") if at.dns else OFF,
+            )
         _log.warning("a backup was restored: store %s at revision %d", self.store.store_id, self.store.mvcc.revision)
 
     async def __aenter__(self) -> Self:
@@ -209,7 +221,7 @@ class Registry:
     async def __aexit__(self, *_exc: object) -> None:
         await self.close()
 
-    async def serve(self, *, http: str = OFF, rpc: str | Sequence[str] = OFF) -> At:
+    async def serve(self, *, http: str = OFF, rpc: str | Sequence[str] = OFF, dns: str | Sequence[str] = OFF) -> At:
         """Open the fronts named by an address ("host:port", "unix:/path" for rpc; port 0: a free one; "off").
 
         Returns:
@@ -232,8 +244,12 @@ class Registry:
             else:
                 at_rpc = bound
         at_http = None if http == OFF else await self._http.listen(_checked(http, unix=False))
-        self._at = At(at_http or self._at.http, at_rpc or self._at.rpc, at_unix or self._at.rpc_unix)
-        return At(at_http, at_rpc, at_unix)
+        dns_addresses = [_checked(one, unix=False) for one in ([dns] if isinstance(dns, str) else dns) if one != OFF]
+        at_dns = [await self._dns.listen(address) for address in dns_addresses]
+        at = At(at_http, at_rpc, at_unix, ",".join(at_dns) or None)
+        here = self._at
+        self._at = At(at.http or here.http, at.rpc or here.rpc, at.rpc_unix or here.rpc_unix, at.dns or here.dns)
+        return at
 
     def client(self, *, name: str = "") -> Client:
         """A client in this process, for use on this loop; enter or `start` it like any other."""

@@ -37,6 +37,13 @@ def rpc_listeners(text: str) -> str:
     return text
 
 
+def listeners(text: str) -> str:
+    """An option's type: HOST:PORT, several with commas between them, or `off`."""
+    for each in text.split(","):
+        listener(each)
+    return text
+
+
 def static_service(text: str) -> str:
     """An option's type: NAME=HOST:PORT[,HOST:PORT...], a service that registers nowhere."""
     name, equals, endpoints = text.partition("=")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import click
 
+from homeport.mesh.commands.dns import dns_options, dns_settings
 from homeport.mesh.commands.options import OFF, default_data_dir, listener, rpc_listeners
 from homeport.mesh.commands.running import ExitCode, StopSignals, log_bare_lines, run_and_exit
-from homeport.registry import Registry
+from homeport.registry import DnsSettings, Registry
 from homeport.registry.store.journal import JournalError
 
 
@@ -30,6 +32,7 @@ from homeport.registry.store.journal import JournalError
     show_default=True,
     help="What Homeport's own clients and sidecars speak; several with commas between them.",
 )
+@dns_options
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -40,7 +43,9 @@ from homeport.registry.store.journal import JournalError
 @click.option("--memory", is_flag=True, help="Keep everything in memory instead: a restart begins empty.")
 @click.option("--node", default="", help="This node's name [default: the host name].")
 @click.option("--access-log", is_flag=True, help="Write a line of JSON for each HTTP request to standard error.")
-def serve(http: str, rpc: str, data_dir: Path | None, memory: bool, node: str, access_log: bool) -> None:
+def serve(
+    http: str, rpc: str, dns: str, data_dir: Path | None, memory: bool, node: str, access_log: bool, **more: Any
+) -> None:
     """Run a registry that keeps what it acknowledged on disk.
 
     Prints one line with the addresses and the place of the data once it answers. SIGTERM and Ctrl-C stop it gracefully.
@@ -50,7 +55,9 @@ def serve(http: str, rpc: str, data_dir: Path | None, memory: bool, node: str, a
             "--data-dir and --memory exclude each other (both may also come from --config or "
             "HOMEPORT_SERVE_... variables)."
         )
-    run_and_exit(_serve(http, rpc, None if memory else (data_dir or default_data_dir()).absolute(), node, access_log))
+    settings = dns_settings(**more)
+    where = None if memory else (data_dir or default_data_dir()).absolute()
+    run_and_exit(_serve(http, rpc, dns, settings, where, node, access_log))
 
 
 def _make(data_dir: Path) -> None:
@@ -63,20 +70,24 @@ def _make(data_dir: Path) -> None:
         ) from error
 
 
-async def _serve(http: str, rpc: str, data_dir: Path | None, node: str, access_log: bool) -> int:
+async def _serve(
+    http: str, rpc: str, dns: str, settings: DnsSettings, data_dir: Path | None, node: str, access_log: bool
+) -> int:
     signals = StopSignals()
     if access_log:
         log_bare_lines("homeport.registry.http.access")
     if data_dir is not None:
         _make(data_dir)
-    async with Registry(data_dir, node=node, http_access_log=access_log) as registry:
+    async with Registry(data_dir, node=node, http_access_log=access_log, dns=settings) as registry:
         # What was just loaded lives long. Left to the collector, every full collection would walk all of it and stall
         # the loop for as long; frozen, it is never looked at again, and still freed when its last reference goes. Only
         # the command does so: a library has no say over the other objects of its process.
         gc.collect()
         gc.freeze()
-        at = await registry.serve(http=http, rpc=rpc.split(","))
+        at = await registry.serve(http=http, rpc=rpc.split(","), dns=dns.split(","))
         where = ",".join(filter(None, [at.rpc, at.rpc_unix])) or OFF
-        click.echo(f"homeport: serving  http {at.http or OFF}  rpc {where}  data {data_dir or 'memory'}")
+        click.echo(
+            f"homeport: serving  http {at.http or OFF}  rpc {where}  dns {at.dns or OFF}  data {data_dir or 'memory'}"
+        )
         await signals.next()
     return ExitCode.DONE

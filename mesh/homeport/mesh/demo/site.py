@@ -228,7 +228,7 @@ class Site:
     # --- details ------------------------------------------------------------------------------------------------
 
     async def _start_registry(self) -> None:
-        command = ["serve", "--memory", "--http", self.http, "--rpc", self.rpc, "--node", "demo"]
+        command = ["serve", "--memory", "--http", self.http, "--rpc", self.rpc, "--dns", "off", "--node", "demo"]
         self._registry = await spawn("registry", command, self.directory / "registry.log")
         self._processes.append(self._registry)
 

@@ -1,0 +1,1 @@
+"""The DNS front: services, nodes and addresses as names, over UDP and TCP; docs/dns.md is its contract."""
