@@ -106,7 +106,7 @@ def test_the_registry_of_the_file_holds_for_every_command(tmp_path: Path, comman
     ("content", "complaint"),
     [
         ("[serv]\n", "'serv' is neither a command nor"),
-        ("[serve]\nhtpp = 'off'\n", "[serve] has no key 'htpp'; it may have: access-log, data-dir, http,"),
+        ("[serve]\nhtpp = 'off'\n", "[serve] has no key 'htpp'; it may have: access-log, data-dir, dns, dns-domain,"),
         ("[kv.get]\nnope = 1\n", "[kv.get] has no key 'nope'"),
         ("[[service]]\nname = 'db'\n", "a [[service]] has"),
         ("[sidecar.timeouts]\nfirst-bite = 3\n", "where NAME is one of connect, head, body, first-byte,"),

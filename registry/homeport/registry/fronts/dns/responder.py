@@ -136,7 +136,7 @@ class Responder:
             return None if query is None else self.answer(query, udp_bytes_max)
         except Malformed as found:
             return self._refuse(data, found)
-        except Exception:  # a defect in one answer must not take anything else with it
+        except Exception:  # noqa: BLE001 - a defect in one answer must not take anything else with it
             _log.exception("a question could not be answered: %s", data.hex())
             return self._refuse(data, Malformed(question.SERVFAIL))
 
