@@ -144,7 +144,9 @@ class Site:
         await process.kill()
 
     async def start_registry(self) -> None:
-        self.registry = await self.spawn("registry", ["serve", "--memory", "--http", "off", "--rpc", self.rpc])
+        self.registry = await self.spawn(
+            "registry", ["serve", "--memory", "--http", "off", "--dns", "off", "--rpc", self.rpc]
+        )
 
     async def start_edge(self, *options: str) -> Process:
         """A sidecar that everyone asks; return once it listens."""

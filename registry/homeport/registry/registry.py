@@ -118,7 +118,7 @@ class Registry:
         await self.store.start()
         self.catalogue = Catalogue()
         self.peers = Peers(self.store, self.catalogue)
-        self._doubts = Doubts(self.store, self.catalogue, self.peers.publish, now=now, guard=self._guard)
+        self._doubts = Doubts(self.store, self.catalogue, self._publish, now=now, guard=self._guard)
         self._sessions = Sessions(self.store, self.catalogue, self._rng)
         self.operations = Operations(
             self.store,
@@ -136,7 +136,7 @@ class Registry:
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
         self._rpc = RpcFront(self.operations, self._peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
-        self._dns = DnsFront(self.store, self.catalogue, self._dns_settings, rng=self._rng)
+        self._dns = DnsFront(self.operations, self._dns_settings, rng=self._rng)
         self._look_after(self.catalogue.load(self.store.mvcc))
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
         self._doubts.start()
@@ -278,6 +278,11 @@ class Registry:
             return
         events = self.catalogue.apply(revision, changes)
         self._look_after(events)
+        self._publish(events)
+
+    def _publish(self, events: list[ServiceEvent]) -> None:
+        """The catalogue has just taken something in that looks different now."""
+        self._dns.follow(events)
         self.peers.publish(events)
 
     def _look_after(self, events: list[ServiceEvent]) -> None:

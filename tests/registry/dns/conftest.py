@@ -62,12 +62,10 @@ class Asker:
 @asynccontextmanager
 async def asker(settings: DnsSettings | None = None, **limits: Any) -> AsyncIterator[Asker]:
     async with Registry(node="home", rng=random.Random(SEED)) as registry:
-        front = DnsFront(
-            registry.store, registry.catalogue, settings or DnsSettings(), rng=random.Random(SEED), **limits
-        )
+        front = DnsFront(registry.operations, settings or DnsSettings(), rng=random.Random(SEED), **limits)
+        registry._dns = front  # the one that the registry tells of changes, with the limits of this test
         at = await front.listen("127.0.0.1:0")
         yield Asker(registry, front, at)
-        await front.close()
 
 
 MakeDns = Callable[..., Any]

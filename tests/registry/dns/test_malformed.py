@@ -23,6 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeport.client.core import wire
+from homeport.client.core.backoff import Rng
+from homeport.client.core.errors import NotFound
 from homeport.client.core.model import Instance
 from homeport.registry import DnsSettings
 from homeport.registry.core import keys
@@ -32,6 +34,7 @@ from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Put, Txn
 from homeport.registry.fronts.dns.directory import Directory
 from homeport.registry.fronts.dns.responder import TCP_BYTES_MAX, Responder
+from homeport.registry.queries import Executed
 
 SEED: Final = 20_260_226
 NAMES: Final = ("orders", "Users", "api.v2", "empty")
@@ -50,7 +53,15 @@ def responder(instances: list[Instance]) -> Responder:
         head.settle(head.revision, changes)
         catalogue.apply(head.revision, changes)
     told = DnsSettings(service_ttl_s={"*": TTL_S})
-    return Responder(catalogue, Directory(catalogue), told, random.Random(SEED), [])
+    directory = Directory(catalogue)
+    return Responder(catalogue, directory, NoQueries(), told, random.Random(SEED), node="home", at=[])
+
+
+class NoQueries:
+    """There are none."""
+
+    def execute(self, asked: str, _rng: Rng, /) -> Executed:
+        raise NotFound(asked)
 
 
 SOME: Final = [

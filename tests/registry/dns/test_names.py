@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import TYPE_CHECKING
 
 import dns.flags
@@ -9,7 +11,16 @@ import dns.message
 import dns.rcode
 import pytest
 
-from homeport.registry import DnsSettings
+from homeport.client.core import wire
+from homeport.client.core.messages import Register
+from homeport.client.core.model import Instance
+from homeport.mesh.testing import virtual_time
+from homeport.registry import DnsSettings, Registry
+from homeport.registry.core import keys
+from homeport.registry.core.queries import Asked, Dns, Query, Template
+from homeport.registry.core.txn import Delete, Put, Txn
+from homeport.registry.fronts.consul.agent import NoOutlet
+from homeport.registry.peers import Peer
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.registry.dns.conftest import Asker, MakeDns, Texts
@@ -197,8 +208,71 @@ async def test_what_changes_is_seen_by_the_next_question(dns_: Asker, rows: Text
             assert rows(await dns_(name)) == [f"{name} A {address}"]
         assert rows(await dns_("home.node.homeport")) == [f"home.node.homeport. A {address}"]
     await dns_.deregister("a")
-    for gone in (name, "home.node.homeport"):
-        assert (await dns_(gone)).rcode() == dns.rcode.NXDOMAIN
+    assert (await dns_(name)).rcode() == dns.rcode.NXDOMAIN
+    assert rows(await dns_("home.node.homeport")) == ["home.node.homeport. A 127.0.0.1"], "the agent's own is there"
     assert (await dns_("3.0.0.10.in-addr.arpa", "PTR")).rcode() == dns.rcode.REFUSED
     await dns_.register("orders", "a", "10.0.0.4")
     assert rows(await dns_(name)) == [f"{name} A 10.0.0.4"]
+
+
+async def test_a_node_is_where_it_is_registered_and_tells_its_metadata(dns_: Asker, rows: Texts) -> None:
+    catalogue = {
+        "db-1": ("10.1.0.1", {"rack": "7", "rfc1035-note": "plain words"}),
+        "Far.example.com": ("host.example.net", {}),
+    }
+    for node, (address, meta) in catalogue.items():
+        one = Instance(service="", id="", node=node, address=address, meta=meta)
+        await dns_.registry.store.commit(Txn(then=(Put(keys.node(node), wire.encode(one)),)))
+    assert rows(await dns_("DB-1.node.dc1.homeport")) == ["DB-1.node.dc1.homeport. A 10.1.0.1"]
+    assert rows(await dns_("db-1.node.homeport", "TXT")) == [
+        'db-1.node.homeport. TXT "plain words"',
+        'db-1.node.homeport. TXT "rack=7"',
+    ]
+    assert rows(await dns_("1.0.1.10.in-addr.arpa", "PTR")) == ["1.0.1.10.in-addr.arpa. PTR db-1.node.dc1.homeport."]
+    assert rows(await dns_("far.example.com.node.homeport")) == [
+        "far.example.com.node.homeport. CNAME host.example.net."
+    ]
+    await dns_.registry.store.commit(Txn(then=(Delete(keys.node("db-1")),)))
+    assert (await dns_("db-1.node.homeport")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_a_prepared_query_answers_by_its_name_with_its_ttl(dns_: Asker, rows: Texts) -> None:
+    for number, tag in enumerate(("v1", "v2", "v2")):
+        await dns_.register("orders", f"o{number}", f"10.0.0.{number}", tags=(tag,), node=f"n{number}")
+    queries = dns_.registry.operations.queries
+    asked = Asked(service="orders", tags=("v2",), near="n2")
+    await queries.keep(Query(id="1", name="Canary.orders", service=asked, dns=Dns(ttl="7s")), new=True)
+    template = Template(type="name_prefix_match")
+    await queries.keep(Query(id="2", name="any-", service=Asked(service="${name.suffix}"), template=template), new=True)
+    for _ in range(10):
+        answer = await dns_("canary.orders.query.homeport")
+        assert [str(rdata) for rdata in answer.answer[0]] == ["10.0.0.2", "10.0.0.1"], "the nearest first"
+        assert answer.answer[0].ttl == 7
+    assert len(rows(await dns_("any-orders.query.dc1.homeport", "SRV"))) == 3
+    for name in ("any-nothing.query.homeport", "other.query.homeport"):
+        assert (await dns_(name)).rcode() == dns.rcode.NXDOMAIN
+
+
+@virtual_time()
+async def test_what_fell_silent_all_at_once_is_named_until_it_is_let_go() -> None:
+    async with Registry(node="home", rng=random.Random(1)) as registry:
+        host, port = ((await registry.serve(dns="127.0.0.1:8600")).dns or "").split(":")
+        instances = [Instance(service="web", id=f"w{at}", address=f"10.0.0.{at}", ttl_s=5.0) for at in range(30)]
+        for one in instances:
+            await registry.operations.register(Register(instance=one), Peer(NoOutlet()))
+
+        async def rcode() -> int:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            wire_ = dns.message.make_query("web.service.homeport", "A").to_wire()
+            writer.write(len(wire_).to_bytes(2, "big") + wire_)
+            answer = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+            writer.close()
+            return dns.message.from_wire(answer).rcode()
+
+        assert await rcode() == dns.rcode.NOERROR
+        await asyncio.sleep(7)
+        assert registry.catalogue.stale
+        assert await rcode() == dns.rcode.NOERROR
+        await asyncio.sleep(6)
+        assert not registry.catalogue.stale
+        assert await rcode() == dns.rcode.NXDOMAIN

@@ -1,4 +1,4 @@
-"""The names that DNS can ask for, whatever their case, kept up to date revision by revision.
+"""The names that DNS can ask for, whatever their case, kept up to date change by change.
 
 The catalogue finds services and nodes by their exact name. DNS asks in any case; it asks for parts of names that have
 dots in them (a node `db.example.com` makes `com.node.homeport` a name without records of its own); and it asks whose an
@@ -11,10 +11,8 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable
 
-from homeport.client.core.model import InstanceKey
-from homeport.registry.core import keys
+from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.registry.core.catalogue import Catalogue
-from homeport.registry.core.txn import Change
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -75,59 +73,68 @@ def _ends(folded: bytes) -> Iterable[bytes]:
 class Directory:
     """What is there, as DNS sees it."""
 
-    __slots__ = ("_by_address", "_catalogue", "_known", "_on_node", "nodes", "services")
+    __slots__ = ("_by_address", "_catalogue", "_known", "nodes", "services")
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self.services = Names()
         self.nodes = Names()
-        self._known: dict[InstanceKey, tuple[str, Address | None]] = {}  # service and address
-        self._on_node: dict[str, dict[str, None]] = {}
+        # By key, that of a node with an empty id: the service ("" for a node) and the address.
+        self._known: dict[InstanceKey, tuple[str, Address | None]] = {}
         self._by_address: dict[Address, dict[InstanceKey, None]] = {}
         for service in catalogue.services.values():
             for key in service.entries:
                 self._follow(key)
+        for node in catalogue.nodes:
+            self._follow((node, ""))
 
-    def apply(self, changes: Iterable[Change]) -> None:
-        """Take in one revision, after the catalogue has."""
-        touched: dict[InstanceKey, None] = {}
-        for change in changes:
-            if change.key.startswith(keys.INSTANCES):
-                _, node, id_ = keys.split(change.key)
-                touched[node, id_] = None
-        for key in touched:
-            self._follow(key)
+    def apply(self, events: Iterable[ServiceEvent]) -> None:
+        """Take in what the catalogue has just taken in, and what looks different by it."""
+        for event in events:
+            for key in event.removed:
+                self._follow(key)
+            for instance in event.changed:
+                self._follow(instance.key)
+        for node, id_ in self._catalogue.touched.keys:
+            if not id_:
+                self._follow((node, ""))
 
-    def node_address(self, node: str) -> Address | None:
-        """Where a node is: at the address of the first instance on it that has one."""
-        return next((at for id_ in sorted(self._on_node.get(node, ())) if (at := self._known[node, id_][1])), None)
+    def node_address(self, node: str) -> str:
+        """Where a node is, an address or a name: as registered, else where the first instance on it is."""
+        found = self._catalogue.nodes.get(node)
+        return found.address if found else ""
+
+    def node_meta(self, node: str) -> dict[str, str]:
+        """What is registered of a node."""
+        entry = self._catalogue.find(node, "")
+        return entry.registered.meta if entry else {}
 
     def at(self, address: Address) -> tuple[list[str], list[str]]:
-        """The nodes and the services that have instances at an address, each in order."""
+        """The nodes and the services that are at an address, or have instances there, each in order."""
         found = self._by_address.get(address, {})
-        return sorted({node for node, _ in found}), sorted({self._known[key][0] for key in found})
+        return sorted({node for node, _ in found}), sorted({self._known[key][0] for key in found if key[1]})
 
     def _follow(self, key: InstanceKey) -> None:
-        node, id_ = key
-        old = self._known.pop(key, None)
+        entry = self._catalogue.find(*key)
+        one = entry.registered if entry else None
+        new = None if one is None else (one.service if key[1] else "", address_of(one.address))
+        old = self._known.get(key)
+        if old == new:
+            return
         if old is not None:
-            self.services.remove(old[0])
-            self.nodes.remove(node)
-            del self._on_node[node][id_]
-            if not self._on_node[node]:
-                del self._on_node[node]
+            del self._known[key]
+            if key[1]:
+                self.services.remove(old[0])
+            self.nodes.remove(key[0])
             if old[1] is not None:
                 there = self._by_address[old[1]]
                 del there[key]
                 if not there:
                     del self._by_address[old[1]]
-        entry = self._catalogue.find(node, id_)
-        if entry is not None:
-            one = entry.registered
-            address = address_of(one.address)
-            self._known[key] = one.service, address
-            self.services.add(one.service)
-            self.nodes.add(node)
-            self._on_node.setdefault(node, {})[id_] = None
-            if address is not None:
-                self._by_address.setdefault(address, {})[key] = None
+        if new is not None:
+            self._known[key] = new
+            if key[1]:
+                self.services.add(new[0])
+            self.nodes.add(key[0])
+            if new[1] is not None:
+                self._by_address.setdefault(new[1], {})[key] = None

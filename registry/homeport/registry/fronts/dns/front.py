@@ -18,15 +18,14 @@ import dns.message
 import msgspec
 
 from homeport.client.core.backoff import Rng
-from homeport.registry.core.catalogue import Catalogue
-from homeport.registry.core.txn import Change
+from homeport.client.core.model import ServiceEvent
 from homeport.registry.fronts.dns import question
 from homeport.registry.fronts.dns.directory import Address, Directory, address_of
 from homeport.registry.fronts.dns.question import Query
 from homeport.registry.fronts.dns.recursion import Recursion, passed_on
 from homeport.registry.fronts.dns.responder import LOOPBACK_UDP_BYTES_MAX, TCP_BYTES_MAX, Alias, Forward, Responder
 from homeport.registry.fronts.dns.settings import DnsSettings
-from homeport.registry.store.contract import Store
+from homeport.registry.operations import Operations
 
 CONNECTIONS_MAX: Final = 1024  # resolvers come by UDP, and by TCP for what was cut; a file descriptor each
 CONNECTIONS_PER_ADDRESS_MAX: Final = 128  # so that one client cannot have them all
@@ -57,14 +56,13 @@ class DnsFront:
     """Serves DNS on any number of addresses.
 
     Args:
-        store: whose revisions are followed.
+        operations: whose catalogue and prepared queries are asked; `follow` must be told of every change.
         idle_s: how long a connection may ask nothing.
     """
 
     def __init__(
         self,
-        store: Store,
-        catalogue: Catalogue,
+        operations: Operations,
         settings: DnsSettings,
         *,
         rng: Rng | None = None,
@@ -72,8 +70,7 @@ class DnsFront:
         connections_per_address_max: int = CONNECTIONS_PER_ADDRESS_MAX,
         idle_s: float = IDLE_S,
     ) -> None:
-        self._store = store
-        self._catalogue = catalogue
+        self._operations = operations
         self._settings = settings
         self._rng = rng or random.Random()
         self._connections_max = connections_max
@@ -100,9 +97,17 @@ class DnsFront:
         host, _, port = address.rpartition(":")
         bare = host.strip("[]")
         if self._directory is None:
-            self._directory = Directory(self._catalogue)
-            self.responder = Responder(self._catalogue, self._directory, self._settings, self._rng, self._at)
-            self._store.listen(self._revision)
+            catalogue = self._operations.catalogue
+            self._directory = Directory(catalogue)
+            self.responder = Responder(
+                catalogue,
+                self._directory,
+                self._operations.queries,
+                self._settings,
+                self._rng,
+                node=self._operations.node,
+                at=self._at,
+            )
             self._timer = asyncio.get_running_loop().call_later(self._idle_s / 4, self._look)
         bound = await self._listen(bare, int(port))
         found = address_of(bare)
@@ -152,9 +157,10 @@ class DnsFront:
         self._datagrams.clear()
         self._listeners.clear()
 
-    def _revision(self, _revision: int, changes: tuple[Change, ...]) -> None:
-        assert self._directory is not None
-        self._directory.apply(changes)
+    def follow(self, events: list[ServiceEvent]) -> None:
+        """Take in what the catalogue has just taken in."""
+        if self._directory is not None:
+            self._directory.apply(events)
 
     # --- connections --------------------------------------------------------------------------------------------
 

@@ -102,3 +102,8 @@ def service_readings(names: Labels) -> list[tuple[bytes, bytes]]:
         tag = names[1][1:]
         return [(names[0][1:], b"" if tag == b"tcp" else tag)]
     return [(b".".join(names[-count:]), b".".join(names[:-count])) for count in range(1, len(names) + 1)]
+
+
+def query_name(names: Labels) -> Labels:
+    """The name of the prepared query in `<names>.query`, also as `_<name>._tcp`."""
+    return (names[0][1:],) if len(names) == 2 and names[0][:1] == b"_" and names[1] == b"_tcp" else names

@@ -134,14 +134,16 @@ class RecordSet:
             body = self._bodies[at] = self._assemble(self._orders[at], _UNBOUNDED).wire
         return body
 
-    def draw(self, rng: Rng, room: int, records_max: int) -> Body:
+    def draw(self, rng: Rng | None, room: int, records_max: int) -> Body:
         """As many records as fit, in an order drawn by weight; the additions are the first to be left out.
 
         Args:
+            rng: None keeps the order in which they were given.
             room: bytes of the whole message, without an OPT record.
             records_max: how many may answer.
         """
-        order = drawn([member.weight for member in self._members], rng)
+        weights = [member.weight for member in self._members]
+        order = range(len(weights)) if rng is None else drawn(weights, rng)
         body = self._assemble(order[: min(self.count, records_max)], room)
         body.truncated = body.truncated or body.answers < self.count
         return body

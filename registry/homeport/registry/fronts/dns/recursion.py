@@ -15,6 +15,8 @@ import dns.exception
 import dns.flags
 import dns.message
 import dns.name
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
@@ -168,8 +170,9 @@ def passed_on(
     answer.answer, answer.authority, answer.additional = list(reply.answer), reply.authority, reply.additional
     owner = answer.question[0].name
     for at, alias in enumerate(aliases):
-        answer.answer.insert(at, dns.rrset.from_text(owner, alias.ttl_s, "IN", "CNAME", alias.target))
-        owner = dns.name.from_text(alias.target)
+        rdata = dns.rdata.from_wire(dns.rdataclass.IN, dns.rdatatype.CNAME, alias.target, 0, len(alias.target))
+        answer.answer.insert(at, dns.rrset.from_rdata(owner, alias.ttl_s, rdata))
+        owner, _ = dns.name.from_wire(alias.target, 0)
     if query.udp_bytes is not None:
         answer.use_edns(0, dns.flags.DO if query.do else 0, udp_bytes)
     else:

@@ -9,20 +9,31 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from homeport.client.core.backoff import Rng
+from homeport.client.core.errors import InvalidArgument, NotFound
 from homeport.client.core.model import Instance
 from homeport.registry.core.catalogue import Catalogue, Service
 from homeport.registry.fronts.consul.agent import DATACENTER
-from homeport.registry.fronts.consul.registrations import EXTRA, details_of
+from homeport.registry.fronts.consul.durations import parse_duration
 from homeport.registry.fronts.dns import names, question, records
 from homeport.registry.fronts.dns.directory import Address, Directory, address_of
+from homeport.registry.fronts.dns.instances import (
+    addresses,
+    alias_of,
+    descriptions,
+    node_descriptions,
+    places,
+    servers,
+    tags_of,
+)
 from homeport.registry.fronts.dns.question import Malformed, Query
 from homeport.registry.fronts.dns.records import Member, RecordSet, name_wire, record
 from homeport.registry.fronts.dns.settings import DnsSettings
+from homeport.registry.queries import Executed
 
 _log = logging.getLogger("homeport.registry.dns")
 
@@ -36,15 +47,24 @@ _TC: Final = 0x0200
 _RD: Final = 0x0100
 _RA: Final = 0x0080
 _SOA_NUMBERS_S: Final = (3600, 600, 86_400)  # refresh, retry, expire: Consul's; there are no secondaries to mind them
-_PRIORITY: Final = 1
+_MADE_AT: Final = "dns"  # under which a service keeps a mark that goes when it changes
 
 
 class Alias(msgspec.Struct, frozen=True):
-    """What a name that was asked for is another name of; `labels` are in lower case."""
+    """What a name that was asked for is another name of: the target as it stands in a record."""
 
-    target: str
-    labels: tuple[bytes, ...]
+    target: bytes
     ttl_s: int
+
+    @property
+    def labels(self) -> tuple[bytes, ...]:
+        """The target in lower case, without the root."""
+        labels, at = [], 0
+        lower = self.target.lower()  # no length of a label is a letter's code
+        while lower[at]:
+            labels.append(lower[at + 1 : at + 1 + lower[at]])
+            at += 1 + lower[at]
+        return tuple(labels)
 
 
 class Forward(msgspec.Struct, frozen=True):
@@ -54,15 +74,31 @@ class Forward(msgspec.Struct, frozen=True):
     alias: Alias | None = None
 
 
-class _Kept:
-    """A record set that was made for a question, and what it was made of."""
+class PreparedQueries(Protocol):
+    """Who carries out prepared queries."""
 
-    __slots__ = ("index", "records", "service")
+    def execute(self, asked: str, rng: Rng, /) -> Executed:
+        """The instances that a query admits, by its name.
+
+        Raises:
+            NotFound: there is no such query.
+            InvalidArgument: it is a template that comes to nothing for this name.
+        """
+
+
+class _Kept:
+    """A record set that was made for a question, good as long as its service keeps answers made at that time."""
+
+    __slots__ = ("answers", "made_at", "records")
 
     def __init__(self, service: Service, made: RecordSet) -> None:
-        self.service = service
-        self.index = service.index
+        self.answers = service.answers
+        self.made_at = service.answer(_MADE_AT, lambda _: object())
         self.records = made
+
+    @property
+    def good(self) -> bool:
+        return self.answers.get(_MADE_AT) is self.made_at
 
 
 class Responder:
@@ -70,12 +106,23 @@ class Responder:
 
     Args:
         directory: follows the catalogue.
-        at: the addresses that the front is found at, for the name of the domain's server.
+        node: the name of the node that this is.
+        at: the addresses that the front is found at, for the names of that node and of the domain's server.
     """
 
     def __init__(
-        self, catalogue: Catalogue, directory: Directory, settings: DnsSettings, rng: Rng, at: list[Address]
+        self,
+        catalogue: Catalogue,
+        directory: Directory,
+        queries: PreparedQueries,
+        settings: DnsSettings,
+        rng: Rng,
+        *,
+        node: str,
+        at: list[Address],
     ) -> None:
+        self._queries = queries
+        self._own_node = node.encode().lower()
         self._catalogue = catalogue
         self._directory = directory
         self._settings = settings
@@ -109,7 +156,7 @@ class Responder:
         if data[2] & 0xFE:
             return None
         kept = self._kept.get(wire.lower())
-        if kept is None or kept.index != kept.service.index:
+        if kept is None or kept.answers.get(_MADE_AT) is not kept.made_at:
             return None
         made = kept.records
         if not made.heads:
@@ -145,34 +192,36 @@ class Responder:
         if query.qclass != question.CLASS_IN or query.qtype in _ZONE_TRANSFERS:
             return self.failure(query, question.REFUSED)
         kept = self._kept.get(query.wire.lower()) if query.qtype in _KEPT_KINDS else None
-        if kept is not None and kept.index == kept.service.index:
+        if kept is not None and kept.good:
             return self._answer(query, kept.records, udp_bytes_max)
         meant = names.meaning(query.labels, self._domains, self._datacenter)
         if meant.domain is None:
-            if meant.address is not None and (members := self._reverse(query, meant.address)):
-                return self._answer(query, RecordSet(members, self._start(query)), udp_bytes_max)
+            if meant.address is not None and (pointers := self._reverse(query, meant.address)):
+                return self._answer(query, self._set(query, pointers), udp_bytes_max)
             if self._settings.recursors and query.rd:
                 return Forward(query)
             return self.failure(query, question.REFUSED)
+        members: list[Member] | None
         match meant.kind:
             case "service":
                 return self._service(query, meant, udp_bytes_max)
+            case "query":
+                return self._query(query, meant, udp_bytes_max)
             case "node":
-                found = self._node(query, b".".join(meant.names))
+                return self._node(query, meant, udp_bytes_max)
             case "addr":
                 address = names.address_in(meant.names)
-                found = None if address is None else self._addresses(query, [address], self._settings.node_ttl_s)
+                ttl_s = self._settings.node_ttl_s
+                members = None if address is None else addresses([(address, 1)], query.qtype, ttl_s)
             case "ns":
-                found = self._addresses(query, self._at, self._settings.node_ttl_s)
+                members = self._our_addresses(query)
             case "apex":
-                found = self._apex(query, meant)
+                members = self._apex(query, meant)
             case "between":
-                found = []
+                members = []
             case _:
-                found = None
-        if not found:
-            return self._negative(query, meant, exists=found is not None)
-        return self._answer(query, RecordSet(found, self._start(query)), udp_bytes_max)
+                members = None
+        return self._members(query, meant, members, udp_bytes_max)
 
     def failure(self, query: Query, rcode: int) -> bytes:
         """An answer that is nothing but a code."""
@@ -186,9 +235,9 @@ class Responder:
         flags = 0x8000 | int.from_bytes(data[2:4], "big") & (0x7800 | _RD) | found.rcode
         return records.message(data[:2], flags, b"", (0, 0, 0), b"")
 
-    def _answer(self, query: Query, made: RecordSet, udp_bytes_max: int) -> bytes:
+    def _answer(self, query: Query, made: RecordSet, udp_bytes_max: int, *, ordered: bool = False) -> bytes:
         room, records_max = self.room(query, udp_bytes_max)
-        body = made.draw(self._rng, room, records_max)
+        body = made.draw(None if ordered else self._rng, room, records_max)
         flags = _QR_AA | (_RD if query.rd else 0) | self._ra | (_TC if body.truncated else 0)
         extra = b"" if query.udp_bytes is None else self._opt
         counts = (body.answers, 0, body.added + (1 if extra else 0))
@@ -212,108 +261,90 @@ class Responder:
         # It always fits: the longest question and an SOA record that points into it are 340 bytes.
         return records.message(query.id, flags, query.wire, (0, 1, 1 if extra else 0), soa + extra)
 
-    @staticmethod
-    def _start(query: Query) -> int:
-        return question.HEADER_BYTES + len(query.wire)
-
     # --- services -----------------------------------------------------------------------------------------------
 
     def _service(self, query: Query, meant: names.Meaning, udp_bytes_max: int) -> bytes | Forward:
-        exists = (
+        exists = self._directory.services.has_end(b".".join(meant.names))
+        exists = exists or (
             len(meant.names) == 1 and meant.names[0][:1] == b"_"
-        )  # `_tcp`: what stands before `_orders` stands on it
-        exists = exists or self._directory.services.has_end(b".".join(meant.names))
+        )  # `_tcp`, on which `_orders._tcp` stands
         for folded, tag in names.service_readings(meant.names):
             name = self._directory.services.find(folded)
             service = None if name is None else self._catalogue.services.get(name)
             if service is None:
                 continue
             serving = [one for one in service.instances(passing=True) if self._serves(one)]
-            tagged = [one for one in serving if not tag or tag in _tags(one)]
+            tagged = [one for one in serving if not tag or tag in tags_of(one)]
             if tagged:
-                return self._serving(query, meant, service, tagged, udp_bytes_max)
+                made = self._serving(query, meant, tagged, self._settings.ttl_s_of(service.name))
+                if isinstance(made, RecordSet) and query.qtype in _KEPT_KINDS and all(one.address for one in tagged):
+                    self._keep(query, service, made)  # those of a node's address would change with the node
+                return self._told(query, meant, made, udp_bytes_max)
             # A tag with dots in it makes names without records of their own.
-            exists = exists or any(each.endswith(b"." + tag) for one in serving for each in _tags(one))
+            exists = exists or any(each.endswith(b"." + tag) for one in serving for each in tags_of(one))
         return self._negative(query, meant, exists=exists)
 
     def _serves(self, instance: Instance) -> bool:
         return instance.status == "passing" or not self._settings.only_passing
 
+    def _query(self, query: Query, meant: names.Meaning, udp_bytes_max: int) -> bytes | Forward:
+        """What a prepared query admits, the nearest first if it asks for those."""
+        try:
+            done = self._queries.execute(b".".join(names.query_name(meant.names)).decode(), self._rng)
+            ttl_s = int(parse_duration(done.query.dns.ttl)) if done.query.dns.ttl else None
+        except (NotFound, InvalidArgument, ValueError):  # unknown, or a template that comes to nothing for this name
+            return self._negative(query, meant, exists=_is_protocol(meant.names))
+        if ttl_s is None:
+            ttl_s = self._settings.ttl_s_of(done.query.service.service)
+        instances = [entry.seen for entry in done.entries]
+        if not instances:
+            return self._negative(query, meant, exists=False)
+        made = self._serving(query, meant, instances, ttl_s)
+        return self._told(query, meant, made, udp_bytes_max, ordered=bool(done.query.service.near))
+
     def _serving(
-        self, query: Query, meant: names.Meaning, service: Service, instances: list[Instance], udp_bytes_max: int
-    ) -> bytes | Forward:
-        ttl_s = self._settings.ttl_s_of(service.name)
+        self, query: Query, meant: names.Meaning, instances: list[Instance], ttl_s: int
+    ) -> RecordSet | Alias | None:
+        """What is said of these instances: records, another name, or nothing of the kind that was asked for."""
+        found = places(instances, self._directory.node_address)
         match query.qtype:
             case records.SRV:
-                members = self._servers(meant, instances, ttl_s)
+                assert meant.domain is not None
+                suffix = b".".join((b".addr", self._datacenter, *meant.domain)).decode()
+                members = servers(found, suffix, ttl_s)
             case records.TXT:
-                members = [Member(record(records.TXT, ttl_s, _description(one)), _weight(one)) for one in instances]
+                members = descriptions(found, ttl_s)
             case records.A | records.AAAA | records.ANY | records.CNAME:
-                addresses = self._service_addresses(query, instances, ttl_s)
-                if addresses is None:
-                    return self._alias(query, instances, ttl_s, udp_bytes_max)
-                members = addresses
+                target = alias_of(found, self._rng)
+                if target is not None:
+                    return Alias(target, ttl_s)
+                at = [(place.address, place.weight) for place in found if place.address is not None]
+                members = addresses(at, query.qtype, ttl_s)
             case _:
                 members = []
-        if not members:
+        return self._set(query, members) if members else None
+
+    def _told(
+        self,
+        query: Query,
+        meant: names.Meaning,
+        made: RecordSet | Alias | None,
+        udp_bytes_max: int,
+        *,
+        ordered: bool = False,
+    ) -> bytes | Forward:
+        if made is None:
             return self._negative(query, meant, exists=True)
-        made = RecordSet(members, self._start(query), ra=bool(self._ra))
-        if query.qtype in _KEPT_KINDS and all(one.address for one in instances):  # else nodes move them, too
-            self._keep(query, service, made)
-        return self._answer(query, made, udp_bytes_max)
+        if isinstance(made, RecordSet):
+            return self._answer(query, made, udp_bytes_max, ordered=ordered)
+        ours = names.meaning(made.labels, self._domains, self._datacenter).domain is not None
+        if query.qtype in (records.A, records.AAAA) and (ours or (self._ra and query.rd)):
+            return Forward(query, made)
+        alias = Member(record(records.CNAME, made.ttl_s, made.target))
+        return self._answer(query, self._set(query, [alias]), udp_bytes_max)
 
-    def _where(self, instance: Instance) -> Address | None:
-        """An instance's address, that of its node if it has none; None if it is at a name."""
-        return address_of(instance.address) if instance.address else self._directory.node_address(instance.node)
-
-    def _service_addresses(self, query: Query, instances: list[Instance], ttl_s: int) -> list[Member] | None:
-        """Records of the addresses of the kind that was asked for; None if every instance is at a name."""
-        found = [(address, _weight(one)) for one in instances if (address := self._where(one)) is not None]
-        if not found and any(one.address for one in instances):
-            return None
-        kinds = [(records.A if address.version == 4 else records.AAAA, address, weight) for address, weight in found]
-        return [
-            Member(record(kind, ttl_s, address.packed), weight)
-            for kind, address, weight in kinds
-            if query.qtype in (kind, records.ANY)
-        ]
-
-    def _alias(self, query: Query, instances: list[Instance], ttl_s: int, udp_bytes_max: int) -> bytes | Forward:
-        """One of the names that the instances are at, drawn by weight: a name has one CNAME and no more."""
-        named = [(one.address, wire, _weight(one)) for one in instances if (wire := name_wire(one.address))]
-        at = records.drawn([weight for _, _, weight in named], self._rng)[:1]
-        if not at:
-            return self.failure(query, question.SERVFAIL)  # it is there, and nothing that DNS could say of it
-        target, wire, _ = named[at[0]]
-        labels = tuple(target.encode().lower().rstrip(b".").split(b"."))
-        if query.qtype in (records.A, records.AAAA) and (self._is_ours(labels) or (self._ra and query.rd)):
-            return Forward(query, Alias(target.rstrip(".") + ".", labels, ttl_s))
-        return self._answer(
-            query, RecordSet([Member(record(records.CNAME, ttl_s, wire))], self._start(query)), udp_bytes_max
-        )
-
-    def _is_ours(self, labels: names.Labels) -> bool:
-        return names.meaning(labels, self._domains, self._datacenter).domain is not None
-
-    def _servers(self, meant: names.Meaning, instances: list[Instance], ttl_s: int) -> list[Member]:
-        """SRV records; each target is a name of the instance's very address, which is added."""
-        assert meant.domain is not None
-        suffix = b".".join((b".addr", self._datacenter, *meant.domain)).decode()
-        members = []
-        for one in instances:
-            weight = _weight(one)
-            numbers = b"".join(number.to_bytes(2, "big") for number in (_PRIORITY, weight, one.port))
-            address = self._where(one)
-            target = name_wire(one.address if address is None else address.packed.hex() + suffix)
-            if target is None:
-                continue
-            wire = record(records.SRV, ttl_s, numbers + target)
-            if address is None:
-                members.append(Member(wire, weight))
-            else:
-                kind = records.A if address.version == 4 else records.AAAA
-                members.append(Member(wire, weight, target, record(kind, ttl_s, address.packed, b"")))
-        return members
+    def _set(self, query: Query, members: list[Member]) -> RecordSet:
+        return RecordSet(members, question.HEADER_BYTES + len(query.wire), ra=bool(self._ra))
 
     def _keep(self, query: Query, service: Service, made: RecordSet) -> None:
         key = query.wire.lower()
@@ -327,17 +358,32 @@ class Responder:
 
     # --- everything else ----------------------------------------------------------------------------------------
 
-    def _addresses(self, query: Query, addresses: list[Address], ttl_s: int) -> list[Member]:
-        kinds = [(records.A if address.version == 4 else records.AAAA, address) for address in addresses]
-        wanted = [(kind, address) for kind, address in kinds if query.qtype in (kind, records.ANY)]
-        return [Member(record(kind, ttl_s, address.packed)) for kind, address in wanted]
+    def _node(self, query: Query, meant: names.Meaning, udp_bytes_max: int) -> bytes | Forward:
+        folded = b".".join(meant.names)
+        ttl_s = self._settings.node_ttl_s
+        name = self._directory.nodes.find(folded)
+        if name is None and folded == self._own_node:  # it is there, whatever is registered
+            return self._members(query, meant, self._our_addresses(query), udp_bytes_max)
+        if name is None:
+            return self._negative(query, meant, exists=self._directory.nodes.has_end(folded))
+        if query.qtype == records.TXT:
+            return self._members(query, meant, node_descriptions(self._directory.node_meta(name), ttl_s), udp_bytes_max)
+        text = self._directory.node_address(name)
+        address = address_of(text)
+        if address is None and query.qtype in (records.A, records.AAAA, records.ANY, records.CNAME):
+            target = name_wire(text) if text else None
+            return self._told(query, meant, None if target is None else Alias(target, ttl_s), udp_bytes_max)
+        members = [] if address is None else addresses([(address, 1)], query.qtype, ttl_s)
+        return self._members(query, meant, members, udp_bytes_max)
 
-    def _node(self, query: Query, folded: bytes) -> list[Member] | None:
-        node = self._directory.nodes.find(folded)
-        if node is None:
-            return [] if self._directory.nodes.has_end(folded) else None
-        address = self._directory.node_address(node)
-        return [] if address is None else self._addresses(query, [address], self._settings.node_ttl_s)
+    def _our_addresses(self, query: Query) -> list[Member]:
+        return addresses([(address, 1) for address in self._at], query.qtype, self._settings.node_ttl_s)
+
+    def _members(self, query: Query, meant: names.Meaning, members: list[Member] | None, udp_bytes_max: int) -> bytes:
+        """An answer of these; none of them is NODATA, None NXDOMAIN."""
+        if not members:
+            return self._negative(query, meant, exists=members is not None)
+        return self._answer(query, self._set(query, members), udp_bytes_max)
 
     def _reverse(self, query: Query, address: Address) -> list[Member]:
         if query.qtype not in (records.PTR, records.ANY):
@@ -371,23 +417,6 @@ class Responder:
         return (0xC000 | question.HEADER_BYTES + sum(len(label) + 1 for label in before)).to_bytes(2, "big")
 
 
-def _weight(instance: Instance) -> int:
-    """Its weight now: Consul's clients give another for the time that it is at warning."""
-    if instance.status == "warning" and EXTRA in instance.extra:
-        return details_of(instance).weight_warning
-    return instance.weight
-
-
-def _tags(instance: Instance) -> list[bytes]:
-    return [tag.encode().lower() for tag in instance.tags]
-
-
-def _description(instance: Instance) -> bytes:
-    """What TXT says of an instance, as key=value (RFC 1464)."""
-    entries = [f"id={instance.id}", f"node={instance.node}"]
-    for name in ("version", "zone"):
-        value = getattr(instance, name)
-        entries += [f"{name}={value}"] if value else []
-    entries += [f"tag={tag}" for tag in instance.tags]
-    entries += [f"{key}={value}" for key, value in sorted(instance.meta.items())]
-    return records.strings(entries)
+def _is_protocol(labels: names.Labels) -> bool:
+    """Whether this is the `_tcp` that `_orders._tcp` is under: a name without records, but a name."""
+    return len(labels) == 1 and labels[0][:1] == b"_"
