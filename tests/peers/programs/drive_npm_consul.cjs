@@ -53,6 +53,35 @@ async function main(at) {
   await client.agent.service.register({ name: "web", id: "w", check: { ttl: "30s" } });
   await client.agent.check.pass("service:w");
   assert.strictEqual((await client.health.service({ service: "web", passing: true })).length, 1);
+  await catalogue(client);
+}
+
+// Reads the catalogue every way the client can, and puts checks and maintenance on the node.
+async function catalogue(client) {
+  assert.deepStrictEqual((await client.catalog.node.list()).map((node) => node.Node), ["home"]);
+  assert.deepStrictEqual(Object.keys((await client.catalog.node.services("home")).Services), ["w"]);
+  assert.deepStrictEqual(await client.catalog.service.list(), { web: [] });
+  const [row] = await client.catalog.service.nodes("web");
+  assert.deepStrictEqual([row.Node, row.ServiceID], ["home", "w"]);
+  assert.deepStrictEqual((await client.health.node("home")).map((check) => check.CheckID), ["service:w"]);
+  assert.deepStrictEqual((await client.health.checks("web")).map((check) => check.Status), ["passing"]);
+
+  await client.agent.check.register({ name: "disk", ttl: "30s" });
+  assert.deepStrictEqual((await client.health.state("critical")).map((check) => check.CheckID), ["disk"]);
+  assert.strictEqual((await client.health.service({ service: "web", passing: true })).length, 0);
+  await client.agent.check.deregister("disk");
+  assert.deepStrictEqual(Object.keys(await client.agent.check.list()), ["service:w"]);
+
+  const watch = client.watch({ method: client.health.service, options: { service: "web", passing: true, wait: "20s" } });
+  const emptied = new Promise((resolve, reject) => {
+    watch.on("error", reject);
+    watch.on("change", (found) => found.length === 0 && resolve());
+  });
+  await client.agent.maintenance({ enable: true, reason: "moving" });
+  await emptied;
+  watch.end();
+  await client.agent.maintenance({ enable: false });
+  assert.strictEqual((await client.health.service({ service: "web", passing: true })).length, 1);
 }
 
 main(process.argv[2]).then(
