@@ -15,7 +15,7 @@ from homeport.client.core.model import Instance
 from homeport.registry.core import catalogue_verbs
 from homeport.registry.core.kv_verbs import VerbFailed, quoted
 from homeport.registry.core.overlay import PENDING, Overlay
-from homeport.registry.fronts.consul import registering, rows, shapes
+from homeport.registry.fronts.consul import registering, rows, shapes, writes
 from homeport.registry.fronts.consul.agent import Agent
 
 Shown = shapes.TxnNode | shapes.TxnService | shapes.TxnCheck
@@ -32,7 +32,7 @@ class _Target(msgspec.Struct, frozen=True):
     delete: Callable[[], object]
 
 
-def on_node(agent: Agent, overlay: Overlay, asked: shapes.TxnNodeAsked) -> list[Shown]:
+def on_node(agent: Agent, overlay: Overlay, asked: writes.TxnNodeAsked) -> list[Shown]:
     """Carry out an operation on a node.
 
     Raises:
@@ -58,7 +58,7 @@ def on_node(agent: Agent, overlay: Overlay, asked: shapes.TxnNodeAsked) -> list[
     )
 
 
-def on_service(agent: Agent, overlay: Overlay, asked: shapes.TxnServiceAsked) -> list[Shown]:
+def on_service(agent: Agent, overlay: Overlay, asked: writes.TxnServiceAsked) -> list[Shown]:
     """Carry out an operation on a service.
 
     Raises:
@@ -86,7 +86,7 @@ def on_service(agent: Agent, overlay: Overlay, asked: shapes.TxnServiceAsked) ->
     )
 
 
-def on_check(agent: Agent, overlay: Overlay, asked: shapes.TxnCheckAsked) -> list[Shown]:
+def on_check(agent: Agent, overlay: Overlay, asked: writes.TxnCheckAsked) -> list[Shown]:
     """Carry out an operation on a check.
 
     Raises:

@@ -21,7 +21,7 @@ from homeport.registry.core.health import capped
 from homeport.registry.core.kv_verbs import VerbFailed, quoted
 from homeport.registry.core.overlay import Overlay
 from homeport.registry.core.sessions import Session
-from homeport.registry.fronts.consul import rows, shapes
+from homeport.registry.fronts.consul import rows, shapes, writes
 from homeport.registry.fronts.consul.agent import DATACENTER, Agent
 from homeport.registry.fronts.consul.answers import YES, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
@@ -52,7 +52,7 @@ _DURATIONS: Final = ("Interval", "Timeout", "DeregisterCriticalServiceAfter")  #
 
 async def register(call: Call) -> Answer:
     """Register a node, a service on it, and checks of either, at once."""
-    asked: shapes.Registration = call.payload
+    asked: writes.Registration = call.payload
     _refuse_elsewhere(asked)
     if asked.locality:
         raise Refusal(400, "Locality is not supported: use NodeMeta")
@@ -62,7 +62,7 @@ async def register(call: Call) -> Answer:
     for check in checks:
         if check.node not in ("", asked.node):
             raise Refusal(400, f"check node {check.node!r} does not match node {asked.node!r}")
-    node = shapes.CatalogNode(
+    node = writes.CatalogNode(
         id=asked.id,
         node=asked.node,
         address=asked.address,
@@ -86,7 +86,7 @@ async def register(call: Call) -> Answer:
 
 async def deregister(call: Call) -> Answer:
     """Remove a service, a check, or a node with all that is on it; what is not there is removed already."""
-    asked: shapes.Deregistration = call.payload
+    asked: writes.Deregistration = call.payload
     _refuse_elsewhere(asked)
     if not asked.node:
         raise Refusal(400, "Must provide node")
@@ -148,7 +148,7 @@ def ensure_node(agent: Agent, overlay: Overlay, name: str) -> Registered:
     return catalogue_verbs.put(overlay, implied)
 
 
-def set_node(agent: Agent, overlay: Overlay, asked: shapes.CatalogNode) -> Instance:
+def set_node(agent: Agent, overlay: Overlay, asked: writes.CatalogNode) -> Instance:
     """Register a node, with what the registry looks after on it as it stands."""
     _refuse_datacenter(asked.datacenter)
     if not asked.node or not asked.address:
@@ -212,7 +212,7 @@ def _readdress(overlay: Overlay, node: str, address: str) -> None:
 # --- services ---------------------------------------------------------------------------------------------------
 
 
-def set_service(agent: Agent, overlay: Overlay, node: str, asked: shapes.CatalogService) -> Instance:
+def set_service(agent: Agent, overlay: Overlay, node: str, asked: writes.CatalogService) -> Instance:
     """Register a service on a node, with the checks and the state that it has."""
     at = node_instance(agent, overlay, node)
     if at is None:
@@ -247,7 +247,7 @@ _OF_A_DEFINITION: Final = {field.name for field in msgspec.structs.fields(shapes
 # --- checks -----------------------------------------------------------------------------------------------------
 
 
-def set_check(agent: Agent, overlay: Overlay, asked: shapes.CatalogCheck) -> shapes.Check:
+def set_check(agent: Agent, overlay: Overlay, asked: writes.CatalogCheck) -> shapes.Check:
     """Tell the status of a check that somebody else looks after; return it as it will be shown, but for its indexes."""
     node, id_ = asked.node, asked.service_id
     name = asked.check_id or asked.name
@@ -377,7 +377,7 @@ def _standing(agent: Agent, overlay: Overlay, node: str, id_: str) -> Registered
     raise VerbFailed(f"Missing {missing} registration")
 
 
-def _definition(target: shapes.CheckTarget) -> tuple[dict[str, object], float]:
+def _definition(target: writes.CheckTarget) -> tuple[dict[str, object], float]:
     """What a told check looks at, as shown, and how long it may be critical before its service goes (0: for ever)."""
     shown: dict[str, object] = msgspec.to_builtins(target)
     for field in _DURATIONS:
@@ -394,7 +394,7 @@ def _refuse_datacenter(name: str) -> None:
         raise Refusal(500, f"No path to datacenter; this one is {DATACENTER!r}")
 
 
-def _refuse_elsewhere(asked: shapes.Registration | shapes.Deregistration) -> None:
+def _refuse_elsewhere(asked: writes.Registration | writes.Deregistration) -> None:
     _refuse_datacenter(asked.datacenter)
     for field in ("namespace", "partition"):
         if getattr(asked, field) not in ("", "default"):

@@ -31,6 +31,7 @@ from homeport.registry.fronts.consul import (
     shapes,
     snapshots,
     txn,
+    writes,
 )
 from homeport.registry.fronts.consul.answers import Answer
 from homeport.registry.fronts.consul.calls import STREAM, Call, Endpoint, Parameter
@@ -279,7 +280,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "/v1/catalog/register",
         "register a node, a service on it, and checks of either",
         view=registering.register,
-        takes=shapes.Registration,
+        takes=writes.Registration,
         body_bytes_max=HTTP_BODY_BYTES_MAX,
         answers=bool,
         support="differs",
@@ -289,7 +290,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "/v1/catalog/deregister",
         "remove a service, a check, or a node with all that is on it",
         view=registering.deregister,
-        takes=shapes.Deregistration,
+        takes=writes.Deregistration,
         body_bytes_max=HTTP_BODY_BYTES_MAX,
         answers=bool,
     ),
@@ -521,7 +522,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "/v1/txn",
         "operations on keys, nodes, services and checks, all at one index or none",
         view=txn.transaction,
-        takes=list[shapes.TxnOperation],
+        takes=list[writes.TxnOperation],
         body_bytes_max=HTTP_BODY_BYTES_MAX,
         answers=shapes.TxnOutcome,
         statuses=(200, 409),

@@ -16,7 +16,7 @@ from homeport.registry.core import kv_verbs
 from homeport.registry.core.kv_verbs import KvOperation, Seen, VerbFailed
 from homeport.registry.core.overlay import PENDING, Overlay
 from homeport.registry.core.user_keys import UserKey
-from homeport.registry.fronts.consul import bodies, catalog_verbs, kv, shapes
+from homeport.registry.fronts.consul import bodies, catalog_verbs, kv, shapes, writes
 from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.answers import Answer, Refusal
 from homeport.registry.fronts.consul.calls import NUMBER_MAX, Call
@@ -27,7 +27,7 @@ Result = Seen | catalog_verbs.Shown
 
 async def transaction(call: Call) -> Answer:
     """Carry out the operations, or say which of them stand against it."""
-    operations: list[shapes.TxnOperation] = call.payload
+    operations: list[writes.TxnOperation] = call.payload
     if len(operations) > OPERATIONS_MAX:
         raise Refusal(413, f"Transaction contains too many operations ({len(operations)} > {OPERATIONS_MAX})")
     for operation in operations:
@@ -54,7 +54,7 @@ class _Abandoned(msgspec.Struct, frozen=True):
 
 
 def _attempt(
-    agent: Agent, overlay: Overlay, operations: list[shapes.TxnOperation]
+    agent: Agent, overlay: Overlay, operations: list[writes.TxnOperation]
 ) -> list[Result] | _Failed | _Abandoned:
     results: list[Result] = []
     errors: list[shapes.TxnError] = []
@@ -72,7 +72,7 @@ def _attempt(
     return results
 
 
-def _run(agent: Agent, overlay: Overlay, operation: shapes.TxnOperation) -> Sequence[Result]:
+def _run(agent: Agent, overlay: Overlay, operation: writes.TxnOperation) -> Sequence[Result]:
     if operation.kv is not None:
         asked = operation.kv
         return list(
@@ -96,7 +96,7 @@ def _run(agent: Agent, overlay: Overlay, operation: shapes.TxnOperation) -> Sequ
     return catalog_verbs.on_check(agent, overlay, operation.check)
 
 
-def _check(operation: shapes.TxnOperation) -> None:
+def _check(operation: writes.TxnOperation) -> None:
     """Refuse what cannot be meant, before anything is done."""
     given = [name for name in ("kv", "node", "service", "check") if getattr(operation, name) is not None]
     if len(given) != 1:
