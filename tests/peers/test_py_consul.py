@@ -205,3 +205,35 @@ async def test_it_transacts(client: Any) -> None:
     assert [one["KV"]["Key"] for one in done["Results"]] == ["a", "a"]
     with pytest.raises(consul.ConsulException, match="index is stale"):
         await call(client.txn.put, [{"KV": {"Verb": "cas", "Key": "a", "Value": "Mg==", "Index": 1}}])
+
+
+async def test_it_keeps_asks_and_deletes_prepared_queries(client: Any) -> None:
+    """Whatever it makes is a template, so its name is asked for with something after it."""
+    for id_, tags in (("web1", ["v1"]), ("web2", ["v2"])):
+        await call(client.agent.service.register, "web", service_id=id_, port=80, tags=tags)
+    made = await call(client.query.create, "web", name="shop-", tags=["v1"], ttl="10s", regexp="^shop-(.*)$", token="t")
+    executed = await call(client.query.execute, "shop-a", near="_agent", limit=1)
+    assert [node["Service"]["ID"] for node in executed["Nodes"]] == ["web1"]
+    assert executed["DNS"] == {"TTL": "10s"}
+    assert await call(client.query.update, made["ID"], "${match(1)}", name="shop-", regexp="^shop-(.*)$")
+    assert (await call(client.query.explain, "shop-web"))["Query"]["Service"]["Service"] == "web"
+    assert len((await call(client.query.execute, "shop-web"))["Nodes"]) == 2
+    assert [one["ID"] for one in await call(client.query.list)] == [made["ID"]]
+    assert await call(client.query.delete, made["ID"])
+    assert await call(client.query.list) == []
+
+
+async def test_it_finds_coordinates(client: Any) -> None:
+    _index, found = await call(client.coordinate.nodes)
+    assert [one["Node"] for one in found] == ["home"]
+    assert (await call(client.coordinate.datacenters))[0]["Datacenter"] == "dc1"
+
+
+async def test_it_chooses_by_filter_expressions(client: Any) -> None:
+    for id_, port in (("web1", 80), ("web2", 81)):
+        await call(client.agent.service.register, "web", service_id=id_, port=port, tags=["v1"])
+    assert list(await call(client.agent.services, filter_expr='Port == 81 and "v1" in Tags')) == ["web2"]
+    _index, found = await call(client.health.service, "web", filter_expr="not Service.Port == 81")
+    assert [one["Service"]["ID"] for one in found] == ["web1"]
+    with pytest.raises(consul.ConsulException, match="column 6: expected an operator"):
+        await call(client.agent.checks, filter_expr="Name = x")

@@ -49,7 +49,7 @@ class Queries:
             NotFound: it is to be changed and is not there.
         """
         queries.expect_valid(query)
-        kept = msgspec.structs.replace(query, create_index=0, modify_index=0)
+        kept = msgspec.structs.replace(query, token="", create_index=0, modify_index=0)
         await self._sessions.decide(lambda overlay: queries.store(overlay, kept, new=new))
 
     async def delete(self, id_: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import aiohttp
 import pytest
 
-from tests.registry.http.conftest import Http
+from homeport.registry import Registry
+from homeport.registry.fronts.http import HttpFront
+from tests.registry.http.conftest import Eventually, Http
 
 
 async def _create(http: Http, **query: Any) -> str:
@@ -62,7 +66,6 @@ async def test_a_query_is_shown_as_it_was_kept_until_it_is_deleted(http: Http) -
         ({"Name": "a", "Service": {}}, "Must provide a Service name"),
         ({"Service": {"Service": "a"}}, "Must be bound to a session"),
         ({"Name": "a", "Service": {"Service": "a"}, "Session": "none"}, "invalid session"),
-        ({"Name": "a", "Service": {"Service": "a"}, "Token": "t"}, "Token is not supported"),
         ({"Name": "a", "Service": {"Service": "a", "Connect": True}}, "Connect is not supported"),
         ({"Name": "a", "Service": {"Service": "a", "Failover": {"NearestN": -1}}}, "NearestN"),
         ({"Name": "a", "Service": {"Service": "a", "Failover": {"Targets": [{"Peer": "p"}]}}}, "no cluster peerings"),
@@ -182,3 +185,16 @@ async def test_a_name_may_hold_anything_but_is_never_taken_for_an_ending(http: H
     assert (await http("GET", "/v1/query/a/execute/execute")).json["Service"] == "odd"
     assert (await http("GET", "/v1/query/a%2Fexecute/explain")).json["Query"]["Name"] == "a/execute"
     assert (await http("PUT", "/v1/query/x/execute", {})).status == 405
+
+
+async def test_a_query_s_token_may_be_the_caller_s_and_is_never_kept(eventually: Eventually) -> None:
+    async with Registry(node="home", token="secret", rng=random.Random(1)) as registry:
+        front = HttpFront(registry.operations)
+        at = await front.listen("127.0.0.1:0")
+        async with aiohttp.ClientSession(headers={"X-Consul-Token": "secret"}) as session:
+            http = Http(session, at, front, eventually)
+            query = {"Name": "a", "Service": {"Service": "a"}}
+            assert (await http("POST", "/v1/query", {**query, "Token": "other"})).status == 403
+            assert (await http("POST", "/v1/query", {**query, "Token": "secret"})).status == 200
+            assert [one["Token"] for one in (await http("GET", "/v1/query")).json] == [""]
+        await front.close()

@@ -74,7 +74,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     id: str = msgspec.field(default="", name="ID")
     name: str = ""
     session: str = ""
-    token: str = ""
+    token: str = ""  # never kept
     template: Template = Template()
     service: Asked = Asked()
     dns: Dns = msgspec.field(default=Dns(), name="DNS")
@@ -105,8 +105,6 @@ def expect_valid(query: Query) -> None:
         raise _invalid(f"a list of more than {LISTED_MAX}")
     if asked.connect:
         raise _invalid("Connect is not supported: there is no service mesh of Consul's kind")
-    if query.token:
-        raise _invalid("Token is not supported: a registry has one token or none")
     if any(target.peer for target in asked.failover.targets):
         raise _invalid("Failover.Targets: Peer is not supported: there are no cluster peerings")
     if template.type not in ("", TEMPLATE):

@@ -14,6 +14,7 @@ from homeport.registry.fronts.consul import bodies
 from homeport.registry.fronts.consul.agent import DATACENTER, Agent
 from homeport.registry.fronts.consul.answers import Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
+from homeport.registry.fronts.consul.catalog import all_nodes, one_node
 
 _DIMENSIONS: Final = 8  # of Serf's coordinates
 _ERROR_MAX: Final = 1.5  # what Serf starts with: nothing is known
@@ -41,24 +42,22 @@ class DatacenterCoordinates(msgspec.Struct, frozen=True, rename="pascal"):
 
 def nodes(call: Call) -> Answer:
     """Every node's."""
-    return Answer(body=bodies.encode([NodeCoordinate(name) for name in _names(call.agent)]), index=_index(call))
+    return Answer(
+        body=bodies.encode([NodeCoordinate(name) for name in _names(call.agent)]), index=all_nodes(call).index()
+    )
 
 
 def node(call: Call) -> Answer:
     """One node's, in a list."""
     if call.name not in _names(call.agent):
         raise Refusal(404, f"There is no node {call.name!r}")
-    return Answer(body=bodies.encode([NodeCoordinate(call.name)]), index=_index(call))
+    return Answer(body=bodies.encode([NodeCoordinate(call.name)]), index=one_node(call).index())
 
 
 def datacenters(call: Call) -> Answer:
     """The servers', by datacenter: there is one of each."""
     server = NodeCoordinate(call.agent.node)
     return Answer(body=bodies.encode([DatacenterCoordinates(DATACENTER, "wan", [server])]))
-
-
-def _index(call: Call) -> int:
-    return max(call.agent.catalogue.nodes_index, 1)
 
 
 def _names(agent: Agent) -> list[str]:

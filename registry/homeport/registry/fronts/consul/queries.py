@@ -9,6 +9,7 @@ import msgspec
 from homeport.registry.core import keys
 from homeport.registry.core.queries import Dns, Query
 from homeport.registry.fronts.consul import bodies, shapes
+from homeport.registry.fronts.consul.access import Caller, authorize
 from homeport.registry.fronts.consul.agent import DATACENTER
 from homeport.registry.fronts.consul.answers import NOTHING, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
@@ -40,14 +41,14 @@ async def create(call: Call) -> Answer:
     """Keep a query under a new id."""
     if call.payload.id:
         raise Refusal(400, "ID must be empty when creating a new prepared query")
-    query = msgspec.structs.replace(_valid(call.payload), id=call.agent.new_id())
+    query = msgspec.structs.replace(_valid(call), id=call.agent.new_id())
     await call.agent.operations.queries.keep(query, new=True)
     return Answer(body=bodies.encode(QueryId(query.id)))
 
 
 async def update(call: Call) -> Answer:
     """Put another query in the place of one."""
-    query = msgspec.structs.replace(_valid(call.payload), id=call.name)
+    query = msgspec.structs.replace(_valid(call), id=call.name)
     await call.agent.operations.queries.keep(query, new=False)
     return NOTHING
 
@@ -99,8 +100,11 @@ def resource(call: Call) -> Resource:
 _TTL_S_MAX: Final = 2**31 - 1  # RFC 2181, section 8
 
 
-def _valid(query: Query) -> Query:
-    """The query, its TTL a duration that DNS can say."""
+def _valid(call: Call) -> Query:
+    """The query of the body: its TTL a duration that DNS can say, its token one that adds nothing to the caller's."""
+    query: Query = call.payload
+    if query.token:
+        authorize(call.agent.operations.token, Caller(query.token), call.endpoint.access)
     try:
         ttl_s = parse_duration(query.dns.ttl) if query.dns.ttl else 0.0
     except ValueError as error:
