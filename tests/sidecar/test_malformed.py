@@ -73,6 +73,47 @@ REQUESTS = {
     "long line": (414, b"GET /" + b"a" * limits.Limits().line_bytes + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
     "long head": (431, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: " + b"a" * limits.Limits().head_bytes + b"\r\n\r\n"),
     "many headers": (431, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\r\n" * (limits.Limits().headers + 1) + b"\r\n"),
+    "a coding that begins like chunked": (400, POST + b"Transfer-Encoding: chunkedx\r\n\r\n0\r\n\r\n"),
+    "a coding with a parameter": (400, POST + b"Transfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n"),
+    "a coding after a vertical tab": (400, POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
+    "a quoted coding": (400, POST + b'Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n'),
+    "an empty coding": (400, POST + b"Transfer-Encoding:\r\n" + TE + b"\r\n0\r\n\r\n"),
+    "a coding and an empty length": (400, POST + TE + b"Content-Length:\r\n\r\n0\r\n\r\n"),
+    "a coding on a folded line": (400, POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
+    "a coding with a space before its colon": (400, POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
+    "the same length twice": (400, POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
+    "a length in hex": (400, POST + b"Content-Length: 0x5\r\n\r\nhello"),
+    "a length with an underscore": (400, POST + b"Content-Length: 1_0\r\n\r\nhello"),
+    "a line without a colon": (400, b"GET / HTTP/1.1\r\n" + HOST + b"X-A\r\n\r\n"),
+    "a name with a space": (400, b"GET / HTTP/1.1\r\n" + HOST + b"X A: b\r\n\r\n"),
+    "a name with a slash": (400, b"GET / HTTP/1.1\r\n" + HOST + b"X/A: b\r\n\r\n"),
+    "a name beyond ASCII": (400, b"GET / HTTP/1.1\r\n" + HOST + b"X-\xc3\xa9: b\r\n\r\n"),
+    "a name with a NUL": (400, b"GET / HTTP/1.1\r\n" + HOST + b"X\0A: b\r\n\r\n"),
+    "a line ended twice by CR": (400, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\r\r\n\r\n"),
+    "a head ended by LF LF": (400, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\n\nGET /smuggled HTTP/1.1\r\n\r\n"),
+    "a control byte": (400, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b\x08c\r\n\r\n"),
+    "two Hosts that differ in case": (400, b"GET / HTTP/1.1\r\n" + HOST + b"hOsT: other\r\n\r\n"),
+    "a list of Hosts": (400, b"GET / HTTP/1.1\r\nHost: orders other\r\n\r\n"),
+    "Host with a bad port": (400, b"GET / HTTP/1.1\r\nHost: orders:http\r\n\r\n"),
+    "a tab in the request line": (400, b"GET\t/ HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "a target with a space": (400, b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "a target with a control byte": (400, b"GET /a\x01b HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "a version in small letters": (400, b"GET / http/1.1\r\n" + HOST + b"\r\n"),
+    "HTTP/2.0": (505, b"GET / HTTP/2.0\r\n" + HOST + b"\r\n"),
+    "HTTP/01.1": (400, b"GET / HTTP/01.1\r\n" + HOST + b"\r\n"),
+    "something after the version": (400, b"GET / HTTP/1.1 \r\n" + HOST + b"\r\n"),
+    "upgrade with a chunked body": (
+        400,
+        b"GET / HTTP/1.1\r\n" + HOST + WEBSOCKET + TE + b"\r\n0\r\n\r\n" + SMUGGLED,
+    ),
+    "upgrade with a length of none": (400, b"GET / HTTP/1.1\r\n" + HOST + WEBSOCKET + b"Content-Length: 0\r\n\r\n"),
+    "CONNECT with a chunked body": (400, b"CONNECT orders:80 HTTP/1.1\r\n" + HOST + TE + b"\r\n0\r\n\r\n" + SMUGGLED),
+    "CONNECT to a path": (400, b"CONNECT / HTTP/1.1\r\n" + HOST + b"\r\n" + SMUGGLED),
+    "empty chunk size": (400, CHUNKED + b";a\r\nhello\r\n0\r\n\r\n"),
+    "chunk extension with a bare CR": (400, CHUNKED + b"5;a\rb\r\nhello\r\n0\r\n\r\n"),
+    "chunk without its end": (400, CHUNKED + b"5\r\nhello0\r\n\r\n"),
+    "trailers with a bare LF": (400, CHUNKED + b"0\r\nX-A: b\nX-B: c\r\n\r\n"),
+    "folded trailers": (400, CHUNKED + b"0\r\nX-A: b\r\n c\r\n\r\n"),
     "chunk size": (400, CHUNKED + b"xyz\r\nhello\r\n0\r\n\r\n"),
     "signed chunk size": (400, CHUNKED + b"+5\r\nhello\r\n0\r\n\r\n"),
     "prefixed chunk size": (400, CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n"),
@@ -102,7 +143,9 @@ async def test_a_malformed_request_is_refused_and_nothing_after_it_is_served(net
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
     assert len(re.findall(rb"HTTP/1.1 \d\d\d ", answer)) == 1
     assert b"Connection: close\r\n" in answer
-    assert not [head for head in heads if b"smuggled" in head]
+    # What is wrong only in its body has a head that is passed on before that can be known.
+    assert [head.split(b" ")[0] for head in heads] in ([], [b"POST"]), heads
+    assert not heads or request.startswith(CHUNKED)
     assert sidecar.outbound is not None
     assert sidecar.outbound.active == 0
 
@@ -120,6 +163,18 @@ RESPONSES = {
     "interim answers": b"HTTP/1.1 103 Early Hints\r\n\r\n" * (limits.INTERIM_MAX + 1) + b"HTTP/1.1 200 OK\r\n\r\n",
     "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nhi",
     "folded header": b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 2\r\n\r\nhi",
+    "bare CR": b"HTTP/1.1 200 OK\r\nX-A: b\rX-B: c\r\nContent-Length: 2\r\n\r\nhi",
+    "NUL": b"HTTP/1.1 200 OK\r\nX-A: b\0c\r\nContent-Length: 2\r\n\r\nhi",
+    "a line without a colon": b"HTTP/1.1 200 OK\r\nX-A\r\nContent-Length: 2\r\n\r\nhi",
+    "a name with a space": b"HTTP/1.1 200 OK\r\nX A: b\r\nContent-Length: 2\r\n\r\nhi",
+    "coding twice": b"HTTP/1.1 200 OK\r\n" + TE + TE + b"\r\n2\r\nhi\r\n0\r\n\r\n",
+    "identity and chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    "HTTP/0.9": b"<html>hi</html>\r\n\r\n",
+    "status 99": b"HTTP/1.1 99 No\r\nContent-Length: 2\r\n\r\nhi",
+    "status 1000": b"HTTP/1.1 1000 No\r\nContent-Length: 2\r\n\r\nhi",
+    "no status": b"HTTP/1.1 OK\r\nContent-Length: 2\r\n\r\nhi",
+    "RTSP": b"RTSP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 200 + b"Content-Length: 2\r\n\r\nhi",
     "long head": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * limits.Limits().head_bytes + b"\r\nContent-Length: 2\r\n\r\nhi",
 }
 
