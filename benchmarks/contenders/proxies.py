@@ -114,8 +114,23 @@ def _nginx(stage: Stage, name: str, folder: Path, http: str, port: int, cores: f
 
 def haproxy(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
     """Start HAProxy with one thread, least connections, connections reused."""
+    return _haproxy(stage, upstreams, "", "")
+
+
+def haproxy_checked(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+    """The same with a health check each second, and retries of all that may be repeated."""
+    backend = """
+    option httpchk GET /
+    timeout check 500ms
+    option redispatch 1
+    retries 3
+    retry-on all-retryable-errors"""
+    return _haproxy(stage, upstreams, backend, "check inter 1s fall 2 rise 1")
+
+
+def _haproxy(stage: Stage, upstreams: Sequence[int], backend: str, server: str) -> tuple[Server, int]:
     port = free_port()
-    servers = "\n".join(f"    server s{at} 127.0.0.1:{each}" for at, each in enumerate(upstreams))
+    servers = "\n".join(f"    server s{at} 127.0.0.1:{each} {server}" for at, each in enumerate(upstreams))
     config = stage.new_folder("haproxy") / "haproxy.cfg"
     config.write_text(
         f"""
@@ -134,7 +149,7 @@ frontend in
     bind 127.0.0.1:{port}
     default_backend orders
 backend orders
-    balance leastconn
+    balance leastconn{backend}
 {servers}
 """
     )
@@ -143,11 +158,47 @@ backend orders
 
 def envoy(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
     """Start Envoy with one worker, least request of two choices, no access log."""
+    return _envoy(stage, upstreams, {}, {})
+
+
+def envoy_checked(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+    """The same with a health check each second, outlier detection, and retries on other hosts."""
+    check = {
+        "timeout": "0.5s",
+        "interval": "1s",
+        "unhealthy_threshold": 2,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": "/"},
+    }
+    elsewhere = "envoy.retry_host_predicates.previous_hosts"
+    hosts = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    retry = {
+        "retry_on": "connect-failure,refused-stream,reset,5xx",
+        "num_retries": 2,
+        "retry_host_predicate": [{"name": elsewhere, "typed_config": {"@type": hosts}}],
+        "host_selection_retry_max_attempts": 5,
+    }
+    cluster: dict[str, object] = {
+        "health_checks": [check],
+        "outlier_detection": {},
+        "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},  # by default 3 at once, which fails hundreds
+    }
+    return _envoy(stage, upstreams, cluster, {"timeout": "60s", "retry_policy": retry})
+
+
+def _envoy(
+    stage: Stage, upstreams: Sequence[int], cluster: dict[str, object], action: dict[str, object]
+) -> tuple[Server, int]:
     port = free_port()
+    to_orders = {"cluster": "orders", **action}
     route = {
         "name": "orders",
         "virtual_hosts": [
-            {"name": "orders", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "orders"}}]}
+            {
+                "name": "orders",
+                "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "route": to_orders}],
+            }
         ],
     }
     types = "type.googleapis.com/envoy.extensions.filters"
@@ -179,6 +230,7 @@ def envoy(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
                     "type": "STATIC",
                     "connect_timeout": "5s",
                     "lb_policy": "LEAST_REQUEST",
+                    **cluster,
                     "load_assignment": {
                         "cluster_name": "orders",
                         "endpoints": [

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -21,7 +21,7 @@ import msgspec
 
 from benchmarks import proc
 from benchmarks.case import Turn
-from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, FanOutOutcome, OpenLoop, Outcome, Plan
+from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, FanOutOutcome, Hardy, HardyOutcome, OpenLoop, Outcome, Plan
 from benchmarks.servers import ROOT, Cores, MeasurementError, affinity, environment
 from benchmarks.spread import merged, percentile
 
@@ -95,7 +95,13 @@ def _last_line(error: bytes) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _drive(plans: Sequence[Plan], cores: Cores, servers: Sequence[int], kind: type[T]) -> tuple[list[T], float]:
+def _drive(
+    plans: Sequence[Plan],
+    cores: Cores,
+    servers: Sequence[int],
+    kind: type[T],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> tuple[list[T], float]:
     """Carry out plans at once, one process and core each; return outcomes and the servers' CPU seconds meanwhile."""
     started: list[_Generator] = []
     try:
@@ -106,12 +112,23 @@ def _drive(plans: Sequence[Plan], cores: Cores, servers: Sequence[int], kind: ty
         before = proc.cpu_s(servers)
         for generator in started:
             generator.go()
-        longest = max(plan.duration_s if isinstance(plan, ClosedLoop | OpenLoop) else 0.0 for plan in plans)
-        outcomes = [generator.outcome(kind, longest + _GRACE_S) for generator in started]
+        meanwhile()
+        longest_s = max(map(_duration_s, plans))
+        outcomes = [generator.outcome(kind, longest_s + _GRACE_S) for generator in started]
         return outcomes, proc.cpu_s(servers) - before
     finally:
         for generator in started:
             generator.kill()
+
+
+def _duration_s(plan: Plan) -> float:
+    match plan:
+        case ClosedLoop() | OpenLoop():
+            return plan.duration_s
+        case Hardy():
+            return plan.load.duration_s + plan.patience_s
+        case _:
+            return 0.0
 
 
 def closed_loop(plan: ClosedLoop, cores: Cores, servers: Sequence[int]) -> Turn:
@@ -158,6 +175,31 @@ def open_loop(plan: OpenLoop, cores: Cores, servers: Sequence[int]) -> Turn:
         },
         server_cpu_s / outcome.wall_s,
         outcome.cpu_s / outcome.wall_s,
+    )
+
+
+def hardy(plan: Hardy, cores: Cores, meanwhile: Callable[[], float]) -> Turn:
+    """Measure what requests at a fixed rate go through while `meanwhile` breaks something and says when.
+
+    Raises:
+        MeasurementError: nothing was answered at all.
+    """
+    broken_at_s = 0.0
+
+    def break_it() -> None:
+        nonlocal broken_at_s
+        broken_at_s = meanwhile()
+
+    (outcome,), _ = _drive([plan], cores, (), HardyOutcome, break_it)
+    if not outcome.answered:
+        raise MeasurementError("no request was answered")
+    after = [at_s - broken_at_s for at_s in outcome.failed_at_s if at_s >= broken_at_s]
+    return Turn(
+        {
+            "last_failure": max(after, default=0.0) * 1e3,
+            "failed": float(len(outcome.failed_at_s)),
+            "slowest": outcome.slowest_s * 1e3,
+        }
     )
 
 

@@ -25,14 +25,15 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _READ_BYTES: Final = 256 * 1024
 
 
-class _Connection:
+class Connection:
     """One kept-alive connection with at most one request under way."""
 
-    __slots__ = ("_answer", "_wanted", "due_s", "sock")
+    __slots__ = ("_answer", "_wanted", "due_s", "fd", "sock")
 
     def __init__(self, port: int) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.fd = self.sock.fileno()
         self.due_s = 0.0
         self._answer = b""
         self._wanted = 0
@@ -68,8 +69,8 @@ def run(plan: OpenLoop, ready: Callable[[], None]) -> Outcome:
     Raises:
         OSError: there is no connection, or it was lost.
     """
-    connections = [_Connection(plan.port) for _ in range(plan.connections)]
-    request = _request(plan)
+    connections = [Connection(plan.port) for _ in range(plan.connections)]
+    request = request_of(plan)
     for connection in connections:  # opens the server's own connections, too, before anything counts
         connection.ask(request, 0.0)
         while not connection.read():
@@ -116,7 +117,8 @@ def run(plan: OpenLoop, ready: Callable[[], None]) -> Outcome:
     )
 
 
-def _request(plan: OpenLoop) -> bytes:
+def request_of(plan: OpenLoop) -> bytes:
+    """The bytes of one request."""
     method = "POST" if plan.body_bytes else "GET"
     lines = [f"{method} {plan.path} HTTP/1.1", f"Host: {plan.host}"]
     if plan.body_bytes:

@@ -89,4 +89,19 @@ class OpenLoop(msgspec.Struct, frozen=True, kw_only=True, tag="open_loop"):
     body_bytes: int = 0  # of a POST; 0: a GET
 
 
-Plan = ClosedLoop | OpenLoop | FanOut | Crowd
+class Hardy(msgspec.Struct, frozen=True, kw_only=True, tag="hardy"):
+    """An open loop that goes on when requests fail; one that is not answered in `patience_s` has failed."""
+
+    load: OpenLoop
+    patience_s: float
+
+
+class HardyOutcome(msgspec.Struct, frozen=True):
+    """What became of the requests; moments are of the system's monotonic clock."""
+
+    answered: int
+    failed_at_s: list[float]
+    slowest_s: float  # the longest wait for an answer that came
+
+
+Plan = ClosedLoop | OpenLoop | Hardy | FanOut | Crowd

@@ -12,8 +12,8 @@ import sys
 import msgspec
 import uvloop
 
-from benchmarks.load import closed_loop, crowd, fan_out, open_loop
-from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, OpenLoop, Plan
+from benchmarks.load import closed_loop, crowd, fan_out, hardy, open_loop
+from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, Hardy, OpenLoop, Plan
 
 
 def _wait_for_go() -> None:
@@ -41,6 +41,8 @@ def main() -> int:
     try:
         if isinstance(plan, OpenLoop):
             outcome = msgspec.json.encode(open_loop.run(plan, _wait_for_go))
+        elif isinstance(plan, Hardy):
+            outcome = msgspec.json.encode(hardy.run(plan, _wait_for_go))
         else:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 outcome = runner.run(_run(plan))

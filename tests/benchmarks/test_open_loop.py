@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import driver, open_loop
-from benchmarks.load.plan import OpenLoop
+from benchmarks.load import driver, hardy, open_loop
+from benchmarks.load.plan import Hardy, OpenLoop
 from benchmarks.servers import Stage, accepts, free_port
 from benchmarks.spread import percentile
 
@@ -53,3 +53,24 @@ def test_requests_that_wait_behind_a_stalled_answer_count_their_waiting() -> Non
     assert outcome.operations == 100
     # All were due within the stall: on average they waited for half of it, where a closed loop would have seen one.
     assert percentile(outcome.latencies_us, 0.5) > STALL_S / 3 * 1e6
+
+
+def test_a_hardy_load_counts_what_fails_and_goes_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for answers in (3, 1_000):
+                connection, _ = server.accept()
+                with connection:
+                    for _ in range(answers):
+                        if not connection.recv(65_536):
+                            return
+                        connection.sendall(ANSWER)
+                    connection.recv(65_536)  # the request that will not be answered
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        load = OpenLoop(port=server.getsockname()[1], rate=1_000, connections=1, duration_s=0.02, host="orders")
+        outcome = hardy.run(Hardy(load=load, patience_s=5.0), lambda: None)
+        thread.join()
+    assert (outcome.answered, len(outcome.failed_at_s)) == (19, 1)
