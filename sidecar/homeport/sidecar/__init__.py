@@ -2,8 +2,18 @@
 service leave without failing anybody.
 """
 
+from homeport.client.core.balancing import Balancing, HashOn, Subset
 from homeport.sidecar.app_watch import AppWatch
 from homeport.sidecar.core.limits import Limits, Timeouts
+from homeport.sidecar.core.settings import (
+    Adaptive,
+    Budget,
+    Circuit,
+    Outliers,
+    Retries,
+    ServiceSettings,
+    UpstreamTls,
+)
 from homeport.sidecar.lifecycle import Registered
 from homeport.sidecar.outbound import Discovery, Following
 from homeport.sidecar.sidecar import Sidecar
@@ -12,16 +22,26 @@ from homeport.sidecar.tls import ServerTls
 from homeport.sidecar.workers import Workers
 
 __all__ = [
+    "Adaptive",
     "AppWatch",
+    "Balancing",
+    "Budget",
+    "Circuit",
     "Discovery",
     "Following",
     "Handover",
+    "HashOn",
     "Limits",
+    "Outliers",
     "Registered",
+    "Retries",
     "ServerTls",
+    "ServiceSettings",
     "Sidecar",
+    "Subset",
     "TakeoverError",
     "Timeouts",
+    "UpstreamTls",
     "Workers",
     "take_over",
 ]

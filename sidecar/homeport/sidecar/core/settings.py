@@ -93,7 +93,7 @@ class Circuit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     requests_max: int = 4096  # under way; half of all clients may hang on one slow service
-    pending_max: int = 1024  # of which: still connecting; a usual listen backlog takes no more at once
+    pending_max: int = 4096  # of which: still connecting; after a restart that may be all of them
     connections_max: int = 8192  # open, idle ones included
     retries_max: int = 1024  # of which: retries; the budget limits them in time, this in number
 

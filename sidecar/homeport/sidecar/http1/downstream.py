@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from homeport.sidecar.http1.listener import Listener
 
 # Why reading is paused; it goes on when no reason is left.
-PIPELINE, UPSTREAM, HELD = 1, 2, 4
+PIPELINE, UPSTREAM, HELD, TURN = 1, 2, 4, 8
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _NEVER: Final = float("inf")
@@ -296,6 +296,16 @@ class Downstream(asyncio.Protocol):
         if not self._pauses and not self.lost:
             self.transport.pause_reading()
         self._pauses |= reason
+
+    def wait_a_turn(self) -> None:
+        """Read on only in the loop's next turn.
+
+        An answer of our own takes no time, and libuv reads on for up to 48 rounds of 1024 connections before the loop
+        runs anything else: a crowd that asks again at once would keep tasks and timers waiting for seconds.
+        """
+        if not self.lost:
+            self.pause_reading(TURN)
+            self.listener.loop.call_soon(self.resume_reading, TURN)
 
     def resume_reading(self, reason: int) -> None:
         paused = self._pauses

@@ -478,6 +478,7 @@ class Exchange:
         answer = listener.answer(refusal, keep=keep, to_head=to_head, undelivered=undelivered, lines=asked)
         self.downstream.send(answer)
         listener.outbox.flush()  # so that a client which only asks is noticed to be full
+        self.downstream.wait_a_turn()
         self.downstream.finished(keep, listener.now())
 
     def _cut_off(self) -> None:
