@@ -207,3 +207,18 @@ async def test_one_service_may_be_called_differently(net: Net) -> None:
     sidecar = await net.sidecar(services={"Orders": only_blue})
     assert {(await net.ask(sidecar, net.get()))[-4:] for _ in range(10)} == {b"blue"}
     assert len({(await net.ask(sidecar, net.get(host="bills")))[-4:] for _ in range(20)}) == 2
+
+
+async def test_who_was_refused_is_read_again_in_the_next_turn_of_the_loop(net: Net) -> None:
+    sidecar = await net.sidecar()
+    client = await net.dial(sidecar)
+    for _ in range(5):
+        client.send(net.get(host="1.2.3.4", close=False))
+        assert b" 404 " in await client.head()
+        await client.until(b"\n")  # the text of the answer, which ends the exchange
+    assert sidecar.outbound is not None
+    (downstream,) = sidecar.outbound.connections
+    downstream.wait_a_turn()
+    assert not downstream.transport.is_reading()
+    await asyncio.sleep(0)
+    assert downstream.transport.is_reading()
