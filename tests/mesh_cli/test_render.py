@@ -130,6 +130,18 @@ def test_many_changes_at_once_run_the_command_once_for_all_its_files(
     assert len(ran.read_text().splitlines()) <= 21  # and not for each file
 
 
+def test_a_file_that_cannot_be_written_is_told_of_and_holds_up_no_other(
+    homeport: Processes, serving: Serving, tmp_path: Path
+) -> None:
+    template = written(tmp_path, "x")
+    result = homeport.run("render", "--once", f"{template}:{tmp_path}/none/1", f"{template}:{tmp_path}/2")
+    assert (result.returncode, "there is no directory" in result.stderr) == (1, True)
+    assert (tmp_path / "2").read_text() == "x"
+    template.write_bytes(b"\xff")
+    result = homeport.run("render", "--once", f"{template}:{tmp_path}/2")
+    assert (result.returncode, "no UTF-8 text" in result.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("template", "code", "said"),
     [

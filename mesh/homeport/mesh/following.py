@@ -76,6 +76,7 @@ class _Followed:
                     _log.warning("%s: %s", self, error)
                     await asyncio.sleep(RETRY_S)
         except HomeportError as error:
+            _log.error("%s: not followed any more: %s", self, error)
             self.error = error
             self._tell()
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from homeport.client import Client, HomeportError
+from homeport.client import Client, HomeportError, InvalidArgument
 from homeport.mesh.child import Child
 from homeport.mesh.commands.new_file import NewFile
 from homeport.mesh.commands.options import registry_option, settling_options
@@ -141,10 +141,14 @@ class Rendering:
         """
         from homeport.mesh.templates import Template
 
-        functions = self._sources.functions
-        self._templates = [
-            Template(str(one.template), one.template.read_text(encoding="utf-8"), functions) for one in self._targets
-        ]
+        templates = []
+        for one in self._targets:
+            try:
+                text = one.template.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise InvalidArgument(f"{one.template} is no UTF-8 text: {error}") from None
+            templates.append(Template(str(one.template), text, self._sources.functions))
+        self._templates = templates
 
     async def render(self) -> bool:
         """Write what changed and run its commands; whether all of that went well."""
@@ -154,9 +158,14 @@ class Rendering:
             if isinstance(content, HomeportError):
                 log.error("%s stays as it is: %s", one.out, content)
                 well = False
-            elif _replace(one.out, content):
-                log.info("wrote %s", one.out)
-                commands[one.command] = None
+                continue
+            try:
+                if _replace(one.out, content):
+                    log.info("wrote %s", one.out)
+                    commands[one.command] = None
+            except OSError as error:  # a full disk, say; what changes next is another try
+                log.error("%s stays as it is: %s", one.out, error)
+                well = False
         for command in filter(None, commands):
             well = await self._run(command) and well
         return well
