@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -399,3 +400,17 @@ async def test_a_pipelined_request_that_is_cut_short_is_refused_after_the_whole_
     assert await client.exactly(2) == b"hi"
     answer = await client.until_end()
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_trace_passes_as_it_is_and_starts_where_that_is_asked(net: Net) -> None:
+    made = await net.answering(net.ok())
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    sidecar = await net.proxy_to(made, start_traces=True)
+    await net.ask(sidecar, net.get(extra=f"TraceParent: {trace}\r\n"))
+    await net.ask(sidecar, net.get())
+    await net.ask(await net.proxy_to(made), net.get())
+    passed, started, none = (fields(head).get(b"traceparent", []) for head in made.heads)
+    assert passed == [trace.encode()]
+    assert len(started) == 1
+    assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-00", started[0])
+    assert none == []

@@ -54,6 +54,7 @@ class Sidecar:
         state_file: Where the last known endpoints are kept, for the next start; None for nowhere.
         limits: How large and how many; one for both listeners.
         timeouts: How long; one for both listeners.
+        start_traces: Whether a request without a `traceparent` gets one; one that has it always keeps it.
         inbound_tls: The certificate that clients of the inbound are shown; None: it speaks plain HTTP.
         sockets: Listening sockets by listener, to use instead of binding its address; closed with the sidecar.
         settings: How services are balanced, timed and guarded.
@@ -76,6 +77,7 @@ class Sidecar:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         state_file: str | os.PathLike[str] | None = None,
+        start_traces: bool = False,
         inbound_tls: ServerTls | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
         settings: ServiceSettings = DEFAULT,
@@ -108,6 +110,7 @@ class Sidecar:
         self._last_known: LastKnown | None = None
         self.limits = Limits() if limits is None else limits
         self.timeouts = Timeouts() if timeouts is None else timeouts
+        self._start_traces = start_traces
         self._inbound_tls = inbound_tls
         self._settings = settings
         self._services = {} if services is None else dict(services)
@@ -186,6 +189,7 @@ class Sidecar:
         return self._sockets[name]
 
     async def _listen(self, listener: Listener) -> str:
+        listener.start_traces = self._start_traces
         bound = self._bound(listener.name)
         for each in bound:
             await listener.accept(each)

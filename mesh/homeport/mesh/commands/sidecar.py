@@ -127,6 +127,7 @@ def proxy_options(command: F) -> F:
                 callback=_only_on_linux,
                 help="Processes that share the traffic; one for each core that it may use.",
             ),
+            click.option("--start-traces", is_flag=True, help="Give a traceparent to requests that come without one."),
             bounds_option("--limit", "limits", Limits, "NUMBER", "How large and how many"),
             bounds_option("--timeout", "timeouts", Timeouts, "SECONDS", "How long"),
         ]
@@ -161,6 +162,7 @@ def sidecar(
     workers: int,
     limits: Limits,
     timeouts: Timeouts,
+    start_traces: bool,
     inbound_tls_cert: str | None,
     inbound_tls_key: str | None,
     inbound_tls_client_ca: str | None,
@@ -196,6 +198,7 @@ def sidecar(
                     state_file=state,
                     limits=limits,
                     timeouts=timeouts,
+                    start_traces=start_traces,
                     inbound_tls=inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca),
                     sockets=taken.matching(wanted) if taken is not None else None,
                 ) as proxy,

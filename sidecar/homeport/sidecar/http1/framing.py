@@ -148,6 +148,11 @@ class RequestHead(_Head):
     connect = False
     forwarded: tuple[tuple[bytes, bytes], ...] = ()  # X-Forwarded-*, Forwarded: as sent, names in lower case
 
+    @property
+    def traced(self) -> bool:
+        """Whether it bears a W3C trace context."""
+        return any(line[:12].lower() == b"traceparent:" for line in self.lines)
+
     def retarget(self, host: bytes, target: bytes) -> None:
         """Ask for another target, of another host."""
         self.host, self.target = host, target

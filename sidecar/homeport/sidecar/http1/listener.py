@@ -62,6 +62,7 @@ class Listener:
         self.via_line = b"Via: 1.1 %b" % self.pseudonym
         self.outbox = Outbox(loop)
         self._servers: list[asyncio.Server] = []
+        self.start_traces = False  # whether a request that bears no `traceparent` gets one
         self.tls: Renewed | None = None  # how clients are met; set before the first `accept`
         self._drained: asyncio.Event | None = None
         self._empty: asyncio.Event | None = None  # set when the last connection is gone, once somebody waits for it
@@ -232,6 +233,9 @@ class Listener:
             parts.append(b"Content-Length: 0")  # RFC 9110 8.6: their absence would be read as an unknown length
         if request.expect and request.length:
             parts.append(b"Expect: 100-continue")
+        if self.start_traces and not request.traced:
+            trace, span = 1 + self.rng.randrange((1 << 128) - 1), 1 + self.rng.randrange((1 << 64) - 1)
+            parts.append(b"traceparent: 00-%032x-%016x-00" % (trace, span))  # known, and not sampled
         if request.upgrade:
             parts.append(b"Connection: Upgrade\r\nUpgrade: websocket")
         parts.append(b"\r\n")
