@@ -23,6 +23,8 @@ _PROGRAMS: Final = {
     "haproxy": ("haproxy", "-v"),
     "etcd": ("etcd", "--version"),
     "envoy": ("envoy", "--version"),
+    "dnsmasq": ("dnsmasq", "--version"),
+    "dnsperf": ("dnsperf", "-h"),
 }
 _VERSION: Final = re.compile(r"(\d+\.\d+[\w.+~-]*)")
 

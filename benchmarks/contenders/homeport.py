@@ -46,13 +46,18 @@ def durable_missing() -> str:
 
 
 def serve(
-    stage: Stage, *, data_dir: Path | None = None, cores: frozenset[int] | None = None, name: str = "homeport"
+    stage: Stage,
+    *,
+    data_dir: Path | None = None,
+    cores: frozenset[int] | None = None,
+    name: str = "homeport",
+    dns_port: int = 0,
 ) -> Registry:
-    """Start a registry, in memory or on `data_dir`."""
+    """Start a registry, in memory or on `data_dir`; with DNS if there is a port for it."""
     rpc_port, http_port = free_port(), free_port()
     command = [*_COMMAND, "serve", "--rpc", f"127.0.0.1:{rpc_port}", "--http", f"127.0.0.1:{http_port}"]
     if "--dns" in _serve_options():
-        command += ["--dns", "off"]
+        command += ["--dns", f"127.0.0.1:{dns_port}" if dns_port else "off"]
     if data_dir is not None:
         command += ["--data-dir", str(data_dir)]
     elif "--memory" in _serve_options():

@@ -296,7 +296,7 @@ def wrk(
     command += paths if len(paths) > 1 else []
     servers, beside = tuple(servers), tuple(beside)
     before, beside_before = proc.cpu_s(servers), proc.cpu_s(beside)
-    used_before = _children_cpu_s()
+    used_before = children_cpu_s()
     started_at = time.perf_counter()
     with affinity(frozenset(cores.generators)):
         done = subprocess.run(
@@ -304,7 +304,7 @@ def wrk(
         )
     wall_s = time.perf_counter() - started_at
     server_cpu_s = proc.cpu_s(servers) - before
-    wrk_share = (_children_cpu_s() - used_before) / wall_s / count
+    wrk_share = (children_cpu_s() - used_before) / wall_s / count
     beside_share = (proc.cpu_s(beside) - beside_before) / wall_s
     same_core = not cores.upstream.isdisjoint(cores.generators)
     found = re.search(r"^homeport-benchmark (.*)$", done.stdout, re.MULTILINE)
@@ -324,6 +324,7 @@ def wrk(
     )
 
 
-def _children_cpu_s() -> float:
+def children_cpu_s() -> float:
+    """The CPU seconds of all processes that have ended."""
     times = os.times()
     return times.children_user + times.children_system
