@@ -13,6 +13,7 @@ from homeport.client.core.messages import BackupOpen, BackupRead, LeaseGrant, Re
 from homeport.mesh.testing import running_loop, virtual_time
 from homeport.registry import Registry
 from homeport.registry.core.leases import TICK_S
+from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.journal import JournalError
 
 Eventually = Callable[..., Awaitable[None]]
@@ -96,6 +97,7 @@ async def test_history_on_disk_is_compacted_with_the_history_in_memory(tmp_path:
             await client.kv.delete(f"gone{number}")
         registry.store.compact(registry.store.mvcc.revision - 5)
         await client.kv.put("last", b"")
+        assert isinstance(registry.store, EmbeddedStore)
         journal = registry.store._journal
         assert journal is not None
         await eventually(lambda: journal.compact_revision == registry.store.mvcc.compact_revision)

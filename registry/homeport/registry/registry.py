@@ -22,7 +22,9 @@ import msgspec
 from homeport.client import Client
 from homeport.client.core.errors import Closed, HomeportError, InvalidArgument, Unavailable
 from homeport.client.core.model import InstanceKey, ServiceEvent
+from homeport.registry.core import keys
 from homeport.registry.core.catalogue import OWN, Catalogue
+from homeport.registry.core.health import is_local
 from homeport.registry.core.txn import Change
 from homeport.registry.direct import DirectLink, DirectTransport
 from homeport.registry.doubts import Doubts
@@ -37,11 +39,14 @@ from homeport.registry.peers import Peer, Peers
 from homeport.registry.sessions import Sessions
 from homeport.registry.statuses import StatusWriter
 from homeport.registry.store.embedded import EmbeddedStore
+from homeport.registry.store.etcd import EtcdStore
+from homeport.registry.store.etcd_address import parse as parse_etcd
 from homeport.registry.store.journal import FILE_NAME, install_backup, verify_backup
 from homeport.registry.transfers import remove
 
 _log = logging.getLogger("homeport.registry")
 
+_LOST_S: Final = 5.0  # how long the replica whose connection to an instance broke looks at it beside the one in charge
 OFF: Final = "off"  # the address of a front that is not served
 
 
@@ -59,6 +64,8 @@ class Registry:
 
     Args:
         data_dir: where to keep the journal, so that everything survives a restart; None keeps it in memory.
+        store: an etcd cluster to share with other replicas in place of a data directory, `etcd://host:port,...`
+            (docs/cluster.md); needs `homeport[etcd]`.
         node: this machine's name in registrations that give none; default: the host name.
         token: what clients must present in their hello; empty: anyone may.
         rng: the only source of randomness; default: seeded by the system.
@@ -74,6 +81,7 @@ class Registry:
         self,
         data_dir: str | os.PathLike[str] | None = None,
         *,
+        store: str = "",
         node: str = "",
         token: str = "",
         rng: random.Random | None = None,
@@ -83,7 +91,10 @@ class Registry:
         http_access_log: bool = False,
         dns: DnsSettings | None = None,
     ) -> None:
+        if store and data_dir is not None:
+            raise InvalidArgument("give a data directory or a store, not both", field="store")
         self._data_dir = None if data_dir is None else os.fspath(data_dir)
+        self._etcd = parse_etcd(store) if store else None
         self.node = node or socket.gethostname()
         self._token = token
         self._rng = rng or random.Random()
@@ -105,6 +116,7 @@ class Registry:
 
         Raises:
             JournalError: the data directory cannot be used; the message says why and what to do.
+            RegistryError: the etcd cluster does not answer, or refuses.
         """
         assert self._loop is None, "a registry starts once"
         self._loop = asyncio.get_running_loop()
@@ -114,7 +126,7 @@ class Registry:
         """Build everything over the store; `backup` is what a store without a data directory starts from."""
         assert self._loop is not None
         now = self._now or self._loop.time
-        self.store = EmbeddedStore(now=now, rng=self._rng, data_dir=self._data_dir, backup=backup)
+        self.store = self._make_store(now, backup)
         await self.store.start()
         self.catalogue = Catalogue()
         self.peers = Peers(self.store, self.catalogue)
@@ -138,10 +150,24 @@ class Registry:
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
         self._dns = DnsFront(self.operations, self._dns_settings, rng=self._rng)
         self._look_after(self.catalogue.load(self.store.mvcc))
+        self.store.listen_charges(self._share_out)
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
         self._doubts.start()
         self._sessions.start()
         self._started = True
+
+    def _make_store(self, now: Callable[[], float], backup: str | None) -> EmbeddedStore | EtcdStore:
+        at = self._etcd
+        if at is None:
+            return EmbeddedStore(now=now, rng=self._rng, data_dir=self._data_dir, backup=backup)
+        try:
+            from homeport.registry.store.etcd_link import EtcdLink
+        except ImportError as error:
+            raise InvalidArgument(f"etcd needs `pip install homeport[etcd]` ({error})", field="store") from None
+        link = EtcdLink(at.endpoints, ca=at.ca, cert=at.cert, key=at.key, user=at.user, password=at.password)
+        store = EtcdStore(link, now=now, rng=self._rng, prefix=at.prefix)
+        store.when_cut_off(lambda: self._rpc.dismiss("etcd's quorum is lost here: another replica may have it"))
+        return store
 
     async def close(self) -> None:
         """Stop gracefully: fronts first, so that nobody is left waiting; then checks and the store.
@@ -185,6 +211,10 @@ class Registry:
         await self._restore(path)
 
     def _restore_soon(self, path: str) -> None:
+        if self._etcd is not None:
+            remove(path)
+            raise InvalidArgument("a backup cannot be put in the place of a store shared by replicas", field="store")
+
         async def restore() -> None:
             try:
                 await self._restore(path)
@@ -270,10 +300,13 @@ class Registry:
 
     def _revision(self, revision: int, changes: tuple[Change, ...]) -> None:
         """A revision is durable: the catalogue, the prober and the followers take it in, in that order."""
+        concerned = False
         for change in changes:
             if change.key.startswith(OWN):
-                break
-        else:
+                concerned = True
+            elif change.key.startswith(keys.LEASES) and change.kv is not None and change.prev is not None:
+                self._moved(keys.lease_number(change.key))
+        if not concerned:
             self.catalogue.revision = revision
             return
         events = self.catalogue.apply(revision, changes)
@@ -292,24 +325,51 @@ class Registry:
                 self._scheduler.remove(key)
         for event in events:
             for instance in event.changed:
-                self._scheduler.put(instance, self.catalogue.statuses(instance.key))
+                self._look_at(instance.key)
         for node, id_ in self.catalogue.touched.keys:
             if not id_:
                 entry = self.catalogue.find(node, "")
                 if entry is None:
                     self._scheduler.remove((node, ""))
                 else:
-                    self._scheduler.put(entry.registered, self.catalogue.statuses((node, "")))
+                    self._look_at((node, ""))
+
+    def _look_at(self, key: InstanceKey) -> None:
+        """Run the checks of an instance or a node here, if that is this replica's to do."""
+        entry = self.catalogue.find(*key)
+        if entry is None:
+            self._scheduler.remove(key)
+            return
+        name = keys.checks_of(*key)
+        if self.store.in_charge(name, entry.lease, is_local(entry.registered)):
+            self._scheduler.put(entry.seen if key[1] else entry.registered, self.catalogue.statuses(key))
+        else:
+            self._scheduler.remove(key)
+
+    def _share_out(self) -> None:
+        """Replicas came or went: the checks are shared out anew."""
+        for service in tuple(self.catalogue.services.values()):
+            for key in tuple(service.entries):
+                self._look_at(key)
+        for node in tuple(self.catalogue.nodes):
+            self._look_at((node, ""))
+
+    def _moved(self, lease: int) -> None:
+        """A lease may have another owner now, who looks after what is local to it."""
+        for key in self.store.mvcc.keys_on(lease):
+            if key.startswith(keys.INSTANCES):
+                _, node, id_ = keys.split(key)
+                self._look_at((node, id_))
 
     def _peer_lost(self, peer: Peer) -> None:
         """The connection that registered instances broke: find out at once how they are."""
         for key, lease in peer.registered.items():
-            if self._stands(key, lease):
+            entry = self.catalogue.find(*key)
+            if entry is not None and entry.lease == lease:
+                self._scheduler.put(entry.seen, self.catalogue.statuses(key))  # whoever else is in charge of it
                 self._scheduler.probe_now(key)
-
-    def _stands(self, key: InstanceKey, lease: int) -> bool:
-        entry = self.catalogue.find(*key)
-        return entry is not None and entry.lease == lease
+                if not self.store.in_charge(keys.checks_of(*key), lease, is_local(entry.registered)):
+                    asyncio.get_running_loop().call_later(_LOST_S, self._look_at, key)
 
 
 def _checked(address: str, *, unix: bool) -> str:

@@ -41,23 +41,37 @@ from homeport.registry.store.journal import JournalError
     "[default: $XDG_STATE_HOME/homeport or ~/.local/state/homeport, for root too].",
 )
 @click.option("--memory", is_flag=True, help="Keep everything in memory instead: a restart begins empty.")
+@click.option(
+    "--store",
+    metavar="etcd://HOST:PORT,...",
+    default="",
+    help="Share an etcd cluster with other replicas instead; docs/cluster.md has the rest of the address.",
+)
 @click.option("--node", default="", help="This node's name [default: the host name].")
 @click.option("--access-log", is_flag=True, help="Write a line of JSON for each HTTP request to standard error.")
 def serve(
-    http: str, rpc: str, dns: str, data_dir: Path | None, memory: bool, node: str, access_log: bool, **more: Any
+    http: str,
+    rpc: str,
+    dns: str,
+    data_dir: Path | None,
+    memory: bool,
+    store: str,
+    node: str,
+    access_log: bool,
+    **more: Any,
 ) -> None:
     """Run a registry that keeps what it acknowledged on disk.
 
     Prints one line with the addresses and the place of the data once it answers. SIGTERM and Ctrl-C stop it gracefully.
     """
-    if memory and data_dir is not None:
+    if memory + (data_dir is not None) + bool(store) > 1:
         raise click.UsageError(
-            "--data-dir and --memory exclude each other (both may also come from --config or "
+            "--data-dir, --memory and --store exclude each other (all may also come from --config or "
             "HOMEPORT_SERVE_... variables)."
         )
     settings = dns_settings(**more)
-    where = None if memory else (data_dir or default_data_dir()).absolute()
-    run_and_exit(_serve(http, rpc, dns, settings, where, node, access_log))
+    where = None if memory or store else (data_dir or default_data_dir()).absolute()
+    run_and_exit(_serve(http, rpc, dns, settings, where, store, node, access_log))
 
 
 def _make(data_dir: Path) -> None:
@@ -71,14 +85,14 @@ def _make(data_dir: Path) -> None:
 
 
 async def _serve(
-    http: str, rpc: str, dns: str, settings: DnsSettings, data_dir: Path | None, node: str, access_log: bool
+    http: str, rpc: str, dns: str, settings: DnsSettings, data_dir: Path | None, store: str, node: str, access_log: bool
 ) -> int:
     signals = StopSignals()
     if access_log:
         log_bare_lines("homeport.registry.http.access")
     if data_dir is not None:
         _make(data_dir)
-    async with Registry(data_dir, node=node, http_access_log=access_log, dns=settings) as registry:
+    async with Registry(data_dir, store=store, node=node, http_access_log=access_log, dns=settings) as registry:
         # What was just loaded lives long. Left to the collector, every full collection would walk all of it and stall
         # the loop for as long; frozen, it is never looked at again, and still freed when its last reference goes. Only
         # the command does so: a library has no say over the other objects of its process.
@@ -86,8 +100,7 @@ async def _serve(
         gc.freeze()
         at = await registry.serve(http=http, rpc=rpc.split(","), dns=dns.split(","))
         where = ",".join(filter(None, [at.rpc, at.rpc_unix])) or OFF
-        click.echo(
-            f"homeport: serving  http {at.http or OFF}  rpc {where}  dns {at.dns or OFF}  data {data_dir or 'memory'}"
-        )
+        data = data_dir or store or "memory"
+        click.echo(f"homeport: serving  http {at.http or OFF}  rpc {where}  dns {at.dns or OFF}  data {data}")
         await signals.next()
     return ExitCode.DONE

@@ -13,10 +13,11 @@ from typing import Final
 import msgspec
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.model import OUTPUT_BYTES_MAX, SEVERITY, Check, Status
+from homeport.client.core.model import OUTPUT_BYTES_MAX, SEVERITY, Check, Instance, Status
 
 JITTER: Final = 0.1  # of the interval, both ways: checks that started together drift apart, none runs notably late
 OUTPUT_INTERVAL_S: Final = 300.0  # output alone is written this often per check at most: 33 writes/s for 10,000 checks
+_LOOPBACK: Final = ("127.", "localhost", "[::1]", "::1")
 CUT_MARK: Final = " [cut]"
 
 _STATUS: Final[tuple[Status, ...]] = tuple(sorted(SEVERITY, key=SEVERITY.__getitem__))
@@ -90,6 +91,12 @@ class CheckState:
             return None
         self._level = level
         return _STATUS[level]
+
+
+def is_local(instance: Instance) -> bool:
+    """Whether any of an instance's checks, or its address, means another machine to each that looks."""
+    targets = [check.url.partition("//")[2] or check.address for check in instance.checks if check.kind != "ttl"]
+    return any(target.startswith(_LOOPBACK) for target in targets or [instance.address])
 
 
 def aggregate(statuses: Iterable[Status]) -> Status:

@@ -92,6 +92,11 @@ class RpcFront:
         self._servers.clear()
         self._sockets.clear()
 
+    def dismiss(self, reason: str) -> None:
+        """Tell every connection to go elsewhere, and go on listening."""
+        for connection in tuple(self.connections):
+            connection.go_away(reason)
+
     def opened(self, connection: RpcConnection) -> bool:
         """Count a connection in; False if there are too many."""
         self.connections.add(connection)

@@ -162,6 +162,20 @@ class Store(Protocol):
         """The leases that stand."""
         ...
 
+    def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
+        """Whether this replica looks after something, so that one replica does; a registry of one always does.
+
+        Args:
+            name: by which what is not local is shared out among the replicas that live.
+            lease: what it stands on, 0 if on none.
+            local: only who took it (and hears its renewals) can look at it.
+        """
+        ...
+
+    def listen_charges(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when replicas come or go: who is in charge may be another for anything."""
+        ...
+
     def compact(self, revision: int) -> None:
         """Forget history that no read at `revision` or later can see.
 

@@ -363,6 +363,12 @@ class EmbeddedStore:
     ) -> Watcher:
         return self._hub.watch(key, end, start_revision, wake, omit)
 
+    def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
+        return True
+
+    def listen_charges(self, listener: Callable[[], None]) -> None:
+        """There are no other replicas, and never will be."""
+
     def compact(self, revision: int) -> None:
         self.mvcc.compact(revision)
         self._compact_to = revision

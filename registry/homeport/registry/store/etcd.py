@@ -139,6 +139,8 @@ class EtcdStore:
             now=now, standing=self._standing_lease, end=self._end_lease, writable=lambda: self.read_only is None
         )
         self._membership = 0  # our etcd lease
+        self._charges: list[Callable[[], None]] = []
+        self._cut_off: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -262,7 +264,7 @@ class EtcdStore:
         if revision <= self._reached:
             return  # a member that lags behind the one before it
         changes: list[Change] = []
-        left = False
+        moved = False
         for key, stored in events:
             if key.startswith(self._keys):
                 name = key.removeprefix(self._keys)
@@ -275,17 +277,18 @@ class EtcdStore:
                     self._mine[stored.value] = revision
             elif key.startswith(self._members_prefix):
                 member = key.removeprefix(self._members_prefix).decode()
+                moved = moved or (member in self._members) != (stored is not None)
                 if stored is not None:
                     self._members[member] = None
-                elif self._members.pop(member, member) is None:
-                    left = True
+                else:
+                    self._members.pop(member, None)
         self._reached = revision
         if changes:
             changes.sort(key=lambda change: change.key)
             self._advance(revision - self._base, tuple(changes))
         self._tell_reached()
-        if left:
-            self._adopt_orphans()
+        if moved:
+            self._members_changed()
 
     def _advance(self, revision: int, changes: tuple[Change, ...]) -> None:
         """A revision is durable: everyone may see it now."""
@@ -319,7 +322,7 @@ class EtcdStore:
             self._advance(revision - self._base, tuple(changes))
             self.mvcc.compact(revision - self._base)  # who resumes in between is told that it is lost
         self._tell_reached()
-        self._adopt_orphans()
+        self._members_changed()
 
     def _tell_reached(self) -> None:
         if self._reaching:
@@ -521,11 +524,16 @@ class EtcdStore:
             return mine - self._base
         raise OutcomeUnknown(f"the write may or may not have happened: {error.message}")
 
+    def when_cut_off(self, tell: Callable[[], None]) -> None:
+        """Call `tell` whenever etcd's quorum is lost: who renews leases here had better do so elsewhere."""
+        self._cut_off = tell
+
     def _fail(self, reason: str) -> None:
         if self.read_only is None:
             _log.error("nothing can be written: %s", reason)
             self.read_only = reason
             self._wanted.set()
+            self._cut_off()
 
     async def _recover(self) -> None:
         """Refuse writes until etcd answers with a quorum, and the mirror shows all that was written."""
@@ -707,6 +715,20 @@ class EtcdStore:
                 record = self.mvcc.get(keys.lease(lease))
                 if record is not None and rendezvous(record.key, alive) == self.replica:
                     self._take_over(lease, record)
+
+    def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
+        owner = self._owners.get(lease, "") if local else ""
+        if owner in self._members:
+            return owner == self.replica
+        return self.replica in self._members and rendezvous(name, list(self._members)) == self.replica
+
+    def listen_charges(self, listener: Callable[[], None]) -> None:
+        self._charges.append(listener)
+
+    def _members_changed(self) -> None:
+        self._adopt_orphans()
+        for listener in self._charges:
+            listener()
 
     def numbers(self) -> dict[str, int]:
         return {
