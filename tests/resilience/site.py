@@ -169,14 +169,20 @@ class Site:
                     return
 
     async def add(
-        self, name: str, *, manners: str = "good", ttl_s: float = 1.0, options: Sequence[str] = ()
+        self, name: str, *, manners: str = "good", options: Sequence[str] = (), command: Sequence[str] = ()
     ) -> Process:
-        """Start one more instance; it takes traffic some time after this returns."""
-        options = [*options, "--name", SERVICE, "--id", name, "--port", str(self.ports.take()), "--registry", self.rpc]
+        """Start one more instance; it takes traffic some time after this returns.
+
+        Args:
+            command: instead of the app of these tests, with `{port}` where its port belongs.
+        """
+        port = str(self.ports.take())
+        options = [*options, "--name", SERVICE, "--id", name, "--port", port, "--registry", self.rpc]
         options += ["--outbound", "off", "--inbound", "127.0.0.1:0", "--admin", "off", "--ttl", "1"]
         options += ["--check-path", "/healthz", "--check-interval", "0.5"]
+        app = [word.replace("{port}", port) for word in command] or [sys.executable, str(APP)]
         env = {"WITNESS": str(self.directory / f"{name}.witness"), "MANNERS": manners}
-        process = await self.spawn(name, ["run", *options, "--", sys.executable, str(APP)], env)
+        process = await self.spawn(name, ["run", *options, "--", *app], env)
         self.members[name] = process
         return process
 

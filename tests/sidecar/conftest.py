@@ -22,7 +22,9 @@ PATIENCE_S = 10.0  # a test that waits longer for an event has failed
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Every asynchronous test here runs on both loops."""
+    """Every asynchronous test here runs on both loops, but those of workers, whose own loop is uvloop in any case."""
+    if item.path.name == "test_workers.py":
+        return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 

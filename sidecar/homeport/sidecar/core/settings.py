@@ -167,4 +167,10 @@ def divided(settings: ServiceSettings, share: int) -> ServiceSettings:
     if circuit is not None:
         parts = {name: max(1, getattr(circuit, name) // share) for name in circuit.__struct_fields__}
         circuit = msgspec.structs.replace(circuit, **parts)
-    return msgspec.structs.replace(settings, retries=retries, circuit=circuit)
+    adaptive = settings.adaptive
+    if adaptive is not None:
+        bounds = {
+            name: max(1, getattr(adaptive, name) // share) for name in ("requests_min", "requests_max", "initial")
+        }
+        adaptive = msgspec.structs.replace(adaptive, **bounds)
+    return msgspec.structs.replace(settings, retries=retries, circuit=circuit, adaptive=adaptive)
