@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from homeport.sidecar import Workers
+from homeport.sidecar import Sidecar, Workers
 from homeport.sidecar.admin import added_metrics
 from homeport.sidecar.core import sums
 from homeport.sidecar.core.settings import Circuit, Outliers, ServiceSettings, divided
@@ -225,6 +226,16 @@ async def test_workers_that_cannot_start_are_an_error_that_leaves_nothing_open(
     host, port = workers.at["outbound"].split(":")
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(host, int(port))
+
+
+def test_what_one_process_can_be_told_several_can_be_told() -> None:
+    def options(of: type) -> dict[str, object]:
+        return {name: each.default for name, each in inspect.signature(of).parameters.items() if name != "client"}
+
+    several, one = options(Workers), options(Sidecar)
+    del several["count"], several["command"]  # what makes it several
+    del one["name"]  # which the parent chooses for all
+    assert several == one
 
 
 def test_limits_are_divided_and_never_to_nothing() -> None:

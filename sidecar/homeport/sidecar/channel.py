@@ -34,6 +34,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     concurrency_max: int
     limits: Limits
     timeouts: Timeouts
+    start_traces: bool
     inbound_tls: tuple[str, str, str | None] | None
     settings: ServiceSettings
     services: dict[str, ServiceSettings]

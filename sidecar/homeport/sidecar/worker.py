@@ -126,6 +126,7 @@ class Worker:
             concurrency_max=setup.concurrency_max,
             limits=setup.limits,
             timeouts=setup.timeouts,
+            start_traces=setup.start_traces,
             inbound_tls=ServerTls(cert=tls[0], key=tls[1], client_ca=tls[2]) if tls is not None else None,
             settings=setup.settings,
             services=setup.services,

@@ -159,6 +159,7 @@ class Workers:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         state_file: str | os.PathLike[str] | None = None,
+        start_traces: bool = False,
         inbound_tls: ServerTls | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
         settings: ServiceSettings = DEFAULT,
@@ -183,6 +184,7 @@ class Workers:
         self._limits = dataclasses.replace(whole, connections=max(1, whole.connections // count))
         self._concurrency_max = max(1, concurrency_max // count)
         self._timeouts = Timeouts() if timeouts is None else timeouts
+        self._start_traces = start_traces
         self._inbound_tls = inbound_tls
         self._settings = divided(settings, count)
         self._services = {name: divided(each, count) for name, each in (services or {}).items()}
@@ -327,6 +329,7 @@ class Workers:
                 concurrency_max=self._concurrency_max,
                 limits=self._limits,
                 timeouts=self._timeouts,
+                start_traces=self._start_traces,
                 inbound_tls=(os.fspath(tls.cert), os.fspath(tls.key), client_ca) if tls is not None else None,
                 settings=self._settings,
                 services=self._services,
