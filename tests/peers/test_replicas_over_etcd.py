@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from homeport.client import Check, Client, HomeportError
-from homeport.client.core.messages import Stats
+from homeport.client import Check, Client, HomeportError, Instance
+from homeport.client.core.messages import Register, Stats
 from homeport.registry import Registry
 from tests.registry.store.etcd_members import Etcd
 
@@ -152,22 +154,75 @@ def _all_went_on(before: dict[str, int], now: dict[str, int], count: int) -> boo
     return len(now) == count and all(now[key] > before.get(key, 0) + 3 for key in now)
 
 
+@pytest.fixture
+def secured(tmp_path: Path) -> Iterator[tuple[Etcd, str, Path]]:
+    """A member with TLS and authentication, its address without user and password, and a file with root's password."""
+    for program in ("openssl", "etcdctl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    cert, key, password = tmp_path / "cert", tmp_path / "key", tmp_path / "password"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    subprocess.run([*new, "-out", cert, "-keyout", key, *subject], check=True, capture_output=True)
+    password.write_text("open sesame\n")
+    env = {**os.environ, "ETCDCTL_API": "3"}
+    with Etcd.members(tmp_path, 1, (cert, key)) as (only,):
+        control = ["etcdctl", f"--endpoints=https://{only.endpoint}", f"--cacert={cert}"]
+        for command in ("user add root:open\tsesame", "user grant-role root root", "auth enable"):
+            words = [word.replace("\t", " ") for word in command.split(" ")]
+            subprocess.run([*control, *words], check=True, capture_output=True, env=env)
+        yield only, f"{only.endpoint}?ca={cert}", password
+
+
+async def test_tls_with_user_and_password(secured: tuple[Etcd, str, Path]) -> None:
+    only, at, password = secured
+    address = f"etcd://root@{at}&password={password}"
+    async with Registry(store=address) as registry, registry.client() as client:
+        await client.kv.put("a", b"1")
+        only.kill()  # which forgets the token that was in use
+        only.start()
+        only.wait_ready()
+        async with asyncio.timeout(30.0):
+            while True:
+                with suppress(HomeportError):
+                    await client.kv.put("a", b"2")
+                    break
+    password.write_text("something else")
+    with pytest.raises(HomeportError):
+        await Registry(store=address).start()
+    with pytest.raises(HomeportError):
+        await Registry(store=f"etcd://{at}").start()
+
+
 async def test_without_a_quorum_reads_go_on_and_come_back_without_a_restart(
     tmp_path: Path, eventually: Eventually
 ) -> None:
     with Etcd.members(tmp_path, 1) as (only,):
         async with Registry(store=f"etcd://{only.endpoint}") as registry, registry.client() as client:
             await client.kv.put("a", b"1")
+            await client.call(Register(instance=Instance(service="orders", id="o", port=1, ttl_s=TTL_S)))
             only.kill()
             with suppress(HomeportError):
                 await client.kv.put("a", b"2")
             await eventually(lambda: registry.store.read_only is not None, within_s=15.0)
+            entry = registry.catalogue.find(registry.node, "o")
+            assert entry is not None
+            await eventually(lambda: entry.seen.mark == "unwritten" and not entry.seen.available)
             found = await client.kv.get("a")
             assert found is not None
             only.start()
             only.wait_ready()
             await eventually(lambda: registry.store.read_only is None, within_s=15.0)
             await client.kv.put("a", b"3")
+            await eventually(lambda: registry.catalogue.find(registry.node, "o") is None)
+
+
+async def test_a_start_finds_the_members_that_live(cluster: list[Etcd], store: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = store.replace("etcd://", f"etcd://127.0.0.1:{nobody.getsockname()[1]},")
+        async with Registry(store=address) as registry, registry.client() as client:
+            await client.kv.put("a", b"1")
 
 
 async def test_checks_are_shared_out_and_move_when_a_replica_leaves(store: str, eventually: Eventually) -> None:

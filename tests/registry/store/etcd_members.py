@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -27,32 +28,37 @@ def _free_port() -> int:
 class Etcd:
     """One member."""
 
-    def __init__(self, folder: Path, name: str, port: int, peer: int, cluster: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, port: int, peer: int, cluster: str, tls: tuple[Path, Path] | None
+    ) -> None:
         self.endpoint = f"127.0.0.1:{port}"
+        self._url = f"{'https' if tls else 'http'}://{self.endpoint}"
+        self._trusted = ssl.create_default_context(cafile=tls[0]) if tls else None
         self._log = folder / f"{name}.log"
         self._command = [
             "etcd",
             f"--name={name}",
             f"--data-dir={folder / name}",
-            f"--listen-client-urls=http://{self.endpoint}",
-            f"--advertise-client-urls=http://{self.endpoint}",
+            f"--listen-client-urls={self._url}",
+            f"--advertise-client-urls={self._url}",
             f"--listen-peer-urls=http://127.0.0.1:{peer}",
             f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
             f"--initial-cluster={cluster}",
             "--logger=zap",
             "--log-level=error",
+            *((f"--cert-file={tls[0]}", f"--key-file={tls[1]}") if tls else ()),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
     @staticmethod
     @contextmanager
-    def members(folder: Path, count: int) -> Iterator[list[Etcd]]:
-        """A cluster of so many members that has a leader; ended when left."""
+    def members(folder: Path, count: int, tls: tuple[Path, Path] | None = None) -> Iterator[list[Etcd]]:
+        """A cluster of so many members that has a leader; ended when left. `tls` is a certificate and its key."""
         if shutil.which("etcd") is None:
             pytest.skip("etcd is not installed (Debian's etcd-server)")
         peers = [_free_port() for _ in range(count)]
         cluster = ",".join(f"m{at}=http://127.0.0.1:{peer}" for at, peer in enumerate(peers))
-        members = [Etcd(folder, f"m{at}", _free_port(), peer, cluster) for at, peer in enumerate(peers)]
+        members = [Etcd(folder, f"m{at}", _free_port(), peer, cluster, tls) for at, peer in enumerate(peers)]
         try:
             for member in members:
                 member.start()
@@ -71,7 +77,7 @@ class Etcd:
         until = time.monotonic() + _READY_S
         while True:
             try:
-                with urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
+                with urllib.request.urlopen(f"{self._url}/health", timeout=1, context=self._trusted) as answer:
                     if b'"true"' in answer.read():
                         return
             except OSError:

@@ -59,6 +59,7 @@ _WRITES_OF_ONE_MAX: Final = 3000  # of one transaction: what etcd's limits allow
 _BATCH_BYTES_MAX: Final = 1024 * 1024  # of etcd's 1.5 MiB; one largest value is a batch of its own
 _TRIES_MAX: Final = 100  # times a transaction is decided anew because other replicas were faster
 _UNKNOWN_S: Final = 5.0  # how long an answer is looked for before its callers are told that nobody knows
+_START_S: Final = 10.0  # how long a start looks for a member that answers
 _RETRY_S: Final = 0.2  # between attempts on a cluster that does not answer
 _MEMBER_TTL_S: Final = 10  # a replica that says nothing for so long is dead to the others
 _SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
@@ -160,6 +161,21 @@ class EtcdStore:
             Unreachable: no member of the cluster answers.
             Refused: etcd does not let us.
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _START_S
+        try:
+            while True:
+                try:
+                    return await self._begin()
+                except Unreachable:
+                    if loop.time() >= until:
+                        raise
+                    await asyncio.sleep(_RETRY_S)  # the next member may do
+        except BaseException:
+            await self._cluster.close()
+            raise
+
+    async def _begin(self) -> None:
         identity = await self._identity()
         self.store_id = identity.value.decode()
         self._base = identity.create_revision - FIRST_REVISION
@@ -172,8 +188,8 @@ class EtcdStore:
         self._adopt(mvcc)
         self._reached = revision
         self._members = dict.fromkeys(members)
-        self._loop = loop = asyncio.get_running_loop()
         await self._join()
+        self._loop = loop = asyncio.get_running_loop()
         for lease, record in self._records():
             self._owners[lease] = record.owner
         self._leases.start()
