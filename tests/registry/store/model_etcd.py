@@ -107,7 +107,8 @@ class ModelLink:
     async def txn(self, guards: Sequence[tuple[bytes, int]], writes: Sequence[Write], read: bytes) -> TxnAnswer:
         await self._travel()
         self.txns += 1
-        assert len(guards) <= 128
+        assert len(guards) <= 128, "etcd refuses more compares"
+        assert len(writes) <= 128 or len(guards) <= 60, "and parts that together with them are larger"
         found = self.etcd.keys
         if all((found[key].mod_revision if key in found else 0) == revision for key, revision in guards):
             answer = TxnAnswer(True, self.etcd.apply(writes), None)

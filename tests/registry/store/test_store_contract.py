@@ -176,6 +176,14 @@ async def test_transactions_are_decided_in_the_order_of_the_calls(make_store: Ma
         assert value_of(store, b"lock") == b"0"
 
 
+async def test_any_number_of_transactions_at_once_are_each_done(make_store: MakeStore) -> None:
+    async with make_store() as store:
+        puts = [store.commit(Txn(then=(Put(b"%d" % at, b"%d" % at),))) for at in range(1000)]
+        revisions = [done.revision for done in await asyncio.gather(*puts)]
+        assert revisions == sorted(revisions)
+        assert all(value_of(store, b"%d" % at) == b"%d" % at for at in range(1000))
+
+
 async def test_an_answer_comes_when_what_it_saw_can_be_read(make_store: MakeStore) -> None:
     """A failed compare reveals the state as well, so it waits just as long."""
     async with make_store() as store:

@@ -53,7 +53,7 @@ from homeport.registry.store.lease_clock import LeaseClock
 _log = logging.getLogger("homeport.registry.store")
 
 _PAGE: Final = 1000  # keys read at once while the mirror is filled
-_GUARDS_MAX: Final = 100  # of etcd's 128 compares; past it the guard is that nobody wrote anything
+_GUARDS_MAX: Final = 100  # of etcd's 128 compares; past it, and in larger transactions, the guard is that nobody wrote
 _WRITES_MAX: Final = 100  # of a batch; a single transaction may have more, and is nested
 _WRITES_OF_ONE_MAX: Final = 3000  # of one transaction: what etcd's limits allow in two levels, with room
 _BATCH_BYTES_MAX: Final = 1024 * 1024  # of etcd's 1.5 MiB; one largest value is a batch of its own
@@ -453,7 +453,7 @@ class EtcdStore:
             batch.writes += writes
             # Only now: what the one that did not fit looked at is no condition of those that did.
             seen, ranges = dict(head.keys_seen), head.saw_ranges
-        if ranges or len(seen) > _GUARDS_MAX:
+        if ranges or len(seen) > _GUARDS_MAX or len(batch.writes) > _WRITES_MAX:
             batch.guards = [(self._last_key, self._last_mod)]
         else:
             batch.guards = [(self._keys + key, mod + self._base if mod else 0) for key, mod in seen.items()]

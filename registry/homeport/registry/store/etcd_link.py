@@ -27,7 +27,8 @@ from homeport.registry.store.etcd_cluster import (
 T = TypeVar("T")
 
 _CALL_S: Final = 2.0  # for one answer; an election takes about one second with etcd's defaults
-_LEVEL_OPS: Final = 60  # of etcd's 128, shared by a level and the one below it
+_OPS_MAX: Final = 128  # etcd's, of compares and operations each; what a level takes the one below it has less
+_PART_OPS: Final = 60  # of the parts of a transaction that is larger
 _MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024  # a page of large values, or the watch of a large transaction
 # A member that stands still is noticed by pings; etcd takes pings more often than each 5 s for an attack.
 _OPTIONS: Final = (
@@ -224,9 +225,9 @@ def _write(write: Write) -> Any:
 
 
 def _nested(ops: list[Any]) -> list[Any]:
-    if len(ops) <= _LEVEL_OPS:
+    if len(ops) <= _OPS_MAX:
         return ops
-    parts = [ops[at : at + _LEVEL_OPS] for at in range(0, len(ops), _LEVEL_OPS)]
+    parts = [ops[at : at + _PART_OPS] for at in range(0, len(ops), _PART_OPS)]
     return [rpc.RequestOp(request_txn=rpc.TxnRequest(success=part)) for part in parts]
 
 
