@@ -6,9 +6,9 @@ at (`core/optimistic.py`). If another replica was faster, the guard fails, the m
 anew. A caller is answered when the mirror shows its write. One batch is under way at a time, as many transactions as
 arrived meanwhile, so their order is that of the calls.
 
-Under the prefix, `k` and a key is one of the store's; `i/id` names the store, and its creation is revision 1; `i/last`
-is put by every batch, so that a linearizable read of it tells how far a mirror must have come, and its value which
-batch it was: an answer that got lost is found in the mirror. `i/m/<replica>` says who lives, on the one lease of etcd.
+Under the prefix (`store/etcd_batches.py`), `i/id` names the store, and its creation is revision 1. `i/last` is put by
+every batch, so that a linearizable read of it tells how far a mirror must have come, and its value which batch it was:
+an answer that got lost is found in the mirror. `i/m/<replica>` says who lives, on the one lease of etcd.
 
 Leases are ours (`core/leases.py`): `l/<lease>` names the replica that runs its clock. A renewal that another one hears
 takes the lease over; when a replica dies, the others share its leases by rendezvous hashing, each with its full TTL.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -28,23 +27,22 @@ import msgspec
 from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import (
-    Busy,
     Closed,
     HomeportError,
     LimitExceeded,
     OutcomeUnknown,
     ReadOnly,
-    RequestError,
 )
 from homeport.client.core.model import KeyValue, validate_ttl
 from homeport.registry.core import keys
-from homeport.registry.core.head import Head, Outcome
+from homeport.registry.core.head import Head
 from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
-from homeport.registry.core.optimistic import WatchedHead, rendezvous, stamped, written
+from homeport.registry.core.optimistic import rendezvous, stamped
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
 from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
+from homeport.registry.store.etcd_batches import TRIES_MAX, WRITES_OF_ONE_MAX, Batch, Batches, Layout, Waiting
 from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
 from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
 from homeport.registry.store.journal import write_backup
@@ -53,50 +51,11 @@ from homeport.registry.store.lease_clock import LeaseClock
 _log = logging.getLogger("homeport.registry.store")
 
 _PAGE: Final = 1000  # keys read at once while the mirror is filled
-_GUARDS_MAX: Final = 100  # of etcd's 128 compares; past it, and in larger transactions, the guard is that nobody wrote
-_WRITES_MAX: Final = 100  # of a batch; a single transaction may have more, and is nested
-_WRITES_OF_ONE_MAX: Final = 3000  # of one transaction: what etcd's limits allow in two levels, with room
-_BATCH_BYTES_MAX: Final = 1024 * 1024  # of etcd's 1.5 MiB; one largest value is a batch of its own
-_TRIES_MAX: Final = 100  # times a transaction is decided anew because other replicas were faster
 _UNKNOWN_S: Final = 5.0  # how long an answer is looked for before its callers are told that nobody knows
 _START_S: Final = 10.0  # how long a start looks for a member that answers
 _RETRY_S: Final = 0.2  # between attempts on a cluster that does not answer
 _MEMBER_TTL_S: Final = 10  # a replica that says nothing for so long is dead to the others
 _SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
-
-
-class _Waiting:
-    __slots__ = ("ops_max", "reply", "tries", "txn")
-
-    def __init__(self, txn: Txn, reply: Reply, ops_max: int) -> None:
-        self.txn = txn
-        self.reply = reply
-        self.ops_max = ops_max
-        self.tries = 0
-
-    def succeed(self, result: TxnResult) -> None:
-        if not self.reply.done():
-            self.reply.set_result(result)
-
-    def fail(self, error: HomeportError) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
-            if isinstance(self.reply, asyncio.Future):
-                self.reply.exception()  # who asked may have gone; then nobody need be warned
-
-
-class _Batch:
-    """Transactions that go to etcd as one."""
-
-    __slots__ = ("guards", "name", "outcomes", "revision", "waiting", "writes")
-
-    def __init__(self, revision: int) -> None:
-        self.revision = revision  # the mirror's, that they were decided at
-        self.waiting: list[_Waiting] = []
-        self.outcomes: list[Outcome] = []
-        self.guards: list[tuple[bytes, int]] = []
-        self.writes: list[Write] = []
-        self.name = b""
 
 
 class EtcdStore:
@@ -114,24 +73,18 @@ class EtcdStore:
         self._cluster = cluster
         self._now = now
         self._rng = rng
-        self._prefix = prefix
-        self._keys = prefix + b"k"
-        self._id_key = prefix + b"i/id"
-        self._last_key = prefix + b"i/last"
-        self._members_prefix = prefix + b"i/m/"
+        self._layout = Layout(prefix)
         self.replica = f"{rng.randrange(1 << 64):016x}"
         self.store_id = ""
         self.read_only: str | None = None
-        self._base = 0  # etcd's revision less ours
         self._reached = 0  # etcd's revision that the mirror shows
         self._last_mod = 0  # of `i/last`, as the mirror has it
         self._mine: dict[bytes, int] = {}  # batches of ours that the mirror has seen, by name; emptied by the writer
         self._reaching: list[tuple[int, asyncio.Future[None]]] = []
         self._members: dict[str, None] = {}
         self._owners: dict[int, str] = {}  # of every lease that stands
-        self._queue: deque[_Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
+        self._waiting = Batches(self._layout, self.replica)
         self._wanted = asyncio.Event()
-        self._batches = 0
         self._commits = 0
         self._conflicts = 0
         self._resyncs = 0
@@ -177,12 +130,11 @@ class EtcdStore:
 
     async def _begin(self) -> None:
         identity = await self._identity()
-        self.store_id = identity.value.decode()
-        self._base = identity.create_revision - FIRST_REVISION
+        self.store_id = self._layout.named(identity)
         entries, members, revision = await self._read_all()
         mvcc = Mvcc()
         newest = max((kv.mod_revision for kv in entries), default=FIRST_REVISION)
-        newest = max(newest, self._last_mod - self._base)
+        newest = max(newest, self._last_mod - self._layout.base)
         if newest > FIRST_REVISION:
             mvcc.load(entries, newest, newest)
         self._adopt(mvcc)
@@ -201,31 +153,31 @@ class EtcdStore:
         self._sweep()
 
     async def _identity(self) -> Stored:
-        for _ in range(_TRIES_MAX):
-            found = (await self._cluster.page(self._id_key, None, 0, 1)).entries
+        for _ in range(TRIES_MAX):
+            found = (await self._cluster.page(self._layout.id, None, 0, 1)).entries
             if found:
                 return found[0]
             minted = f"{self._rng.randrange(1 << 64):016x}".encode()
-            await self._cluster.txn([(self._id_key, 0)], [Write(self._id_key, minted)], self._id_key)
-        raise Refused(f"{self._id_key!r} cannot be read back")
+            await self._cluster.txn([(self._layout.id, 0)], [Write(self._layout.id, minted)], self._layout.id)
+        raise Refused(f"{self._layout.id!r} cannot be read back")
 
     async def _read_all(self) -> tuple[list[KeyValue], list[str], int]:
         """Everything under the prefix, page by page at one revision: keys, members, and etcd's revision."""
         while True:
             entries: list[KeyValue] = []
             members: list[str] = []
-            start, revision, more = self._prefix, 0, True
+            start, revision, more = self._layout.prefix, 0, True
             self._last_mod = 0
             try:
                 while more:
-                    page = await self._cluster.page(start, keys.prefix_end(self._prefix), revision, _PAGE)
+                    page = await self._cluster.page(start, keys.prefix_end(self._layout.prefix), revision, _PAGE)
                     revision = revision or page.revision
                     for stored in page.entries:
-                        if stored.key.startswith(self._keys):
-                            entries.append(self._decoded(stored))
-                        elif stored.key.startswith(self._members_prefix):
-                            members.append(stored.key.removeprefix(self._members_prefix).decode())
-                        elif stored.key == self._last_key:
+                        if stored.key.startswith(self._layout.keys):
+                            entries.append(self._layout.decoded(stored))
+                        elif stored.key.startswith(self._layout.members):
+                            members.append(stored.key.removeprefix(self._layout.members).decode())
+                        elif stored.key == self._layout.last:
                             self._last_mod = stored.mod_revision
                     more = page.more and bool(page.entries)
                     if more:
@@ -238,7 +190,7 @@ class EtcdStore:
         """Write what is queued, leave the replicas, and refuse what comes later. Idempotent."""
         if self._loop is None:
             return
-        if self._queue and self.read_only is None:
+        if self._waiting.queue and self.read_only is None:
             with suppress(HomeportError):
                 await self.commit(Txn())  # when it is answered, all before it are
         self._loop = None
@@ -248,7 +200,7 @@ class EtcdStore:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for waiting in self._queue:
+        for waiting in self._waiting.queue:
             waiting.fail(Closed("the store was closed; nothing was written"))
         try:
             await self._cluster.revoke(self._membership)  # so that the others take over at once
@@ -265,10 +217,10 @@ class EtcdStore:
 
     async def _follow(self) -> None:
         """Take in every revision, for ever."""
-        end = keys.prefix_end(self._prefix)
+        end = keys.prefix_end(self._layout.prefix)
         while True:
             try:
-                async for revision, events in self._cluster.watch(self._prefix, end, self._reached + 1):
+                async for revision, events in self._cluster.watch(self._layout.prefix, end, self._reached + 1):
                     self._take(revision, events)
             except HistoryGone:
                 await self._resync()
@@ -282,17 +234,17 @@ class EtcdStore:
         changes: list[Change] = []
         moved = False
         for key, stored in events:
-            if key.startswith(self._keys):
-                name = key.removeprefix(self._keys)
+            if key.startswith(self._layout.keys):
+                name = key.removeprefix(self._layout.keys)
                 prev = self.mvcc.get(name)
                 if stored is not None or prev is not None:
-                    changes.append(Change(name, None if stored is None else self._decoded(stored), prev))
-            elif key == self._last_key and stored is not None:
+                    changes.append(Change(name, None if stored is None else self._layout.decoded(stored), prev))
+            elif key == self._layout.last and stored is not None:
                 self._last_mod = stored.mod_revision
                 if stored.value.startswith(self.replica.encode()):
                     self._mine[stored.value] = revision
-            elif key.startswith(self._members_prefix):
-                member = key.removeprefix(self._members_prefix).decode()
+            elif key.startswith(self._layout.members):
+                member = key.removeprefix(self._layout.members).decode()
                 moved = moved or (member in self._members) != (stored is not None)
                 if stored is not None:
                     self._members[member] = None
@@ -301,7 +253,7 @@ class EtcdStore:
         self._reached = revision
         if changes:
             changes.sort(key=lambda change: change.key)
-            self._advance(revision - self._base, tuple(changes))
+            self._advance(revision - self._layout.base, tuple(changes))
         self._tell_reached()
         if moved:
             self._members_changed()
@@ -326,7 +278,7 @@ class EtcdStore:
             await asyncio.sleep(_RETRY_S)
             return
         self._resyncs += 1
-        _log.warning("etcd compacted what the mirror had not seen; it is read anew at %d", revision - self._base)
+        _log.warning("etcd compacted what the mirror had not seen; it is read anew at %d", revision - self._layout.base)
         now = {kv.key: kv for kv in entries}
         gone = [key for key in self.mvcc.keys(b"", b"") if key not in now]
         changes = [Change(key, None, self.mvcc.get(key)) for key in gone]
@@ -335,8 +287,8 @@ class EtcdStore:
         self._members = dict.fromkeys(members)
         self._reached = revision
         if changes:
-            self._advance(revision - self._base, tuple(changes))
-            self.mvcc.compact(revision - self._base)  # who resumes in between is told that it is lost
+            self._advance(revision - self._layout.base, tuple(changes))
+            self.mvcc.compact(revision - self._layout.base)  # who resumes in between is told that it is lost
         self._tell_reached()
         self._members_changed()
 
@@ -354,20 +306,6 @@ class EtcdStore:
             self._reaching.append((revision, reached))
             await reached
 
-    def _decoded(self, stored: Stored) -> KeyValue:
-        lease, at = (int.from_bytes(stored.value[1:9], "big"), 9) if stored.value[:1] == b"\1" else (0, 1)
-        return KeyValue(
-            stored.key.removeprefix(self._keys),
-            stored.value[at:],
-            stored.create_revision - self._base,
-            stored.mod_revision - self._base,
-            stored.version,
-            lease,
-        )
-
-    def _encoded(self, kv: KeyValue) -> bytes:
-        return b"\1" + kv.lease.to_bytes(8, "big") + kv.value if kv.lease else b"\0" + kv.value
-
     # --- writing ------------------------------------------------------------------------------------------------
 
     def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]:
@@ -384,7 +322,7 @@ class EtcdStore:
             raise ReadOnly(f"nothing can be written now: {self.read_only}")
         Head(self.mvcc).decide(txn, ops_max)  # for the mistakes that can be told at once
         self._commits += 1
-        self._queue.append(_Waiting(txn, reply, ops_max))
+        self._waiting.queue.append(Waiting(txn, reply, ops_max))
         self._wanted.set()
 
     async def _write(self) -> None:
@@ -392,11 +330,11 @@ class EtcdStore:
         while True:
             if self.read_only is not None:
                 await self._recover()
-            if not self._queue:
+            if not self._waiting.queue:
                 self._wanted.clear()
                 await self._wanted.wait()
                 continue
-            batch = self._next_batch()
+            batch = self._waiting.next(self.mvcc, self._last_mod)
             if batch is None:
                 continue
             try:
@@ -411,97 +349,16 @@ class EtcdStore:
             if revision is None:
                 continue  # another replica was faster: they are decided anew
             for _ in batch.waiting:
-                self._queue.popleft()
+                self._waiting.queue.popleft()
             for at, waiting in enumerate(batch.waiting):
                 waiting.succeed(stamped(batch.outcomes[at].result, revision))
 
-    def _give_up(self, batch: _Batch, error: HomeportError) -> None:
+    def _give_up(self, batch: Batch, error: HomeportError) -> None:
         for waiting in batch.waiting:
-            self._queue.popleft()
+            self._waiting.queue.popleft()
             waiting.fail(error)
 
-    def _next_batch(self) -> _Batch | None:
-        """Decide as many transactions from the front of the queue as can go together."""
-        batch = _Batch(self.mvcc.revision)
-        head = WatchedHead(self.mvcc)
-        seen, ranges, size = dict(head.keys_seen), False, 0
-        for waiting in tuple(self._queue):
-            if len(batch.writes) >= _WRITES_MAX or size >= _BATCH_BYTES_MAX:
-                break
-            try:
-                outcome = head.decide_alone(waiting.txn, waiting.ops_max)
-                if outcome is None:
-                    break
-                writes = self._writes(head, outcome)
-            except RequestError as error:
-                if batch.waiting:
-                    break  # told when those before it are written
-                self._queue.popleft()
-                waiting.fail(error)
-                return None
-            grown = size + written(outcome.changes)
-            if batch.waiting and (len(batch.writes) + len(writes) > _WRITES_MAX or grown > _BATCH_BYTES_MAX):
-                break
-            waiting.tries += 1
-            if waiting.tries > _TRIES_MAX and not batch.waiting:
-                self._queue.popleft()
-                waiting.fail(Busy(f"other replicas were faster {_TRIES_MAX} times", retry_after_s=_RETRY_S))
-                return None
-            size = grown
-            batch.waiting.append(waiting)
-            batch.outcomes.append(outcome)
-            batch.writes += writes
-            # Only now: what the one that did not fit looked at is no condition of those that did.
-            seen, ranges = dict(head.keys_seen), head.saw_ranges
-        if ranges or len(seen) > _GUARDS_MAX or len(batch.writes) > _WRITES_MAX:
-            batch.guards = [(self._last_key, self._last_mod)]
-        else:
-            batch.guards = [(self._keys + key, mod + self._base if mod else 0) for key, mod in seen.items()]
-        if batch.writes:
-            self._batches += 1
-            batch.name = f"{self.replica}/{self._batches}".encode()
-            batch.writes.append(Write(self._last_key, batch.name))
-        return batch
-
-    def _writes(self, head: WatchedHead, outcome: Outcome) -> list[Write]:
-        """What a transaction's changes are in etcd.
-
-        Raises:
-            LimitExceeded: they are more than etcd takes at once.
-        """
-        if len(outcome.changes) > _WRITES_OF_ONE_MAX:
-            raise LimitExceeded(
-                f"a transaction changes {len(outcome.changes)} keys; allowed over etcd: {_WRITES_OF_ONE_MAX}",
-                limit="WRITES_OF_ONE_MAX",
-                allowed=_WRITES_OF_ONE_MAX,
-            )
-        writes: dict[bytes, Write] = {}
-        attached: dict[int, None] = {}
-        for change in outcome.changes:
-            kv = change.kv
-            if kv is None:
-                writes[change.key] = Write(self._keys + change.key, None)
-                continue
-            if change.key.startswith(keys.LEASES):
-                record = wire.decode(LeaseRecord, kv.value)
-                if not record.owner:
-                    value = wire.encode(msgspec.structs.replace(record, owner=self.replica))
-                    kv = KeyValue(kv.key, value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
-            elif kv.lease and (change.prev is None or change.prev.lease != kv.lease):
-                attached[kv.lease] = None
-            writes[change.key] = Write(self._keys + change.key, self._encoded(kv))
-        for lease in attached:
-            key = keys.lease(lease)
-            if key not in writes:
-                standing = head.get(key)
-                assert standing is not None
-                record = wire.decode(LeaseRecord, standing.value)
-                value = wire.encode(msgspec.structs.replace(record, attached=record.attached + 1))
-                writes[key] = Write(self._keys + key, b"\0" + value)
-                head.claim(key)
-        return list(writes.values())
-
-    async def _send(self, batch: _Batch) -> int | None:
+    async def _send(self, batch: Batch) -> int | None:
         """Have etcd carry out a batch; return its revision once the mirror shows it, None if its guards failed.
 
         Raises:
@@ -516,20 +373,20 @@ class EtcdStore:
         while error is None or loop.time() < until:
             try:
                 async with asyncio.timeout_at(until):
-                    answer = await self._cluster.txn(batch.guards, batch.writes, self._last_key)
+                    answer = await self._cluster.txn(batch.guards, batch.writes, self._layout.last)
                     if answer.succeeded:
                         if not batch.writes:
                             return batch.revision
                         await self._reach(answer.revision)
                         self._mine.pop(batch.name, None)
-                        return answer.revision - self._base
+                        return answer.revision - self._layout.base
                     if answer.read is not None:
                         await self._reach(answer.read.mod_revision)
                 # An earlier attempt whose answer was lost may be what broke the guards.
                 mine = self._mine.pop(batch.name, None)
                 if mine is None:
                     self._conflicts += 1
-                return None if mine is None else mine - self._base
+                return None if mine is None else mine - self._layout.base
             except Unreachable as failed:
                 error = failed
                 await asyncio.sleep(_RETRY_S)
@@ -537,7 +394,7 @@ class EtcdStore:
                 error = error or Unreachable("the mirror does not get what etcd has written")
         mine = self._mine.pop(batch.name, None)
         if mine is not None:
-            return mine - self._base
+            return mine - self._layout.base
         raise OutcomeUnknown(f"the write may or may not have happened: {error.message}")
 
     def when_cut_off(self, tell: Callable[[], None]) -> None:
@@ -553,8 +410,8 @@ class EtcdStore:
 
     async def _recover(self) -> None:
         """Refuse writes until etcd answers with a quorum, and the mirror shows all that was written."""
-        while self._queue:
-            self._queue.popleft().fail(ReadOnly(f"nothing was written: {self.read_only}"))
+        while self._waiting.queue:
+            self._waiting.queue.popleft().fail(ReadOnly(f"nothing was written: {self.read_only}"))
         while True:
             try:
                 async with asyncio.timeout(_UNKNOWN_S):
@@ -568,7 +425,7 @@ class EtcdStore:
         _log.warning("writing goes on")
 
     async def _catch_up(self) -> None:
-        found = (await self._cluster.page(self._last_key, None, 0, 1)).entries
+        found = (await self._cluster.page(self._layout.last, None, 0, 1)).entries
         if found:
             await self._reach(found[0].mod_revision)
 
@@ -686,7 +543,7 @@ class EtcdStore:
 
     def _end_lease(self, lease: int, record: KeyValue) -> None:
         txn = Txn((Compare(record.key, "mod", "=", record.mod_revision),), (EndLease(lease),))
-        self.commit(txn, ops_max=_WRITES_OF_ONE_MAX).add_done_callback(lambda _done: self._not_ended(lease))
+        self.commit(txn, ops_max=WRITES_OF_ONE_MAX).add_done_callback(lambda _done: self._not_ended(lease))
 
     def _not_ended(self, lease: int) -> None:
         """If a key was put on it at the last moment, it is due again; if it is gone there is nothing to do."""
@@ -697,7 +554,7 @@ class EtcdStore:
 
     async def _join(self) -> None:
         self._membership = await self._cluster.grant(_MEMBER_TTL_S)
-        key = self._members_prefix + self.replica.encode()
+        key = self._layout.members + self.replica.encode()
         await self._cluster.txn([], [Write(key, b"", self._membership)], key)
         self._members[self.replica] = None
 
@@ -761,8 +618,8 @@ class EtcdStore:
             "read_only": int(self.read_only is not None),
             "loop_late_max_us": int(self._leases.late_s_max * 1e6),
             "replicas": len(self._members),
-            "etcd_batches": self._batches,
+            "etcd_batches": self._waiting.made,
             "etcd_conflicts": self._conflicts,
             "etcd_resyncs": self._resyncs,
-            "etcd_waiting": len(self._queue),
+            "etcd_waiting": len(self._waiting.queue),
         }

@@ -1,0 +1,207 @@
+"""What goes to etcd as one: transactions decided on a mirror, as guards and writes; and how a store's keys stand there.
+
+Under a store's prefix, `k` and a key is one of the store's, its value behind a byte that says whether a lease follows.
+The store's revisions count from the one that created its name, so they are etcd's less a constant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from homeport.client.core import wire
+from homeport.client.core.errors import Busy, HomeportError, LimitExceeded, RequestError
+from homeport.client.core.model import KeyValue
+from homeport.registry.core import keys
+from homeport.registry.core.head import Outcome
+from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
+from homeport.registry.core.optimistic import WatchedHead, written
+from homeport.registry.core.txn import Txn, TxnResult
+from homeport.registry.store.contract import LeaseRecord, Reply
+from homeport.registry.store.etcd_cluster import Stored, Write
+
+_GUARDS_MAX: Final = 100  # of etcd's 128 compares; past it, and in larger transactions, the guard is that nobody wrote
+_WRITES_MAX: Final = 100  # of a batch; a single transaction may have more, and is nested
+WRITES_OF_ONE_MAX: Final = 3000  # of one transaction: what etcd's limits allow in two levels, with room
+_BATCH_BYTES_MAX: Final = 1024 * 1024  # of etcd's 1.5 MiB; one largest value is a batch of its own
+TRIES_MAX: Final = 100  # times a transaction is decided anew because other replicas were faster
+_BUSY_S: Final = 0.2  # when one that was never fast enough may come back
+
+
+class Layout:
+    """Where a store has what in etcd."""
+
+    __slots__ = ("base", "id", "keys", "last", "members", "prefix")
+
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
+        self.keys = prefix + b"k"
+        self.id = prefix + b"i/id"
+        self.last = prefix + b"i/last"
+        self.members = prefix + b"i/m/"
+        self.base = 0  # etcd's revision less ours
+
+    def named(self, identity: Stored) -> str:
+        """Count revisions from the creation of the store's name; return that."""
+        self.base = identity.create_revision - FIRST_REVISION
+        return identity.value.decode()
+
+    def decoded(self, stored: Stored) -> KeyValue:
+        lease, at = (int.from_bytes(stored.value[1:9], "big"), 9) if stored.value[:1] == b"\1" else (0, 1)
+        return KeyValue(
+            stored.key.removeprefix(self.keys),
+            stored.value[at:],
+            stored.create_revision - self.base,
+            stored.mod_revision - self.base,
+            stored.version,
+            lease,
+        )
+
+    def write(self, key: bytes, value: bytes | None, lease: int = 0) -> Write:
+        """The write of one of the store's keys; a `value` of None deletes it."""
+        if value is None:
+            return Write(self.keys + key, None)
+        head = b"\1" + lease.to_bytes(8, "big") if lease else b"\0"
+        return Write(self.keys + key, head + value)
+
+    def guard(self, key: bytes, mod_revision: int) -> tuple[bytes, int]:
+        return (self.keys + key, mod_revision + self.base if mod_revision else 0)
+
+
+class Waiting:
+    """A transaction, and who waits for its outcome."""
+
+    __slots__ = ("ops_max", "reply", "tries", "txn")
+
+    def __init__(self, txn: Txn, reply: Reply, ops_max: int) -> None:
+        self.txn = txn
+        self.reply = reply
+        self.ops_max = ops_max
+        self.tries = 0
+
+    def succeed(self, result: TxnResult) -> None:
+        if not self.reply.done():
+            self.reply.set_result(result)
+
+    def fail(self, error: HomeportError) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(error)
+            if isinstance(self.reply, asyncio.Future):
+                self.reply.exception()  # who asked may have gone; then nobody need be warned
+
+
+class Batch:
+    """Transactions that go to etcd as one."""
+
+    __slots__ = ("guards", "name", "outcomes", "revision", "waiting", "writes")
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision  # the mirror's, that they were decided at
+        self.waiting: list[Waiting] = []
+        self.outcomes: list[Outcome] = []
+        self.guards: list[tuple[bytes, int]] = []
+        self.writes: list[Write] = []
+        self.name = b""
+
+
+class Batches:
+    """The queue of transactions that wait, and what is made of its front.
+
+    Args:
+        replica: who writes; leases that are granted here are its own.
+    """
+
+    def __init__(self, layout: Layout, replica: str) -> None:
+        self._layout = layout
+        self._replica = replica
+        self.queue: deque[Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
+        self.made = 0
+
+    def next(self, mvcc: Mvcc, last_mod: int) -> Batch | None:
+        """Decide as many transactions from the front of the queue as can go together; None: the first was refused.
+
+        Args:
+            mvcc: the mirror.
+            last_mod: etcd's revision of the last batch that the mirror shows.
+        """
+        batch = Batch(mvcc.revision)
+        head = WatchedHead(mvcc)
+        seen, ranges, size = dict(head.keys_seen), False, 0
+        for waiting in tuple(self.queue):
+            if len(batch.writes) >= _WRITES_MAX or size >= _BATCH_BYTES_MAX:
+                break
+            try:
+                outcome = head.decide_alone(waiting.txn, waiting.ops_max)
+                if outcome is None:
+                    break
+                writes = self._writes(head, outcome)
+            except RequestError as error:
+                if batch.waiting:
+                    break  # told when those before it are written
+                self.queue.popleft()
+                waiting.fail(error)
+                return None
+            grown = size + written(outcome.changes)
+            if batch.waiting and (len(batch.writes) + len(writes) > _WRITES_MAX or grown > _BATCH_BYTES_MAX):
+                break
+            waiting.tries += 1
+            if waiting.tries > TRIES_MAX and not batch.waiting:
+                self.queue.popleft()
+                waiting.fail(Busy(f"other replicas were faster {TRIES_MAX} times", retry_after_s=_BUSY_S))
+                return None
+            size = grown
+            batch.waiting.append(waiting)
+            batch.outcomes.append(outcome)
+            batch.writes += writes
+            # Only now: what the one that did not fit looked at is no condition of those that did.
+            seen, ranges = dict(head.keys_seen), head.saw_ranges
+        if ranges or len(seen) > _GUARDS_MAX or len(batch.writes) > _WRITES_MAX:
+            batch.guards = [(self._layout.last, last_mod)]
+        else:
+            batch.guards = [self._layout.guard(key, mod) for key, mod in seen.items()]
+        if batch.writes:
+            self.made += 1
+            batch.name = f"{self._replica}/{self.made}".encode()
+            batch.writes.append(Write(self._layout.last, batch.name))
+        return batch
+
+    def _writes(self, head: WatchedHead, outcome: Outcome) -> list[Write]:
+        """What a transaction's changes are in etcd.
+
+        Raises:
+            LimitExceeded: they are more than etcd takes at once.
+        """
+        if len(outcome.changes) > WRITES_OF_ONE_MAX:
+            raise LimitExceeded(
+                f"a transaction changes {len(outcome.changes)} keys; allowed over etcd: {WRITES_OF_ONE_MAX}",
+                limit="WRITES_OF_ONE_MAX",
+                allowed=WRITES_OF_ONE_MAX,
+            )
+        writes: dict[bytes, Write] = {}
+        attached: dict[int, None] = {}
+        for change in outcome.changes:
+            kv = change.kv
+            if kv is None:
+                writes[change.key] = self._layout.write(change.key, None)
+                continue
+            value = kv.value
+            if change.key.startswith(keys.LEASES):
+                record = wire.decode(LeaseRecord, kv.value)
+                if not record.owner:
+                    value = wire.encode(msgspec.structs.replace(record, owner=self._replica))
+            elif kv.lease and (change.prev is None or change.prev.lease != kv.lease):
+                attached[kv.lease] = None
+            writes[change.key] = self._layout.write(change.key, value, kv.lease)
+        for lease in attached:
+            key = keys.lease(lease)
+            if key not in writes:
+                standing = head.get(key)
+                assert standing is not None
+                record = wire.decode(LeaseRecord, standing.value)
+                value = wire.encode(msgspec.structs.replace(record, attached=record.attached + 1))
+                writes[key] = self._layout.write(key, value)
+                head.claim(key)
+        return list(writes.values())
