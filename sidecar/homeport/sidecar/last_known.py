@@ -97,7 +97,7 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk says no; the old file stands.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # meta of instances may be nobody else's business
     beside = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with beside.open("wb") as file:

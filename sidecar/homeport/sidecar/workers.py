@@ -14,15 +14,12 @@ import logging
 import os
 import random
 import socket
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.errors import HomeportError
-from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.sidecar.channel import (
     Ask,
     BeginDrain,
@@ -35,21 +32,18 @@ from homeport.sidecar.channel import (
     Setup,
     Stop,
     Subscribe,
-    Told,
     ToParent,
     Trouble,
     Unsubscribe,
-    encode,
     to_parent,
 )
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core import sums
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, divided
-from homeport.sidecar.core.snapshot import Snapshot
-from homeport.sidecar.last_known import LastKnown, confirmed, taken
+from homeport.sidecar.fan_out import FanOut
 from homeport.sidecar.lifecycle import Registered, serve_app
-from homeport.sidecar.outbound import Discovery, Following
+from homeport.sidecar.outbound import Discovery
 from homeport.sidecar.sockets import address_of, bind, dealt
 from homeport.sidecar.tls import ServerTls
 
@@ -64,51 +58,6 @@ STOP_S: Final = 5.0  # for one to close its connections and exit
 RESPAWN_S: Final = 1.0  # between two starts of the same worker, if it dies at once
 STANDING_S: Final = 0.5  # how often workers are told whether the registry still confirms what they know
 REPORT_S: Final = 2.0  # for a worker to report; one that cannot is left out
-UNSENT_BYTES_MAX: Final = 128 * 1024 * 1024  # a worker that far behind its endpoints is as good as dead
-
-
-class _Fan:
-    """One service's subscription, and the workers that asked for it."""
-
-    def __init__(self, service: str, subscription: Following) -> None:
-        self.service = service
-        self.subscription = subscription
-        self.stop_listening: Callable[[], None] = lambda: None
-        self.workers: set[_Worker] = set()
-        self.standing = (False, False)  # live, held: as last told
-        self.known_told = False  # whether anybody was told who is there
-        self.ejected: dict[InstanceKey, float] = {}  # by any worker, and until when: for workers that come later
-
-    def told(self, event: ServiceEvent | None) -> Told:
-        """What to tell of an event; None: only how things stand."""
-        subscription = self.subscription
-        self.standing = (subscription.live, subscription.held)
-        return Told(
-            service=self.service,
-            known=subscription.known,
-            revision=subscription.revision,
-            live=subscription.live,
-            held=subscription.held,
-            age_s=subscription.age_s(),
-            changed=event.changed if event is not None else (),
-            removed=event.removed if event is not None else (),
-        )
-
-    def whole(self) -> Told:
-        """Everything there is."""
-        self.known_told = self.subscription.known
-        standing = self.told(None)
-        changed = tuple(self.subscription.instances.values())
-        return Told(
-            service=standing.service,
-            known=standing.known,
-            revision=standing.revision,
-            live=standing.live,
-            held=standing.held,
-            age_s=standing.age_s,
-            snapshot=True,
-            changed=changed,
-        )
 
 
 class _Worker:
@@ -169,7 +118,6 @@ class Workers:
         if not 1 <= count <= WORKERS_MAX:
             raise ValueError(f"{count} workers; allowed: 1 to {WORKERS_MAX}")
         self.at: dict[str, str] = {}
-        self._client = client
         self._count = count
         self._command = tuple(command)
         self._addresses = {
@@ -188,14 +136,12 @@ class Workers:
         self._inbound_tls = inbound_tls
         self._settings = divided(settings, count)
         self._services = {name: divided(each, count) for name, each in (services or {}).items()}
-        self._state_file = Path(state_file) if state_file is not None else None
         self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
         self._rng: Rng = random.Random() if rng is None else rng
         self._name = ""
         self._workers: list[_Worker] = []
         self._keeping: list[asyncio.Task[None]] = []
-        self._fans: dict[str, _Fan] = {}
-        self._last_known: LastKnown | None = None
+        self._fan_out = FanOut(client, Path(state_file) if state_file is not None else None)
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._evidence: Callable[[], None] | None = None
@@ -239,8 +185,7 @@ class Workers:
                 if name not in self._sockets:
                     self._sockets[name] = bind(address, self._count if name != "admin" else 1)
                 self.at[name] = address_of(self._sockets[name][0])
-            if self._state_file is not None:
-                await self._recall(self._state_file)
+            await self._fan_out.start()
             starting = [asyncio.Event() for _ in range(self._count)]
             self._keeping = [asyncio.create_task(self._keep(index, event)) for index, event in enumerate(starting)]
             async with asyncio.timeout(START_S):
@@ -254,6 +199,10 @@ class Workers:
             await self.close()
             raise
         self._timer = loop.call_later(STANDING_S, self._tell_standing, loop)
+
+    def _tell_standing(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(STANDING_S, self._tell_standing, loop)
+        self._fan_out.tell_standing()
 
     async def _serve_admin(self, bound: socket.socket) -> None:
         from aiohttp import web
@@ -277,16 +226,18 @@ class Workers:
                 await self._spawn(worker)
                 ready = asyncio.ensure_future(worker.ready.wait())
                 gone = asyncio.ensure_future(worker.gone.wait())
-                await asyncio.wait([ready, gone], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([ready, gone], timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
                 ready.cancel()
                 if worker.ready.is_set():
                     started.set()
+                else:
+                    worker.kill()
                 await gone
             except OSError as error:
                 _log.error("worker %d could not be started: %s", index, error)
             finally:
                 self._workers.remove(worker)
-                self._forget_worker(worker)
+                self._fan_out.forget(worker)
                 worker.kill()
             code = await worker.process.wait() if worker.process is not None else None
             if self._closing.is_set():
@@ -343,14 +294,11 @@ class Workers:
                 if self._draining:
                     worker.channel.send(BeginDrain())
             case Subscribe(service=service):
-                self._follow_for(worker, service)
+                self._fan_out.subscribe(worker, service)
             case Unsubscribe(service=service):
-                fan = self._fans.get(service)
-                if fan is not None:
-                    fan.workers.discard(worker)
-                    self._forget_if_idle(fan)
+                self._fan_out.unsubscribe(worker, service)
             case Ejected():
-                self._eject(worker, message)
+                self._fan_out.eject(worker, message, self._workers)
             case Trouble():
                 if self._evidence is not None:
                     self._evidence()
@@ -361,92 +309,6 @@ class Workers:
                 report = worker.reports.pop(number, None)
                 if report is not None and not report.done():
                     report.set_result(message)
-
-    # --- endpoints ----------------------------------------------------------------------------------------------
-
-    async def _recall(self, path: Path) -> None:
-        self._last_known = LastKnown(path, self._taken)
-        last = self._last_known.load()
-        if last is not None and self._client is not None:
-            followed = []
-            for known in last.services[: fixed.SERVICES_MAX]:
-                fan = self._follow(known.service, self._client)
-                fan.subscription.recall(known.instances, known.revision, max(0.0, time.time() - known.confirmed_at_s))
-                followed.append(fan.subscription)
-            await confirmed(followed)
-        self._last_known.start()
-
-    def _taken(self, now_s: float) -> Snapshot:
-        subscriptions = {service: fan.subscription for service, fan in self._fans.items()}
-        return taken(self._client.store_id if self._client is not None else "", subscriptions, now_s)
-
-    def _follow_for(self, worker: _Worker, service: str) -> None:
-        fan = self._fans.get(service)
-        if fan is None:
-            if self._client is None:
-                return
-            try:
-                fan = self._follow(service, self._client)
-            except HomeportError as error:
-                _log.error("service %r cannot be followed: %s", service, error)
-                return
-        fan.workers.add(worker)
-        if fan.subscription.known:
-            worker.channel.send(fan.whole())
-            now = asyncio.get_running_loop().time()
-            fan.ejected = {key: until_s for key, until_s in fan.ejected.items() if until_s > now}
-            for key, until_s in fan.ejected.items():
-                worker.channel.send(Ejected(service, key, until_s - now))
-
-    def _eject(self, worker: _Worker, news: Ejected) -> None:
-        """One worker's experience is everyone's."""
-        for other in self._workers:
-            if other is not worker:
-                other.channel.send(news)
-        fan = self._fans.get(news.service)
-        if fan is not None and news.key in fan.subscription.instances:
-            fan.ejected[news.key] = asyncio.get_running_loop().time() + news.lasts_s
-
-    def _follow(self, service: str, client: Discovery) -> _Fan:
-        fan = self._fans[service] = _Fan(service, client.subscribe(service))
-
-        def changed(event: ServiceEvent) -> None:
-            for key in event.removed:
-                fan.ejected.pop(key, None)
-            # A first word that nobody is there looks like no change, and is news all the same: the whole, empty set.
-            self._tell(fan, fan.told(event) if fan.known_told and not event.snapshot else fan.whole())
-            if self._last_known is not None:
-                self._last_known.changed()
-
-        fan.stop_listening = fan.subscription.listen(changed)
-        return fan
-
-    def _tell(self, fan: _Fan, told: Told) -> None:
-        frame = encode(told)
-        for worker in fan.workers:
-            worker.channel.send_encoded(frame)
-            if worker.channel.unsent_bytes > UNSENT_BYTES_MAX:
-                _log.error("worker %d takes in nothing any more: replacing it", worker.index)
-                worker.kill()
-
-    def _tell_standing(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_later(STANDING_S, self._tell_standing, loop)
-        for fan in self._fans.values():
-            if fan.standing != (fan.subscription.live, fan.subscription.held):
-                self._tell(fan, fan.told(None))
-
-    def _forget_worker(self, worker: _Worker) -> None:
-        for fan in list(self._fans.values()):
-            if worker in fan.workers:
-                fan.workers.discard(worker)
-                self._forget_if_idle(fan)
-
-    def _forget_if_idle(self, fan: _Fan) -> None:
-        """Endpoints stay known for the successors of workers that asked; names without any do not add up."""
-        if not fan.workers and not fan.subscription.instances:
-            del self._fans[fan.service]
-            fan.stop_listening()
-            fan.subscription.close()
 
     # --- the manners of a sidecar -------------------------------------------------------------------------------
 
@@ -472,9 +334,7 @@ class Workers:
         if self._admin is not None:
             await self._admin.cleanup()
             self._admin = None
-        if self._last_known is not None:
-            self._last_known.stop()
-            self._last_known = None
+        self._fan_out.leave_file()
         self._close_sockets()
         return await self._drain_all(Drain(timeout_s, retire=True))
 
@@ -504,13 +364,7 @@ class Workers:
             if late:
                 await asyncio.wait(late)
             self._keeping.clear()
-        if self._last_known is not None:
-            await self._last_known.close()
-            self._last_known = None
-        for fan in self._fans.values():
-            fan.stop_listening()
-            fan.subscription.close()
-        self._fans.clear()
+        await self._fan_out.close()
         self._close_sockets()
 
     def _close_sockets(self) -> None:
