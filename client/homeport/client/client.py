@@ -27,7 +27,7 @@ from homeport.client.core.errors import (
     Unavailable,
     again,
 )
-from homeport.client.core.limits import CALL_S, REOPEN_S, RESOLVED_MAX, SETTLED_S
+from homeport.client.core.limits import CALL_S, CAUGHT_UP_S, REOPEN_S, RESOLVED_MAX, SETTLED_S
 from homeport.client.core.messages import (
     Applied,
     CancelWatch,
@@ -46,7 +46,7 @@ from homeport.client.core.messages import (
     WatchService,
     Welcome,
 )
-from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, ServiceEvent, validate_name
+from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, Lost, ServiceEvent, validate_name
 from homeport.client.kv import Kv
 from homeport.client.registration import Registration
 from homeport.client.renewals import Renewals
@@ -60,6 +60,7 @@ R = TypeVar("R")
 
 ADDRESS_DEFAULT: Final = "127.0.0.1:8300"
 _PING_S: Final = 5.0  # how often a silent link is asked whether it is alive
+_BEHIND_S: Final = 0.02  # between two looks whether a replica has caught up
 _PONG_S: Final = 5.0  # and how long it may take to say so: a paused registry is noticed within ten seconds
 _ID_RANGE: Final = 1 << 32  # of what makes an id unique that has no port to do so
 # Asking these twice is as good as asking once, so a broken link only means asking the next one.
@@ -131,6 +132,7 @@ class Client:
         self._heard = False
         self.link_epoch = 0  # how many links there have been
         self.store_id = ""  # of the history that the last link showed: what revisions known here belong to
+        self._seen = 0  # the newest revision of it that anything here has shown
         self.kv = Kv(self)
         self.renewals = Renewals(self.call, self._rng)
 
@@ -199,7 +201,9 @@ class Client:
                     link = await self._wait_link()
                     sent = True
                     try:
-                        return await link.call(request)
+                        result = await link.call(request)
+                        self._seen = max(self._seen, getattr(result, "revision", 0))
+                        return result
                     except ConnectionLost as lost:
                         # Once more at most where it may be this very answer that breaks links, all others' with it.
                         garbled += bool(lost.details.get("garbled"))
@@ -447,6 +451,8 @@ class Client:
 
     def event(self, watch: int, event: Event) -> None:
         self._heard = True
+        if not isinstance(event, Lost):
+            self._seen = max(self._seen, event.revision)
         target = self._watches.get(watch)
         if isinstance(target, Feed):
             applied = target.take(event)
@@ -471,6 +477,7 @@ class Client:
             self._lost.clear()
             try:
                 link = await transport.connect(self)
+                await self._caught_up(link)
             except Closed as error:  # a registry in this process, and it will not come back
                 self._closed = self._closed or error.message
                 self._end()
@@ -507,6 +514,27 @@ class Client:
             if loop.time() - linked_at >= SETTLED_S:
                 backoff.reset()
             await asyncio.sleep(backoff.next_s())
+
+    async def _caught_up(self, link: Link) -> None:
+        """Return when the registry shows all that this client has seen: a replica may be a moment behind another.
+
+        Raises:
+            Unavailable: it is too far behind; the link is closed.
+        """
+        if link.welcome.store_id != self.store_id:
+            self._seen = 0
+        revision = link.welcome.revision
+        try:
+            async with asyncio.timeout(CAUGHT_UP_S):
+                while revision < self._seen:
+                    await asyncio.sleep(_BEHIND_S)
+                    revision = (await link.call(Ping())).revision
+        except TimeoutError:
+            await link.close()
+            raise Unavailable(f"the registry is at revision {revision}, others were at {self._seen} already") from None
+        except BaseException:
+            await link.close()
+            raise
 
     def _not_linked(self, error: HomeportError) -> None:
         """An attempt failed; if every registry has failed since the last link and one refuses this client, say so."""

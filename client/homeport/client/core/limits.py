@@ -7,6 +7,7 @@ from typing import Final
 CALL_S: Final = 5.0  # for a call, waiting for a link included: a registry restarts in less
 WAIT_APPLIED_S_MAX: Final = 30.0  # as registries allow: a drain that has waited longer must not wait for one follower
 RENEW_LEASES_MAX: Final = 10_000  # in one call, as registries allow
+CAUGHT_UP_S: Final = 2.0  # for a replica to show what another has shown before; a mirror is a few milliseconds behind
 SETTLED_S: Final = 5.0  # a link that lived this long was no fluke: the next loss begins with short delays again
 RESOLVED_MAX: Final = 1000  # services followed for `resolve` alone: a tenth of the watches a connection may have
 REOPEN_S: Final = 1.0  # before a watch is asked for again that the registry was too busy to open

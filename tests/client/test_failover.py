@@ -1,0 +1,68 @@
+"""A client that moves from replica to replica, over a model of etcd, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from homeport.client import Client
+from homeport.mesh.testing import running_loop, virtual_time
+from homeport.registry import Registry
+from homeport.registry.direct import DirectTransport
+from homeport.registry.store.embedded import EmbeddedStore
+from homeport.registry.store.etcd import EtcdStore
+from tests.registry.store.model_etcd import ModelEtcd, ModelLink
+
+
+class Replica(Registry):
+    """A registry over the model."""
+
+    def __init__(self, link: ModelLink, seed: int) -> None:
+        super().__init__(node="n", rng=random.Random(seed))
+        self._model = link
+
+    def _make_store(self, now: Callable[[], float], _backup: str | None) -> EmbeddedStore | EtcdStore:
+        return EtcdStore(self._model, now=now, rng=self._rng)
+
+    @property
+    def transport(self) -> DirectTransport:
+        return DirectTransport(self._running_operations, running_loop(), self._links)
+
+
+@virtual_time(seed=1)
+async def test_a_client_that_fails_over_never_reads_backwards() -> None:
+    etcd = ModelEtcd()
+    slow = ModelLink(etcd, 0.001)
+    one, two = Replica(ModelLink(etcd, 0.001), 1), Replica(slow, 2)
+    await one.start()
+    async with two, Client(transport=one.transport) as client:
+        client._transports.append(two.transport)
+        await client.kv.put("a", b"1")
+        await two.store.barrier()
+        slow.latency_s = 0.5  # what is written from here on reaches two late
+        await client.kv.put("a", b"2")
+        await one.close()
+        found = await client.kv.get("a")
+        assert found is not None
+        assert found.value == b"2"
+        assert client.link_epoch == 2
+
+
+@virtual_time(seed=2)
+async def test_a_replica_that_does_not_catch_up_is_passed_over() -> None:
+    etcd = ModelEtcd()
+    links = [ModelLink(etcd, 0.001) for _ in range(3)]
+    one, two, three = (Replica(link, seed) for seed, link in enumerate(links))
+    await one.start()
+    async with two, three, Client(transport=one.transport) as client:
+        client._transports += [two.transport, three.transport]
+        await client.kv.put("a", b"1")
+        await two.store.barrier()
+        links[1].fail(True)
+        await client.kv.put("a", b"2")
+        await one.close()
+        async with asyncio.timeout(20.0):
+            found = await client.kv.get("a")
+        assert found is not None
+        assert found.value == b"2"
