@@ -58,7 +58,7 @@ async def test_the_successor_serves_the_next_connection_and_the_old_one_what_it_
             sockets=taken.matching({"outbound": old.at["outbound"], "admin": old.at["admin"]}),
         )
         assert new.at == old.at
-        taken.ready()
+        await taken.ready()
         await retired.wait()
         retiring = asyncio.create_task(old.retire())
         await asyncio.sleep(0)
@@ -83,10 +83,25 @@ async def test_a_successor_that_dies_before_it_is_ready_changes_nothing(
     taken.give_up()
     assert (await net.ask(old, net.get())).endswith(b"hi")
     again = await take_over(path)
-    again.ready()
+    await again.ready()
     await eventually(lambda: left == ["left"])
     for each in again.sockets["outbound"]:
         each.close()
+    await handover.close()
+
+
+async def test_of_two_successors_only_one_takes_over(net: Net, path: Path) -> None:
+    old = await net.sidecar()
+    left: list[str] = []
+    handover = Handover(path, lambda: old.sockets, lambda: left.append("left"))
+    await handover.start()
+    one, other = await take_over(path), await take_over(path)
+    await one.ready()
+    with pytest.raises(TakeoverError, match="another process"):
+        await other.ready()
+    assert left == ["left"]
+    for taken in (one, other):
+        taken.give_up()
     await handover.close()
 
 

@@ -2,7 +2,8 @@
 
     new -> old   a line that names this protocol
     old -> new   how many sockets each listener has, one JSON object, with the sockets themselves (SCM_RIGHTS)
-    new -> old   "ready": the new one accepts; the old one stops accepting and drains
+    new -> old   "ready": the new one accepts
+    old -> new   "yes": the old one stops accepting and drains; or "no": another one was faster
 
 The sockets are shared until the old process closes its copies, so there is no moment at which nobody accepts, and what
 waits in a backlog is accepted by whoever is left. If the new one dies before it says "ready", nothing has changed.
@@ -29,6 +30,8 @@ _log = logging.getLogger("homeport.sidecar")
 
 HELLO: Final = b"homeport takeover 1\n"
 READY: Final = b"ready\n"
+YES: Final = b"yes\n"
+NO: Final = b"no\n"
 SOCKETS_MAX: Final = 250  # the kernel passes at most 253 in one message
 _REPLY_BYTES_MAX: Final = 4096
 _REPLY_S: Final = 5.0  # for the old one to hand over; it does nothing else meanwhile
@@ -88,14 +91,22 @@ class Handover:
                 if not _same_user(writer) or await reader.readline() != HELLO or self._left:
                     return
                 self._hand_over(writer)
-                if await reader.readline() == READY and not self._left:
-                    self._left = True
-                    _log.warning("another process has taken over; finishing what is under way")
-                    self._leave()
+                if await reader.readline() != READY:
+                    return
+                writer.write(self._succeeded())
         except (OSError, TimeoutError, ValueError) as error:
             _log.warning("a takeover came to nothing: %r", error)
         finally:
             writer.close()
+
+    def _succeeded(self) -> bytes:
+        """A successor is ready: leave, unless another one was; return what to tell it."""
+        if self._left:
+            return NO
+        self._left = True
+        _log.warning("another process has taken over; finishing what is under way")
+        self._leave()
+        return YES
 
     def _hand_over(self, writer: asyncio.StreamWriter) -> None:
         sockets = self._sockets()
@@ -128,10 +139,20 @@ class Taken:
                     each.close()
         return self.sockets
 
-    def ready(self) -> None:
-        """The old process may leave. It has, if it is gone already."""
+    async def ready(self) -> None:
+        """The old process may leave. It has, if it is gone already.
+
+        Raises:
+            TakeoverError: another successor was faster; the sockets are its own.
+        """
+        if await asyncio.get_running_loop().run_in_executor(None, self._say_ready) == NO:
+            raise TakeoverError("another process has taken over meanwhile")
+
+    def _say_ready(self) -> bytes:
         with self._connection, contextlib.suppress(OSError):
             self._connection.sendall(READY)
+            return self._connection.recv(len(YES))
+        return b""
 
     def give_up(self) -> None:
         """Nothing has happened: the old process goes on."""

@@ -204,7 +204,7 @@ def sidecar(
                 ) as proxy,
             ):
                 if taken is not None:
-                    taken.ready()
+                    await taken.ready()
                 where = (f"{listener} {proxy.at.get(listener, OFF)}" for listener in wanted)
                 click.echo("  ".join(["homeport: sidecar", *where]))
                 await _serve(proxy, signals, state.with_suffix(".socket") if state is not None else None)
