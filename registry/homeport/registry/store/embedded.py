@@ -25,7 +25,7 @@ from typing import Final, TypeVar
 
 from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
-from homeport.client.core.errors import Closed, HomeportError, LimitExceeded, OutcomeUnknown, ReadOnly
+from homeport.client.core.errors import Closed, LimitExceeded, OutcomeUnknown, ReadOnly
 from homeport.client.core.model import KeyValue, validate_ttl
 from homeport.registry.core import keys
 from homeport.registry.core.head import Head
@@ -33,6 +33,7 @@ from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
+from homeport.registry.store.answers import fail, succeed
 from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
 from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
 from homeport.registry.store.journal import (
@@ -66,16 +67,6 @@ class _Waiting:
         self.changes = changes
         self.result = result
         self.reply = reply
-
-    def succeed(self) -> None:
-        if not self.reply.done():
-            self.reply.set_result(self.result)
-
-    def fail(self, error: HomeportError) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
-            if isinstance(self.reply, asyncio.Future):
-                self.reply.exception()  # who asked may have gone; then nobody need be warned
 
 
 class EmbeddedStore:
@@ -187,7 +178,7 @@ class EmbeddedStore:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
             for waiting in self._queue:
-                waiting.fail(Closed("the store was closed; nothing was written"))
+                fail(waiting.reply, Closed("the store was closed; nothing was written"))
         if self._journal is not None and self._worker is not None:
             await asyncio.get_running_loop().run_in_executor(self._worker, self._journal.close)
             self._worker.shutdown(wait=False)
@@ -270,7 +261,7 @@ class EmbeddedStore:
                 for waiting in batch:
                     if waiting.changes:
                         self._advance(waiting.revision, waiting.changes)
-                    waiting.succeed()
+                    succeed(waiting.reply, waiting.result)
                 batch = []
                 since_upkeep += 1
                 if not self._queue or since_upkeep >= _UPKEEP_BATCHES:
@@ -296,13 +287,14 @@ class EmbeddedStore:
         _log.error("nothing can be written: %s", error)
         self._head.rollback()
         for waiting in batch:
-            waiting.fail(
+            fail(
+                waiting.reply,
                 OutcomeUnknown(f"the write may or may not have happened: {error.message}")
                 if waiting.changes
-                else ReadOnly(f"what this saw could not be written: {error.message}")
+                else ReadOnly(f"what this saw could not be written: {error.message}"),
             )
         while self._queue:
-            self._queue.popleft().fail(ReadOnly(f"nothing was written: {error.message}"))
+            fail(self._queue.popleft().reply, ReadOnly(f"nothing was written: {error.message}"))
         await self._in_worker(journal.close)
         while True:
             await asyncio.sleep(_RECOVER_S)

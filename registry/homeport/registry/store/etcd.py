@@ -41,6 +41,7 @@ from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.optimistic import rendezvous, stamped
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
+from homeport.registry.store.answers import fail, succeed
 from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
 from homeport.registry.store.etcd_batches import TRIES_MAX, WRITES_OF_ONE_MAX, Batch, Batches, Layout, Waiting
 from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
@@ -201,7 +202,7 @@ class EtcdStore:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for waiting in self._waiting.queue:
-            waiting.fail(Closed("the store was closed; nothing was written"))
+            fail(waiting.reply, Closed("the store was closed; nothing was written"))
         try:
             await self._cluster.revoke(self._membership)  # so that the others take over at once
         except HomeportError as error:
@@ -351,12 +352,12 @@ class EtcdStore:
             for _ in batch.waiting:
                 self._waiting.queue.popleft()
             for at, waiting in enumerate(batch.waiting):
-                waiting.succeed(stamped(batch.outcomes[at].result, revision))
+                succeed(waiting.reply, stamped(batch.outcomes[at].result, revision))
 
     def _give_up(self, batch: Batch, error: HomeportError) -> None:
         for waiting in batch.waiting:
             self._waiting.queue.popleft()
-            waiting.fail(error)
+            fail(waiting.reply, error)
 
     async def _send(self, batch: Batch) -> int | None:
         """Have etcd carry out a batch; return its revision once the mirror shows it, None if its guards failed.
@@ -411,7 +412,7 @@ class EtcdStore:
     async def _recover(self) -> None:
         """Refuse writes until etcd answers with a quorum, and the mirror shows all that was written."""
         while self._waiting.queue:
-            self._waiting.queue.popleft().fail(ReadOnly(f"nothing was written: {self.read_only}"))
+            fail(self._waiting.queue.popleft().reply, ReadOnly(f"nothing was written: {self.read_only}"))
         while True:
             try:
                 async with asyncio.timeout(_UNKNOWN_S):

@@ -6,20 +6,20 @@ The store's revisions count from the one that created its name, so they are etcd
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import Final
 
 import msgspec
 
 from homeport.client.core import wire
-from homeport.client.core.errors import Busy, HomeportError, LimitExceeded, RequestError
+from homeport.client.core.errors import Busy, LimitExceeded, RequestError
 from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.head import Outcome
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.optimistic import WatchedHead, written
-from homeport.registry.core.txn import Txn, TxnResult
+from homeport.registry.core.txn import Txn
+from homeport.registry.store.answers import fail
 from homeport.registry.store.contract import LeaseRecord, Reply
 from homeport.registry.store.etcd_cluster import Stored, Write
 
@@ -82,16 +82,6 @@ class Waiting:
         self.ops_max = ops_max
         self.tries = 0
 
-    def succeed(self, result: TxnResult) -> None:
-        if not self.reply.done():
-            self.reply.set_result(result)
-
-    def fail(self, error: HomeportError) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
-            if isinstance(self.reply, asyncio.Future):
-                self.reply.exception()  # who asked may have gone; then nobody need be warned
-
 
 class Batch:
     """Transactions that go to etcd as one."""
@@ -142,7 +132,7 @@ class Batches:
                 if batch.waiting:
                     break  # told when those before it are written
                 self.queue.popleft()
-                waiting.fail(error)
+                fail(waiting.reply, error)
                 return None
             grown = size + written(outcome.changes)
             if batch.waiting and (len(batch.writes) + len(writes) > _WRITES_MAX or grown > _BATCH_BYTES_MAX):
@@ -150,7 +140,7 @@ class Batches:
             waiting.tries += 1
             if waiting.tries > TRIES_MAX and not batch.waiting:
                 self.queue.popleft()
-                waiting.fail(Busy(f"other replicas were faster {TRIES_MAX} times", retry_after_s=_BUSY_S))
+                fail(waiting.reply, Busy(f"other replicas were faster {TRIES_MAX} times", retry_after_s=_BUSY_S))
                 return None
             size = grown
             batch.waiting.append(waiting)
