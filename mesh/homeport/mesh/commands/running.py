@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -61,7 +62,7 @@ class PassedSignals:
     def __init__(self, to: Callable[[int], None]) -> None:
         loop = asyncio.get_running_loop()
         for number in APP_SIGNALS:
-            if number != signal.SIGHUP or not sys.stdin.isatty():
+            if number != signal.SIGHUP or not os.isatty(0):
                 loop.add_signal_handler(number, to, int(number))
 
 
