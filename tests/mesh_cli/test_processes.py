@@ -179,12 +179,15 @@ def test_a_sidecar_brings_calls_to_services_that_the_file_names(homeport: Proces
     config.write_text(
         f'registry = "unix:{tmp_path}/none"\n'
         f'[[service]]\nname = "database"\nendpoints = ["127.0.0.1:{database.server_port}"]\n'
+        '[[tcp]]\nlisten = "127.0.0.1:0"\nservice = "database"\n'
         '[sidecar]\noutbound = "127.0.0.1:0"\nadmin = "off"\n'
     )
     process = homeport.start("--config", str(config), "sidecar")
     words = homeport.line(process).split()
     assert words[:3] == ["homeport:", "sidecar", "outbound"]
-    assert words[4:] == ["inbound", "off", "admin", "off"]
+    assert words[4:9] == ["inbound", "off", "admin", "off", "tcp:database"]
+    with urllib.request.urlopen(f"http://{words[9]}/", timeout=DEADLINE_S) as answer:  # what it speaks is not looked at
+        assert answer.read() == b"hello"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://{words[3]}"}))
     with opener.open("http://database/", timeout=DEADLINE_S) as answer:
         assert answer.read() == b"hello"

@@ -62,6 +62,19 @@ async def test_all_workers_serve_on_one_port_what_the_parent_follows_once(net: N
     assert net.registrar.feeds["orders"].closed
 
 
+async def test_all_workers_forward_tcp_on_one_port(net: Net) -> None:
+    async def greets(raw: Raw) -> None:
+        raw.send(b"here")
+        await raw.until_end()
+
+    net.registrar.feed("orders").say((await net.upstream(greets)).instance())
+    async with opened(net, tcp={"orders": "127.0.0.1:0"}) as workers:
+        for _ in range(24):
+            assert await (await net.dial(workers, "tcp:orders")).exactly(4) == b"here"
+        stats: Any = await workers.stats()
+        assert [(port["service"], port["connections_total"]) for port in stats["tcp"]] == [("orders", 24)]
+
+
 async def test_what_changes_reaches_every_worker(net: Net) -> None:
     first, second = await net.answering(net.ok(b"first")), await net.answering(net.ok(b"second"))
     feed = net.registrar.feed("orders")

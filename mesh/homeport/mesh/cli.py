@@ -3,7 +3,8 @@
 Every option is also a key of `--config homeport.toml` and an environment variable: `http` of `[serve]` is
 `HOMEPORT_SERVE_HTTP`. The key `registry` at the top of the file, and `HOMEPORT_REGISTRY`, hold for every command.
 `[sidecar.timeouts]` and `[sidecar.limits]` hold the bounds of `--timeout` and `--limit`, and so for `run`.
-`[[service]]` tables (`name`, `endpoints`) name services that register nowhere, for `sidecar` and `run`.
+`[[service]]` tables (`name`, `endpoints`) name services that register nowhere, and `[[tcp]]` tables (`listen`,
+`service`) local ports that stand for a service, for `sidecar` and `run`.
 Exit codes: 0 done, 1 the answer is no, 2 usage, 3 the registry cannot be reached.
 """
 
@@ -109,10 +110,13 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: str | None) 
 def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
     """What the file says, as click's defaults: command name -> option name -> value."""
     shared = {key: config.pop(key) for key in _SHARED_KEYS if key in config}
-    static = [_static_service(ctx, table) for table in config.pop("service", [])]
+    listed = {
+        "static": [_static_service(ctx, table) for table in config.pop("service", [])],
+        "tcp": [_tcp_port(ctx, table) for table in config.pop("tcp", [])],
+    }
     for name, table in config.items():
         if name not in COMMANDS or not isinstance(table, dict):
-            ctx.fail(f"--config: {name!r} is neither a command nor one of {', '.join(_SHARED_KEYS)}, service.")
+            ctx.fail(f"--config: {name!r} is neither a command nor one of {', '.join(_SHARED_KEYS)}, service, tcp.")
     defaults = {name: {**shared, **_option_names(config.get(name, {}))} for name in COMMANDS}
     if shared:
         for action in ("get", "put", "delete", "list", "watch", "export", "import"):
@@ -121,9 +125,9 @@ def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
         for key in ("limits", "timeouts"):  # tables in the file, repeatable options on the command line
             if isinstance(table := defaults[name].get(key), dict):
                 defaults[name][key] = [f"{bound.replace('_', '-')}={value}" for bound, value in table.items()]
-    if static:
-        for name in _STATIC_COMMANDS:
-            defaults[name]["static"] = [*static, *defaults[name].get("static", [])]
+        for key, values in listed.items():
+            if values:
+                defaults[name][key] = [*values, *defaults[name].get(key, [])]
     return defaults
 
 
@@ -135,6 +139,14 @@ def _static_service(ctx: click.Context, table: Any) -> str:
             raise click.UsageError(
                 '--config: a [[service]] has exactly a name and endpoints = ["host:port", ...].', ctx
             )
+
+
+def _tcp_port(ctx: click.Context, table: Any) -> str:
+    match table:
+        case {"listen": str(listen), "service": str(service), **rest} if not rest:
+            return f"{listen}={service}"
+        case _:
+            raise click.UsageError('--config: a [[tcp]] has exactly listen = "host:port" and a service.', ctx)
 
 
 def _option_names(table: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.http1.upstream import Cluster
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.outbound import Outbound
+from homeport.sidecar.tcp import TcpListener
 
 # What every worker says of the same thing, and must not be added.
 _GREATEST: Final = ("_age_seconds", "_held", "_endpoints", "_endpoints_available", "_endpoints_ejected")
@@ -30,6 +31,7 @@ class Watched(Protocol):
 
     outbound: Outbound | None
     inbound: Inbound | None
+    tcp: list[TcpListener]
 
     @property
     def draining(self) -> bool: ...
@@ -98,6 +100,18 @@ def stats(sidecar: Watched) -> dict[str, object]:
         }
         for listener in _listeners(sidecar)
     }
+    ports = [
+        {
+            "service": port.service,
+            "direction": "tcp",
+            "connections": len(port.connections),
+            "connections_total": port.connections_total,
+            "bytes_in": port.received,
+            "bytes_out": port.sent,
+            "ended_by": dict(port.flags),
+        }
+        for port in sidecar.tcp
+    ]
     services = [
         {
             "service": cluster.service,
@@ -115,7 +129,7 @@ def stats(sidecar: Watched) -> dict[str, object]:
         }
         for direction, cluster in _clusters(sidecar)
     ]
-    return {"listeners": listeners, "services": services}
+    return {"listeners": listeners, "tcp": ports, "services": services}
 
 
 class _Metrics(Collector):
@@ -126,6 +140,7 @@ class _Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._downstream()
+        yield from self._tcp()
         yield from self._upstream()
         yield from self._endpoints()
 
@@ -149,6 +164,25 @@ class _Metrics(Collector):
             for flag, count in listener.refusals.items():
                 own.add_metric([*at, flag], count)
         yield from (requests, active, total, open_now, own)
+
+    def _tcp(self) -> Iterator[Metric]:
+        labels = ["service"]
+        total = CounterMetricFamily("homeport_tcp_cx", "Connections accepted.", labels=labels)
+        active = GaugeMetricFamily("homeport_tcp_cx_active", "Connections open.", labels=labels)
+        received = CounterMetricFamily("homeport_tcp_received_bytes", "From clients that are gone.", labels=labels)
+        sent = CounterMetricFamily("homeport_tcp_sent_bytes", "To clients that are gone.", labels=labels)
+        ended = CounterMetricFamily(
+            "homeport_tcp_cx_ended_by", "Connections that did not end by themselves.", labels=[*labels, "flag"]
+        )
+        for port in self._sidecar.tcp:
+            at = [port.service]
+            total.add_metric(at, port.connections_total)
+            active.add_metric(at, len(port.connections))
+            received.add_metric(at, port.received)
+            sent.add_metric(at, port.sent)
+            for flag, count in port.flags.items():
+                ended.add_metric([*at, flag], count)
+        yield from (total, active, received, sent, ended)
 
     def _upstream(self) -> Iterator[Metric]:
         labels = ["direction", "service"]

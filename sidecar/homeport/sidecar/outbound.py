@@ -22,7 +22,6 @@ from homeport.sidecar.core.routes import Hosts, Passed, Refusal
 from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, UpstreamTls
 from homeport.sidecar.core.snapshot import Known, Snapshot
 from homeport.sidecar.http1.downstream import Downstream
-from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED, Listener
@@ -52,6 +51,14 @@ class Following(Protocol):
     def recall(self, instances: Iterable[Instance], revision: int, age_s: float) -> None: ...
     def listen(self, changed: Callable[[ServiceEvent], None]) -> Callable[[], None]: ...
     def close(self) -> None: ...
+
+
+class Waiting(Protocol):
+    """Something that cannot go on before the registry has said who its service is."""
+
+    cluster: Cluster | None
+
+    def try_first(self) -> None: ...
 
 
 class Discovery(Protocol):
@@ -101,7 +108,8 @@ class Outbound(Listener):
         self._discovery = discovery
         self._hosts = Hosts(static, passthrough)
         self._by_host: dict[bytes, Cluster] = {}  # spellings of Host that were resolved before
-        self._waiting: dict[str, list[Exchange]] = {}  # service -> requests until the registry has answered
+        self._waiting: dict[str, list[Waiting]] = {}  # service -> who waits until the registry has answered
+        self._kept: set[str] = set()  # services that are followed whether anybody asks or not
         self._stop_listening: dict[str, Callable[[], None]] = {}
         self.on_change: Callable[[], None] | None = None  # called when what is known of any service has changed
         everyone = (self._settings, *self._services.values())
@@ -138,6 +146,26 @@ class Outbound(Listener):
             if found.met and len(self._by_host) < limits.HOSTS_CACHED_MAX:
                 self._by_host[host] = found
         return found
+
+    def keep(self, service: str) -> None:
+        """Follow a service from now on, whether anybody asks for it or not.
+
+        Raises:
+            InvalidArgument: no service can have this name, or nobody could say where it is.
+        """
+        try:
+            found = self.cluster_of(service)
+        except Refusal as refusal:
+            raise InvalidArgument(f"{service!r} cannot be forwarded to: {refusal.text}") from None
+        self._kept.add(found.service)
+
+    def cluster_of(self, service: str) -> Cluster:
+        """The endpoints of a service.
+
+        Raises:
+            Refusal: it cannot be followed.
+        """
+        return self._cluster(self._hosts.destination(service.encode()))
 
     def _cluster(self, destination: str | Passed) -> Cluster:
         found = self.clusters.get(destination)
@@ -199,16 +227,16 @@ class Outbound(Listener):
             upstream.close()
         if change.hopeless:
             self.move(change.hopeless)
-        for exchange in self._waiting.pop(followed.service, ()):
-            exchange.try_first()
+        for waiting in self._waiting.pop(followed.service, ()):
+            waiting.try_first()
 
-    def wait_known(self, cluster: Cluster, exchange: Exchange) -> None:
-        self._waiting.setdefault(cluster.service, []).append(exchange)
+    def wait_known(self, cluster: Cluster, waiting: Waiting) -> None:
+        self._waiting.setdefault(cluster.service, []).append(waiting)
 
-    def give_up(self, exchange: Exchange) -> None:
-        waiting = self._waiting.get(exchange.cluster.service) if exchange.cluster is not None else None
-        if waiting and exchange in waiting:
-            waiting.remove(exchange)
+    def give_up(self, waiting: Waiting) -> None:
+        others = self._waiting.get(waiting.cluster.service) if waiting.cluster is not None else None
+        if others and waiting in others:
+            others.remove(waiting)
 
     def nobody(self, cluster: Cluster) -> Refusal:
         if not cluster.known:
@@ -275,7 +303,7 @@ class Outbound(Listener):
             if not each.endpoints and not each.fixed and now - each.used_at_s > limits.UNUSED_S:
                 unused.append(service)
         for service in unused:
-            if not self._waiting.get(service):
+            if not self._waiting.get(service) and service not in self._kept:
                 self._forget(service)
 
     def _forget(self, service: str) -> None:

@@ -30,6 +30,7 @@ from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.outbound import Discovery, Outbound, instance_at
 from homeport.sidecar.sockets import address_of, bind, parse_address
+from homeport.sidecar.tcp import PREFIX, TcpListener
 from homeport.sidecar.tls import Renewed, ServerTls
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Sidecar:
         app: `host:port` of the service itself.
         admin: `host:port` for operators and scrapers.
         static: Services that register nowhere: name to `host:port` addresses. Never looked up in the registry.
+        tcp: Local ports that stand for a service each, for what is not HTTP/1.1: its name to `host:port`.
         passthrough: Hosts outside the registry, `host` or `host:port`, that requests may go to.
         concurrency_max: Requests under way at the application; more are turned away, for others to serve.
         state_file: Where the last known endpoints are kept, for the next start; None for nowhere.
@@ -72,6 +74,7 @@ class Sidecar:
         app: str | None = None,
         admin: str | None = None,
         static: Mapping[str, Sequence[str]] | None = None,
+        tcp: Mapping[str, str] | None = None,
         passthrough: Sequence[str] = (),
         concurrency_max: int = fixed.ACTIVE_MAX,
         limits: Limits | None = None,
@@ -88,11 +91,14 @@ class Sidecar:
         self.at: dict[str, str] = {}  # listener -> the address it is bound to
         self.outbound: Outbound | None = None
         self.inbound: Inbound | None = None
+        self.tcp: list[TcpListener] = []
+        self._tcp = {} if tcp is None else dict(tcp)
         self._addresses = {
             name: address
             for name, address in (("outbound", outbound), ("inbound", inbound), ("admin", admin))
             if address is not None and address != "off"
         }
+        self._addresses |= {PREFIX + service: address for service, address in self._tcp.items()}
         for address in self._addresses.values():
             parse_address(address)
         if "inbound" in self._addresses and app is None:
@@ -144,7 +150,7 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         name = self._name
         try:
-            if "outbound" in self._addresses:
+            if "outbound" in self._addresses or self._tcp:
                 self.outbound = Outbound(
                     loop,
                     self._rng,
@@ -159,7 +165,11 @@ class Sidecar:
                 )
                 if self._state_file is not None:
                     await self._recall(self.outbound, self._state_file)
-                self.at["outbound"] = await self._listen(self.outbound)
+                if "outbound" in self._addresses:
+                    self.at["outbound"] = await self._listen(self.outbound)
+                for service in self._tcp:
+                    self.tcp.append(TcpListener(self.outbound, service))
+                    self.at[self.tcp[-1].name] = await self._listen(self.tcp[-1])
             if "inbound" in self._addresses and self._app is not None:
                 self.inbound = Inbound(
                     loop, self._rng, f"{name}-in", self._app, self.limits, self.timeouts, self._concurrency_max
@@ -188,8 +198,9 @@ class Sidecar:
             self._sockets[name] = bind(self._addresses[name])
         return self._sockets[name]
 
-    async def _listen(self, listener: Listener) -> str:
-        listener.start_traces = self._start_traces
+    async def _listen(self, listener: Listener | TcpListener) -> str:
+        if isinstance(listener, Listener):
+            listener.start_traces = self._start_traces
         bound = self._bound(listener.name)
         for each in bound:
             await listener.accept(each)
@@ -219,7 +230,7 @@ class Sidecar:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(fixed.SWEEP_S, self._sweep, loop)
         now = loop.time()
-        for listener in (self.outbound, self.inbound):
+        for listener in (self.outbound, self.inbound, *self.tcp):
             if listener is not None:
                 listener.sweep(now)
 
@@ -232,9 +243,10 @@ class Sidecar:
         self.begin_drain()
         if self.inbound is not None:
             return await self.inbound.drain(timeout_s)
+        waits = [each.emptied(timeout_s) for each in self.tcp]
         if self.outbound is not None:
-            return await self.outbound.drain(timeout_s)
-        return True
+            waits.append(self.outbound.drain(timeout_s))
+        return all(await asyncio.gather(*waits))
 
     def watch_app(self, evidence: Callable[[], None]) -> None:
         """Call `evidence` when requests to the application have failed."""
@@ -254,7 +266,7 @@ class Sidecar:
         still open after `timeout_s`.
         """
         self._draining = True
-        listeners = [listener for listener in (self.inbound, self.outbound) if listener is not None]
+        listeners = [listener for listener in (self.inbound, self.outbound, *self.tcp) if listener is not None]
         if self._admin is not None:
             await self._admin.cleanup()
             self._admin = None
@@ -279,6 +291,8 @@ class Sidecar:
         if self._last_known is not None:
             await self._last_known.close()
             self._last_known = None
+        for listener in self.tcp:
+            listener.close()
         if self.outbound is not None:
             self.outbound.close()
         self._close_sockets()

@@ -29,6 +29,7 @@ from homeport.sidecar.channel import (
 )
 from homeport.sidecar.core import limits
 from homeport.sidecar.sidecar import Sidecar
+from homeport.sidecar.tcp import PREFIX
 from homeport.sidecar.tls import ServerTls
 
 _log = logging.getLogger("homeport.sidecar")
@@ -122,6 +123,7 @@ class Worker:
             inbound=setup.at.get("inbound"),
             app=setup.app,
             static=setup.static,
+            tcp={name.removeprefix(PREFIX): at for name, at in setup.at.items() if name.startswith(PREFIX)},
             passthrough=setup.passthrough,
             concurrency_max=setup.concurrency_max,
             limits=setup.limits,

@@ -45,6 +45,7 @@ from homeport.sidecar.fan_out import FanOut
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.outbound import Discovery
 from homeport.sidecar.sockets import address_of, bind, dealt
+from homeport.sidecar.tcp import PREFIX
 from homeport.sidecar.tls import ServerTls
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Workers:
         app: str | None = None,
         admin: str | None = None,
         static: Mapping[str, Sequence[str]] | None = None,
+        tcp: Mapping[str, str] | None = None,
         passthrough: Sequence[str] = (),
         concurrency_max: int = fixed.ACTIVE_MAX,
         limits: Limits | None = None,
@@ -125,6 +127,7 @@ class Workers:
             for name, address in (("outbound", outbound), ("inbound", inbound), ("admin", admin))
             if address is not None and address != "off"
         }
+        self._addresses |= {PREFIX + service: address for service, address in (tcp or {}).items()}
         self._app = app
         self._static = {name: list(addresses) for name, addresses in (static or {}).items()}
         self._passthrough = list(passthrough)

@@ -54,6 +54,25 @@ def static_service(text: str) -> str:
     return text
 
 
+def tcp_port(text: str) -> str:
+    """An option's type: HOST:PORT=NAME, a local port that stands for a service."""
+    at, equals, name = text.rpartition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not HOST:PORT=NAME.")
+    address(at)
+    return text
+
+
+def tcp_ports(texts: Iterable[str]) -> dict[str, str]:
+    """What those options say: addresses by name."""
+    ports: dict[str, str] = {}
+    for at, _, name in (text.rpartition("=") for text in texts):
+        if name in ports:
+            raise click.UsageError(f"--tcp: {name!r} stands at {ports[name]} already; a service has one port.")
+        ports[name] = at
+    return ports
+
+
 def static_services(texts: Iterable[str]) -> dict[str, list[str]]:
     """What those options say: addresses by name."""
     parts = (text.partition("=") for text in texts)

@@ -20,7 +20,7 @@ import click
 from homeport.client import Check, Client, Registration, Unavailable
 from homeport.client.core.model import INTERVAL_S_DEFAULT, INTERVAL_S_MIN, TTL_S_DEFAULT, TTL_S_MAX, TTL_S_MIN, Status
 from homeport.mesh.app import LOCALHOST, App
-from homeport.mesh.commands.options import OFF, static_services
+from homeport.mesh.commands.options import OFF, static_services, tcp_ports
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
 from homeport.mesh.commands.sidecar import inbound_tls, proxy_of, proxy_options, state_file
 from homeport.sidecar import AppWatch, Limits, Sidecar, Timeouts, Workers
@@ -90,6 +90,7 @@ def run(
     inbound: str,
     admin: str,
     static: tuple[str, ...],
+    tcp: tuple[str, ...],
     passthrough: tuple[str, ...],
     state_dir: Path | None,
     workers: int,
@@ -146,6 +147,7 @@ def run(
                 app=f"{LOCALHOST}:{port}",
                 admin=admin,
                 static=static_services(static),
+                tcp=tcp_ports(tcp),
                 passthrough=passthrough,
                 limits=limits,
                 timeouts=timeouts,

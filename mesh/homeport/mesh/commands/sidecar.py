@@ -23,9 +23,12 @@ from homeport.mesh.commands.options import (
     registry_option,
     static_service,
     static_services,
+    tcp_port,
+    tcp_ports,
 )
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
 from homeport.sidecar import Handover, Limits, ServerTls, Sidecar, Timeouts, Workers, take_over
+from homeport.sidecar.tcp import PREFIX
 from homeport.sidecar.workers import WORKERS_MAX
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,6 +92,13 @@ def proxy_options(command: F) -> F:
                 metavar="NAME=HOST:PORT,...",
                 multiple=True,
                 help="A service that registers nowhere; repeatable.",
+            ),
+            click.option(
+                "--tcp",
+                type=tcp_port,
+                metavar="HOST:PORT=NAME",
+                multiple=True,
+                help="A local port whose connections go to instances of a service, whatever they speak; repeatable.",
             ),
             click.option(
                 "--passthrough",
@@ -157,6 +167,7 @@ def sidecar(
     inbound: str,
     admin: str,
     static: tuple[str, ...],
+    tcp: tuple[str, ...],
     passthrough: tuple[str, ...],
     state_dir: Path | None,
     workers: int,
@@ -179,7 +190,9 @@ def sidecar(
     state = state_file(state_dir, f"sidecar-{outbound}") if named else None
     if takeover and state is None:
         raise click.UsageError("--takeover needs a --state-dir and an --outbound with a port of its own.")
+    ports = tcp_ports(tcp)
     wanted = {"outbound": outbound, "inbound": inbound if app else OFF, "admin": admin}
+    wanted |= {PREFIX + service: at for service, at in ports.items()}
 
     async def work() -> int:
         signals = StopSignals()
@@ -194,6 +207,7 @@ def sidecar(
                     admin=admin,
                     app=app,
                     static=static_services(static),
+                    tcp=ports,
                     passthrough=passthrough,
                     state_file=state,
                     limits=limits,
@@ -234,4 +248,5 @@ async def _serve(proxy: Sidecar | Workers, signals: StopSignals, path: Path | No
         retiring = asyncio.create_task(proxy.retire())
         await asyncio.wait([retiring, stopping], return_when=asyncio.FIRST_COMPLETED)
     else:
-        await proxy.drain()
+        draining = asyncio.create_task(proxy.drain())
+        await asyncio.wait([draining, asyncio.create_task(signals.next())], return_when=asyncio.FIRST_COMPLETED)

@@ -69,7 +69,8 @@ class Timeouts:
     body_s: float = 60.0  # between two pieces of a request's body
     first_byte_s: float = 15.0  # from the end of the request to the answer's head, per try
     stream_s: float = 300.0  # without a piece of the answer's body or of the request's; Envoy's stream idle timeout
-    tunnel_s: float = 3600.0  # silence in an upgraded connection; WebSocket pings come every minute or so
+    tunnel_s: float = 3600.0  # silence in an upgraded or a TCP connection; WebSocket pings come every minute or so
+    leave_s: float = 600.0  # TCP connections to an instance that leaves or fails its checks may go on for this long
     keep_alive_s: float = 60.0  # a client's idle connection is kept; registered as `idle_timeout_s` of inbounds
     flush_s: float = 60.0  # for a client to take the end of an answer, after which its connection closes
     linger_s: float = 2.0  # for a client to read an early answer before the connection is closed under it

@@ -7,12 +7,12 @@ that raise `NotImplementedError` are the whole difference between the two direct
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from homeport.client.core.backoff import Rng
+from homeport.sidecar.acceptor import Acceptor
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
@@ -23,7 +23,6 @@ from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.outbox import Outbox
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
-from homeport.sidecar.sockets import BACKLOG
 from homeport.sidecar.tls import Renewed
 
 FLAGS: Final = b"x-homeport-response-flags"
@@ -33,10 +32,9 @@ UNDELIVERED: Final = b"x-homeport-undelivered"  # between an inbound and an outb
 _WITH_CONTENT: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
-class Listener:
+class Listener(Acceptor[Downstream]):
     """Accepts connections at one address and proxies what they ask for."""
 
-    name = ""
     retries_max = 0
 
     def __init__(
@@ -47,25 +45,17 @@ class Listener:
         limits: Limits,
         timeouts: Timeouts,
     ) -> None:
-        self.loop = loop
-        self.limits = limits
-        self.timeouts = timeouts
-        self.now = loop.time
+        super().__init__(loop, limits, timeouts)
         self.rng = rng
-        self.draining = False
-        self.connections: set[Downstream] = set()
         self.active = 0  # exchanges under way
-        self.connections_total = 0
         self.requests_total = 0
         self.refusals: dict[str, int] = {}  # answers of our own, by flag
         self.pseudonym = pseudonym.encode()
         self.via_line = b"Via: 1.1 %b" % self.pseudonym
         self.outbox = Outbox(loop)
-        self._servers: list[asyncio.Server] = []
         self.start_traces = False  # whether a request that bears no `traceparent` gets one
         self.tls: Renewed | None = None  # how clients are met; set before the first `accept`
         self._drained: asyncio.Event | None = None
-        self._empty: asyncio.Event | None = None  # set when the last connection is gone, once somebody waits for it
 
     # The two directions differ in these.
 
@@ -106,15 +96,17 @@ class Listener:
 
     # Connections.
 
-    async def accept(self, listening: socket.socket) -> None:
-        """Accept from a listening socket, until it is closed or we are."""
-        options: dict[str, Any] = {}
-        if self.tls is not None:
-            options["ssl"] = self.tls.context
-            options["ssl_handshake_timeout"] = self.timeouts.head_s
-            options["ssl_shutdown_timeout"] = self.timeouts.linger_s
-        server = await self.loop.create_server(lambda: Downstream(self), sock=listening, backlog=BACKLOG, **options)
-        self._servers.append(server)
+    def protocol(self) -> Downstream:
+        return Downstream(self)
+
+    def options(self) -> dict[str, Any]:
+        if self.tls is None:
+            return {}
+        return {
+            "ssl": self.tls.context,
+            "ssl_handshake_timeout": self.timeouts.head_s,
+            "ssl_shutdown_timeout": self.timeouts.linger_s,
+        }
 
     def tls_to(self, cluster: Cluster, endpoint: Endpoint) -> tuple[ssl.SSLContext, str] | None:
         """How a connection to `endpoint` is encrypted, and the name that its certificate must bear; None: not."""
@@ -160,31 +152,6 @@ class Listener:
         finally:
             self._drained = None
         return True
-
-    def connection_ended(self, downstream: Downstream) -> None:
-        self.connections.discard(downstream)
-        if self._empty is not None and not self.connections:
-            self._empty.set()
-
-    async def retire(self, timeout_s: float) -> bool:
-        """Stop accepting, and wait until no connection is left; False: some still are."""
-        self.stop_accepting()
-        self.draining = True
-        self._empty = asyncio.Event()
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self.connections:
-                    self._empty.clear()
-                    await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def stop_accepting(self) -> None:
-        """Close the listening sockets; what was accepted is served."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
 
     def close(self) -> None:
         """Stop accepting and close every connection, whatever it is doing."""
