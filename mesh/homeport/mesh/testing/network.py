@@ -275,29 +275,41 @@ class Network:
         host: Any,
         port: Any,
         *,
+        sock: Listener | None = None,
         backlog: int = BACKLOG,
         start_serving: bool = True,
         **options: Any,
     ) -> MemoryServer:
-        """`loop.create_server`."""
+        """`loop.create_server`; a `sock` is one that `bind` gave."""
         _check_options(options)
+        if sock is not None:
+            if host is not None or port is not None:
+                raise ValueError("host/port and sock can not be specified at the same time")
+            sock.backlog = backlog
+            return self._serve(factory, [sock], start_serving)
         hosts = ["0.0.0.0", "::"] if host in (None, "") else [host] if isinstance(host, str) else list(host)
-        here = self.here()
         listeners: list[Listener] = []
         try:
             for each in hosts:
                 ip, number = self._address(each, port)
                 if host in (None, "") and listeners:
                     number = listeners[0].getsockname()[1]  # one port for both families
-                number = self._bindable(here, ip, number, self._listeners)
-                listener = Listener(self, here, addresses.sockname(ip, number), addresses.family(ip), backlog)
-                self._listeners[here.address, ip, number] = listener
-                listeners.append(listener)
+                listeners.append(self.bind(ip, number))
+                listeners[-1].backlog = backlog
         except OSError:
             for listener in listeners:
                 self._unbind(listener)
             raise
         return self._serve(factory, listeners, start_serving)
+
+    def bind(self, host: str, port: int = 0) -> Listener:
+        """A bound address for `create_server(sock=...)`, as a socket is in real time. It refuses until it is served."""
+        here = self.here()
+        ip, number = self._address(host, port)
+        number = self._bindable(here, ip, number, self._listeners)
+        listener = Listener(self, here, addresses.sockname(ip, number), addresses.family(ip), BACKLOG)
+        self._listeners[here.address, ip, number] = listener
+        return listener
 
     async def listen_unix(
         self,

@@ -264,7 +264,8 @@ class Downstream(asyncio.Protocol):
         self._closing = True
         self.listener.outbox.flush()
         sock = self.transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        if sock is not None:  # in memory, an abort is a reset anyway
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
     def send(self, data: bytes) -> None:
