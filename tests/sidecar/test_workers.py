@@ -58,6 +58,7 @@ async def test_all_workers_serve_on_one_port_what_the_parent_follows_once(net: N
         assert [each["address"] for each in cluster["endpoints"]] == [upstream.address]
         metrics = await net.ask(workers, net.get("/metrics"), "admin")
         assert b'homeport_downstream_rq_total{listener="outbound"} 24.0\n' in metrics
+        assert b'homeport_upstream_rq_time_seconds_count{direction="outbound",service="orders"} 24.0\n' in metrics
         assert b'homeport_upstream_endpoints{direction="outbound",service="orders"} 1.0\n' in metrics
     assert net.registrar.feeds["orders"].closed
 

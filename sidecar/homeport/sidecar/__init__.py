@@ -15,6 +15,7 @@ from homeport.sidecar.core.settings import (
     UpstreamTls,
 )
 from homeport.sidecar.lifecycle import Registered
+from homeport.sidecar.observer import Observing
 from homeport.sidecar.outbound import Discovery, Following
 from homeport.sidecar.sidecar import Sidecar
 from homeport.sidecar.takeover import Handover, TakeoverError, take_over
@@ -32,6 +33,7 @@ __all__ = [
     "Handover",
     "HashOn",
     "Limits",
+    "Observing",
     "Outliers",
     "Registered",
     "Retries",

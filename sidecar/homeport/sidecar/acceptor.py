@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.sockets import BACKLOG
+
+if TYPE_CHECKING:
+    from homeport.sidecar.observer import Observer
 
 T = TypeVar("T")
 
@@ -28,6 +31,7 @@ class Acceptor(Generic[T]):
         self.draining = False
         self.connections: set[T] = set()
         self.connections_total = 0
+        self.observer: Observer | None = None  # of the log and of traces; None: neither is asked for
         self._servers: list[asyncio.Server] = []
         self._empty: asyncio.Event | None = None  # set when the last connection is gone, once somebody waits for it
 

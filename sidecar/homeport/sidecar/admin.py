@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final, Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from homeport.sidecar.core.histogram import BOUNDS_S
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.http1.upstream import Cluster
 from homeport.sidecar.inbound import Inbound
+from homeport.sidecar.observer import Observer
 from homeport.sidecar.outbound import Outbound
 from homeport.sidecar.tcp import TcpListener
 
 # What every worker says of the same thing, and must not be added.
 _GREATEST: Final = ("_age_seconds", "_held", "_endpoints", "_endpoints_available", "_endpoints_ejected")
+_BOUNDS: Final = (*(repr(bound) for bound in BOUNDS_S), "+Inf")
 _CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
@@ -32,6 +36,7 @@ class Watched(Protocol):
     outbound: Outbound | None
     inbound: Inbound | None
     tcp: list[TcpListener]
+    observer: Observer | None
 
     @property
     def draining(self) -> bool: ...
@@ -74,6 +79,8 @@ def clusters(sidecar: Watched) -> list[dict[str, object]]:
                         "available": endpoint.available,
                         "weight": endpoint.weight,
                         "active": endpoint.active,
+                        "answers": endpoint.answers_total,
+                        "answers_s": endpoint.times_sum_s,
                         "idle": len(endpoint.idle),
                         "failures": endpoint.failures,
                         "suspect": endpoint.suspect,
@@ -126,6 +133,8 @@ def stats(sidecar: Watched) -> dict[str, object]:
             "overflows": cluster.overflows,
             "ejections": cluster.ejections,
             "ejections_spared": cluster.ejections_spared,
+            "times": dict(zip(_BOUNDS, cluster.times, strict=True)),
+            "times_sum_s": cluster.times_sum_s,
         }
         for direction, cluster in _clusters(sidecar)
     ]
@@ -141,6 +150,7 @@ class _Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._downstream()
         yield from self._tcp()
+        yield from self._observer()
         yield from self._upstream()
         yield from self._endpoints()
 
@@ -165,6 +175,17 @@ class _Metrics(Collector):
                 own.add_metric([*at, flag], count)
         yield from (requests, active, total, open_now, own)
 
+    def _observer(self) -> Iterator[Metric]:
+        observer = self._sidecar.observer
+        if observer is None:
+            return
+        if observer.log is not None:
+            yield CounterMetricFamily("homeport_access_log_lines", "Lines for the access log.", observer.log.written)
+            yield CounterMetricFamily("homeport_access_log_dropped", "Of which were lost.", observer.log.dropped)
+        if observer.exporter is not None:
+            yield CounterMetricFamily("homeport_spans_exported", "Spans a collector took.", observer.exporter.exported)
+            yield CounterMetricFamily("homeport_spans_dropped", "Spans that were lost.", observer.exporter.dropped)
+
     def _tcp(self) -> Iterator[Metric]:
         labels = ["service"]
         total = CounterMetricFamily("homeport_tcp_cx", "Connections accepted.", labels=labels)
@@ -186,6 +207,9 @@ class _Metrics(Collector):
 
     def _upstream(self) -> Iterator[Metric]:
         labels = ["direction", "service"]
+        times = HistogramMetricFamily(
+            "homeport_upstream_rq_time_seconds", "From sending a request to its answer's head.", labels=labels
+        )
         requests = CounterMetricFamily(
             "homeport_upstream_rq", "Answers of upstreams, by class of status.", labels=[*labels, "code_class"]
         )
@@ -215,9 +239,10 @@ class _Metrics(Collector):
             for code_class, count in zip(_CLASSES, cluster.requests, strict=True):
                 if count:
                     requests.add_metric([*at, code_class], count)
+            times.add_metric(at, _buckets(cluster.times), cluster.times_sum_s)
             for field, family in counters.items():
                 family.add_metric(at, getattr(cluster, field))
-        yield requests
+        yield from (requests, times)
         yield from counters.values()
 
     def _endpoints(self) -> Iterator[Metric]:
@@ -226,6 +251,11 @@ class _Metrics(Collector):
         able = GaugeMetricFamily("homeport_upstream_endpoints_available", "Endpoints that take traffic.", labels=labels)
         ejected = GaugeMetricFamily("homeport_upstream_endpoints_ejected", "Endpoints left alone.", labels=labels)
         active = GaugeMetricFamily("homeport_upstream_rq_active", "Requests under way.", labels=labels)
+        connected = GaugeMetricFamily("homeport_upstream_cx_active", "Connections open, idle ones too.", labels=labels)
+        connecting = GaugeMetricFamily("homeport_upstream_cx_pending", "Connections being opened.", labels=labels)
+        budget = GaugeMetricFamily(
+            "homeport_upstream_rq_retry_budget", "Retries that the budget has left right now.", labels=labels
+        )
         idle = GaugeMetricFamily("homeport_upstream_cx_idle", "Idle connections kept.", labels=labels)
         age = GaugeMetricFamily(
             "homeport_subscription_age_seconds", "Time since the registry confirmed the endpoints.", labels=["service"]
@@ -243,11 +273,21 @@ class _Metrics(Collector):
             ejected.add_metric(at, sum(endpoint.ejected for endpoint in endpoints))
             active.add_metric(at, cluster.active)
             idle.add_metric(at, sum(len(endpoint.idle) for endpoint in endpoints))
+            if cluster.circuit is not None:
+                connected.add_metric(at, cluster.circuit.connections)
+                connecting.add_metric(at, cluster.circuit.pending)
+            if cluster.budget is not None and self._sidecar.outbound is not None:
+                budget.add_metric(at, cluster.budget.balance(self._sidecar.outbound.now()))
         if self._sidecar.outbound is not None:
             for service, subscription in self._sidecar.outbound.subscriptions.items():
                 age.add_metric([service], subscription.age_s())
                 held.add_metric([service], subscription.held)
-        yield from (everyone, able, ejected, active, idle, age, held)
+        yield from (everyone, able, ejected, active, idle, connected, connecting, budget, age, held)
+
+
+def _buckets(times: Sequence[int]) -> list[tuple[str, float]]:
+    """Each bucket with all below it, as Prometheus has them."""
+    return list(zip(_BOUNDS, accumulate(times), strict=True))
 
 
 def metrics(sidecar: Watched) -> bytes:

@@ -18,6 +18,7 @@ from homeport.client.core.wire import Splitter
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.settings import ServiceSettings
 from homeport.sidecar.core.snapshot import SNAPSHOT_BYTES_MAX
+from homeport.sidecar.observer import Observing
 
 FRAME_BYTES_MAX: Final = SNAPSHOT_BYTES_MAX  # one service has no more endpoints than all of them
 
@@ -36,6 +37,7 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     timeouts: Timeouts
     start_traces: bool
     inbound_tls: tuple[str, str, str | None] | None
+    observing: Observing
     settings: ServiceSettings
     services: dict[str, ServiceSettings]
 

@@ -28,6 +28,7 @@ from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.lifecycle import Registered, serve_app
+from homeport.sidecar.observer import NOTHING, Observer, Observing
 from homeport.sidecar.outbound import Discovery, Outbound, instance_at
 from homeport.sidecar.sockets import address_of, bind, parse_address
 from homeport.sidecar.tcp import PREFIX, TcpListener
@@ -59,6 +60,7 @@ class Sidecar:
         start_traces: Whether a request without a `traceparent` gets one; one that has it always keeps it.
         inbound_tls: The certificate that clients of the inbound are shown; None: it speaks plain HTTP.
         sockets: Listening sockets by listener, to use instead of binding its address; closed with the sidecar.
+        observing: What is written down of requests: an access log, traces. Nothing by default.
         settings: How services are balanced, timed and guarded.
         services: Those that differ, by name.
         name: By which loops are found; the same for processes that do one task together. Default: a random one.
@@ -83,6 +85,7 @@ class Sidecar:
         start_traces: bool = False,
         inbound_tls: ServerTls | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
+        observing: Observing = NOTHING,
         settings: ServiceSettings = DEFAULT,
         services: Mapping[str, ServiceSettings] | None = None,
         name: str = "",
@@ -118,6 +121,8 @@ class Sidecar:
         self.timeouts = Timeouts() if timeouts is None else timeouts
         self._start_traces = start_traces
         self._inbound_tls = inbound_tls
+        self._observing = observing
+        self.observer: Observer | None = None
         self._settings = settings
         self._services = {} if services is None else dict(services)
         self._rng: Rng = random.Random() if rng is None else rng
@@ -150,6 +155,9 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         name = self._name
         try:
+            if self._observing.anything:
+                self.observer = Observer(self._observing, self._rng)
+                self.observer.start()
             if "outbound" in self._addresses or self._tcp:
                 self.outbound = Outbound(
                     loop,
@@ -201,6 +209,7 @@ class Sidecar:
     async def _listen(self, listener: Listener | TcpListener) -> str:
         if isinstance(listener, Listener):
             listener.start_traces = self._start_traces
+        listener.observer = self.observer
         bound = self._bound(listener.name)
         for each in bound:
             await listener.accept(each)
@@ -233,6 +242,8 @@ class Sidecar:
         for listener in (self.outbound, self.inbound, *self.tcp):
             if listener is not None:
                 listener.sweep(now)
+        if self.observer is not None:
+            self.observer.sweep()
 
     async def drain(self, timeout_s: float = fixed.DRAIN_TIMEOUT_S) -> bool:
         """Let what comes in come to its end: answer with `Connection: close`, wait until nothing is in flight.
@@ -297,6 +308,9 @@ class Sidecar:
             self.outbound.close()
         self._close_sockets()
         await asyncio.sleep(0)  # the connections hear of their end before the loop does of its own
+        if self.observer is not None:
+            await self.observer.close()
+            self.observer = None
 
     async def serve_app(
         self,

@@ -385,6 +385,8 @@ class TcpListener(Acceptor[Forward]):
             self.sent += forward.upstream.received
         if forward.flag:
             self.flags[forward.flag] = self.flags.get(forward.flag, 0) + 1
+        if self.observer is not None:
+            self.observer.forwarded(forward)
         self.connection_ended(forward)
 
     def sweep(self, now: float) -> None:

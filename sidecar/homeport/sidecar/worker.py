@@ -130,6 +130,7 @@ class Worker:
             timeouts=setup.timeouts,
             start_traces=setup.start_traces,
             inbound_tls=ServerTls(cert=tls[0], key=tls[1], client_ca=tls[2]) if tls is not None else None,
+            observing=setup.observing,
             settings=setup.settings,
             services=setup.services,
             sockets=sockets,

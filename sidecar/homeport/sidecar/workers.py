@@ -43,6 +43,7 @@ from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, divided
 from homeport.sidecar.fan_out import FanOut
 from homeport.sidecar.lifecycle import Registered, serve_app
+from homeport.sidecar.observer import NOTHING, Observing
 from homeport.sidecar.outbound import Discovery
 from homeport.sidecar.sockets import address_of, bind, dealt
 from homeport.sidecar.tcp import PREFIX
@@ -113,6 +114,7 @@ class Workers:
         start_traces: bool = False,
         inbound_tls: ServerTls | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
+        observing: Observing = NOTHING,
         settings: ServiceSettings = DEFAULT,
         services: Mapping[str, ServiceSettings] | None = None,
         rng: Rng | None = None,
@@ -137,6 +139,7 @@ class Workers:
         self._timeouts = Timeouts() if timeouts is None else timeouts
         self._start_traces = start_traces
         self._inbound_tls = inbound_tls
+        self._observing = observing
         self._settings = divided(settings, count)
         self._services = {name: divided(each, count) for name, each in (services or {}).items()}
         self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
@@ -285,6 +288,7 @@ class Workers:
                 timeouts=self._timeouts,
                 start_traces=self._start_traces,
                 inbound_tls=(os.fspath(tls.cert), os.fspath(tls.key), client_ca) if tls is not None else None,
+                observing=self._observing,
                 settings=self._settings,
                 services=self._services,
             )

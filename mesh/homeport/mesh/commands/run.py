@@ -22,8 +22,9 @@ from homeport.client.core.model import INTERVAL_S_DEFAULT, INTERVAL_S_MIN, TTL_S
 from homeport.mesh.app import LOCALHOST, App
 from homeport.mesh.commands.options import OFF, static_services, tcp_ports
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
-from homeport.mesh.commands.sidecar import inbound_tls, proxy_of, proxy_options, state_file
+from homeport.mesh.commands.sidecar import inbound_tls, observing, proxy_of, proxy_options, state_file
 from homeport.sidecar import AppWatch, Limits, Sidecar, Timeouts, Workers
+from homeport.sidecar.core.access import LogFormat
 from homeport.sidecar.core.limits import ACTIVE_MAX
 from homeport.sidecar.outbound import TLS_META
 
@@ -97,6 +98,10 @@ def run(
     limits: Limits,
     timeouts: Timeouts,
     start_traces: bool,
+    access_log: str | None,
+    access_log_format: LogFormat,
+    tracing: float | None,
+    otlp: str | None,
     inbound_tls_cert: str | None,
     inbound_tls_key: str | None,
     inbound_tls_client_ca: str | None,
@@ -152,6 +157,7 @@ def run(
                 limits=limits,
                 timeouts=timeouts,
                 start_traces=start_traces,
+                observing=observing(access_log, access_log_format, tracing, otlp, name),
                 inbound_tls=tls,
                 concurrency_max=concurrency,
                 state_file=state_file(state_dir, f"run-{name}-{port}"),

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import click
 
-from homeport.client import Client
+from homeport.client import Client, InvalidArgument
 from homeport.mesh.commands.options import (
     OFF,
     address,
@@ -27,7 +27,8 @@ from homeport.mesh.commands.options import (
     tcp_ports,
 )
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
-from homeport.sidecar import Handover, Limits, ServerTls, Sidecar, Timeouts, Workers, take_over
+from homeport.sidecar import Handover, Limits, Observing, ServerTls, Sidecar, Timeouts, Workers, take_over
+from homeport.sidecar.core.access import LogFormat
 from homeport.sidecar.tcp import PREFIX
 from homeport.sidecar.workers import WORKERS_MAX
 
@@ -138,6 +139,25 @@ def proxy_options(command: F) -> F:
                 help="Processes that share the traffic; one for each core that it may use.",
             ),
             click.option("--start-traces", is_flag=True, help="Give a traceparent to requests that come without one."),
+            click.option(
+                "--access-log",
+                metavar="FILE|-",
+                help="Write a line for each request to this file; - is standard output.",
+            ),
+            click.option(
+                "--access-log-format",
+                type=click.Choice(["json", "common"]),
+                default="json",
+                show_default=True,
+                help="What those lines are.",
+            ),
+            click.option(
+                "--tracing",
+                type=click.FloatRange(0, 1),
+                metavar="SHARE",
+                help="Take part in W3C traces with a span for each hop; this share of new traces is sampled.",
+            ),
+            click.option("--otlp", metavar="URL", help="Send sampled spans to this collector, like http://host:4318."),
             bounds_option("--limit", "limits", Limits, "NUMBER", "How large and how many"),
             bounds_option("--timeout", "timeouts", Timeouts, "SECONDS", "How long"),
         ]
@@ -153,6 +173,22 @@ def inbound_tls(cert: str | None, key: str | None, client_ca: str | None) -> Ser
     if cert or key or client_ca:
         raise click.UsageError("TLS on the inbound needs both --inbound-tls-cert and --inbound-tls-key.")
     return None
+
+
+def observing(
+    access_log: str | None, form: LogFormat, tracing: float | None, otlp: str | None, name: str = ""
+) -> Observing:
+    """What the options say of logs and traces."""
+    try:
+        return Observing(
+            access_log=access_log,
+            log_format=form,
+            tracing=tracing,
+            otlp=otlp,
+            **({"service": name} if name else {}),
+        )
+    except InvalidArgument as error:
+        raise click.UsageError(f"--{error}.") from None
 
 
 @click.command()
@@ -174,6 +210,10 @@ def sidecar(
     limits: Limits,
     timeouts: Timeouts,
     start_traces: bool,
+    access_log: str | None,
+    access_log_format: LogFormat,
+    tracing: float | None,
+    otlp: str | None,
     inbound_tls_cert: str | None,
     inbound_tls_key: str | None,
     inbound_tls_client_ca: str | None,
@@ -213,6 +253,7 @@ def sidecar(
                     limits=limits,
                     timeouts=timeouts,
                     start_traces=start_traces,
+                    observing=observing(access_log, access_log_format, tracing, otlp),
                     inbound_tls=inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca),
                     sockets=taken.matching(wanted) if taken is not None else None,
                 ) as proxy,

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from homeport.client.core.backoff import Rng
 from homeport.client.core.balancing import Candidates, Latency, LeastRequest, choose, fit, grown
 from homeport.client.core.model import Instance, InstanceKey
-from homeport.sidecar.core import limits
+from homeport.sidecar.core import histogram, limits
 from homeport.sidecar.core.adaptive import AdaptiveLimit
 from homeport.sidecar.core.affinity import Affinity
 from homeport.sidecar.core.budget import RetryBudget
@@ -38,9 +38,10 @@ class Endpoint(Generic[C]):
     """One instance as the balancer sees it, with its idle connections, newest last."""
 
     __slots__ = (
-        "active", "address", "answers", "available", "circuit", "ejected", "ejected_until_s", "ejections", "errors",
-        "failures", "gone", "idle", "idle_max_s", "instance", "joined_s", "latency", "name", "port", "row_5xx",
-        "row_connect", "row_gateway", "suspect", "suspect_until_s", "weight",
+        "active", "address", "answers", "answers_total", "available", "circuit", "ejected", "ejected_until_s",
+        "ejections", "errors", "failures", "gone", "idle", "idle_max_s", "instance", "joined_s",
+        "latency", "name", "port", "row_5xx", "row_connect", "row_gateway", "suspect", "suspect_until_s",
+        "times_sum_s", "weight",
     )  # fmt: skip
 
     def __init__(self, instance: Instance, circuit: CircuitBreaker | None = None) -> None:
@@ -48,6 +49,8 @@ class Endpoint(Generic[C]):
         self.circuit = circuit  # the cluster's: connections are counted where they open and close
         self.latency: Latency | None = None  # timed only for a policy that asks
         self.joined_s = float("-inf")  # or recovered: where slow start counts from
+        self.answers_total = 0
+        self.times_sum_s = 0.0  # how long all of those took
         self.answers = self.errors = 0  # in this interval of outlier detection
         self.row_5xx = self.row_gateway = self.row_connect = 0
         self.ejected = False
@@ -135,7 +138,7 @@ class Cluster(Generic[C]):
     __slots__ = (
         "_warming", "_weighed_at_s", "adaptive", "affinity", "budget", "candidates", "circuit", "connect_failures",
         "connects", "endpoints", "fixed", "known", "met", "outliers", "per_try_s", "replays", "requests", "retries",
-        "retry_settings", "service", "settings", "timeouts", "used_at_s",
+        "retry_settings", "service", "settings", "timeouts", "times", "times_sum_s", "used_at_s",
     )  # fmt: skip
 
     def __init__(
@@ -168,6 +171,8 @@ class Cluster(Generic[C]):
         self.endpoints: dict[InstanceKey, Endpoint[C]] = {}
         self.candidates: Candidates[Endpoint[C]] = LeastRequest()
         self.requests = [0] * 6  # final answers of upstreams by the first digit of their status; [0]: none came
+        self.times = [0] * histogram.SIZE  # from sending a request to its answer's head, see `histogram`
+        self.times_sum_s = 0.0
         self.retries = 0
         self.replays = 0  # of which: a fresh connection to the same host, after a stale one
         self.connects = 0

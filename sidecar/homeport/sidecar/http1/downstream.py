@@ -213,6 +213,9 @@ class Downstream(asyncio.Protocol):
 
     def finished(self, keep: bool, now: float) -> None:
         """The exchange's answer is written. Go on with the next request, or close."""
+        exchange = self.exchange
+        if exchange is not None and exchange.seen is not None and self.listener.observer is not None:
+            self.listener.observer.ended(exchange, exchange.seen)
         self.exchange = None
         self.listener.exchange_ended()
         if self._pauses:
@@ -232,6 +235,8 @@ class Downstream(asyncio.Protocol):
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer by ourselves outside of any exchange, and close: nobody knows where the next request would begin."""
+        if self.listener.observer is not None:
+            self.listener.observer.refused(self, refusal)
         if not self.lost:
             self.send(self.listener.answer(refusal, keep=False, to_head=False))
             self.linger(self.listener.now())

@@ -12,9 +12,12 @@ pieces still held in `_held`; after it, all that is left is to cut the client of
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from homeport.sidecar.core import limits
+from homeport.sidecar.core.histogram import BOUNDS_S
 from homeport.sidecar.core.retries import Failure, may_retry
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1 import bodies, framing
@@ -24,6 +27,7 @@ from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
 
 if TYPE_CHECKING:
     from homeport.sidecar.http1.downstream import Downstream
+    from homeport.sidecar.observer import Seen
 
 _HELD = 4  # why a client is not read: its request cannot be passed on yet (see `downstream`)
 _UPSTREAM = 2
@@ -51,6 +55,7 @@ class Exchange:
     cluster: Cluster | None = None
     endpoint: Endpoint | None = None  # counted as active there while set
     upstream: Upstream | None = None
+    seen: Seen | None = None  # for the log and the trace; None: neither is asked for
     begun = False  # the answer's head has been written to the client
     reusable = False  # the upstream's connection, after this answer
     tunnel = False
@@ -74,6 +79,22 @@ class Exchange:
         self._held: list[bytes] | None = []  # the body so far, as it goes on the wire; None: too much to repeat
         self._tried: list[Endpoint] = []
 
+    # For the log.
+
+    @property
+    def tried(self) -> Sequence[Endpoint]:
+        """The endpoints that it was sent to, in that order."""
+        return self._tried
+
+    @property
+    def retries(self) -> int:
+        return self._retries
+
+    def exhausted(self, status: int) -> bool:
+        """Whether it ended with `status` after as many retries as there may be."""
+        settings = self.cluster.retry_settings if self.cluster is not None else None
+        return settings is not None and 0 < settings.retries_max <= self._retries and status in settings.statuses
+
     # The request, from the client.
 
     def begin(self, piece: bytes, done: bool, trailers: Headers) -> None:
@@ -82,6 +103,9 @@ class Exchange:
             self._hold(piece, done, trailers)
         self.request_done = done
         listener = self.listener
+        if listener.observer is not None:
+            self.seen = listener.observer.began(self)
+            self.seen.bytes_in = len(piece)
         if listener.timeouts.total_s is not None:
             self.ends_s = listener.now() + listener.timeouts.total_s
         try:
@@ -114,6 +138,8 @@ class Exchange:
 
     def request_piece(self, piece: bytes, done: bool, trailers: Headers) -> None:
         """More of the request's body."""
+        if self.seen is not None:
+            self.seen.bytes_in += len(piece)
         upstream = self.upstream
         sent = self._hold(piece, done, trailers)
         self.request_done = done
@@ -278,7 +304,7 @@ class Exchange:
             assert self.cluster is not None
             self.cluster.failed(endpoint, failure, 0, self.listener.now(), self.listener.rng)
         if self.begun:
-            self._cut_off()
+            self._cut_off(failure.flag)
             return
         following = self._next(failure)
         if following is not None:
@@ -334,19 +360,24 @@ class Exchange:
         assert cluster is not None
         assert endpoint is not None
         status = head.status
+        now = self.listener.now()
+        took_s = now - self._sent_s
         cluster.requests[status // 100 if status < 600 else 0] += 1
+        cluster.times[bisect_left(BOUNDS_S, took_s)] += 1
+        cluster.times_sum_s += took_s
         self.reusable = head.keep_alive
         endpoint.answers += 1
+        endpoint.answers_total += 1
+        endpoint.times_sum_s += took_s
         if endpoint.latency is not None:
-            now = self.listener.now()
-            endpoint.latency.observe(now - self._sent_s, now)
+            endpoint.latency.observe(took_s, now)
         adaptive = cluster.adaptive
         if adaptive is not None:
             adaptive.answers += 1
-            adaptive.sum_s += self.listener.now() - self._sent_s
+            adaptive.sum_s += took_s
         if status >= 500:
             failure = self.listener.failure_of(head, cluster)
-            cluster.failed(endpoint, failure, status, self.listener.now(), self.listener.rng)
+            cluster.failed(endpoint, failure, status, now, self.listener.rng)
             if failure is not None and self._next(failure) is not None:
                 self._kept, self._kept_whole = _Kept(head), False
                 self._keep_piece(self._kept, piece, done, trailers, failure)
@@ -363,6 +394,8 @@ class Exchange:
             failure = self.listener.failure_of(kept.head, self.cluster) or Failure.STATUS
             self._keep_piece(kept, piece, done, trailers, failure)
             return
+        if self.seen is not None:
+            self.seen.bytes_out += len(piece)
         if self._out == framing.CHUNKED:
             piece = bodies.encode_chunk(piece)
             if done:
@@ -400,6 +433,9 @@ class Exchange:
         """Write the answer's head, joined with what there is of its body."""
         request, listener = self.request, self.listener
         self.begun = True
+        if self.seen is not None:
+            self.seen.status = head.status
+            self.seen.bytes_out = len(piece)
         keep = request.keep_alive and self.request_done and not listener.draining
         parts = [framing.STATUS_LINES[head.status], *head.lines]
         self._out = 0
@@ -469,6 +505,8 @@ class Exchange:
         self._drop_try()
         listener = self.listener
         self.begun = True
+        if self.seen is not None:
+            self.seen.status, self.seen.flag = refusal.status, refusal.flag
         keep = self.request.keep_alive and self.request_done and not listener.draining and refusal.status != 508
         keep = keep and not self.request.connect  # what follows may be meant for the tunnel
         to_head = self.request.method == b"HEAD"
@@ -481,8 +519,10 @@ class Exchange:
         self.downstream.wait_a_turn()
         self.downstream.finished(keep, listener.now())
 
-    def _cut_off(self) -> None:
-        """The answer cannot be completed: the client must see that."""
+    def _cut_off(self, flag: str) -> None:
+        """The answer cannot be completed: the client must see that; `flag` says why, for the log."""
+        if self.seen is not None:
+            self.seen.flag = flag
         self.downstream.truncate(delimited=self._out != framing.UNTIL_CLOSE)
         self.downstream.finished(False, self.listener.now())
 
@@ -509,7 +549,7 @@ class Exchange:
             self.cluster.failed(self.endpoint, Failure.RESET, 0, self.listener.now(), self.listener.rng)
         self._drop_try()
         if self.begun:
-            self._cut_off()
+            self._cut_off("UC")
         else:
             self._refuse(Refusal(502, "UC", f"upstream: {error.text}"))
 
@@ -517,13 +557,15 @@ class Exchange:
         """The client is gone, or will not send the rest of its request."""
         self.listener.give_up(self)
         self._drop_try()
+        if self.seen is not None:
+            self.seen.flag = "DC"
         self.downstream.finished(False, self.listener.now())
 
     def client_malformed(self, refusal: Refusal) -> None:
         """The request's body is not what its head promised."""
         self._drop_try()
         if self.begun:
-            self._cut_off()
+            self._cut_off("DPE")
         else:
             self._refuse(refusal)
 
@@ -553,7 +595,7 @@ class Exchange:
             self.downstream.finished(False, now)
         elif self.begun:
             self._drop_try()
-            self._cut_off()
+            self._cut_off("SI")
         elif self.cluster is not None and self.endpoint is None:
             self.listener.give_up(self)
             self._refuse(self.listener.nobody(self.cluster))
@@ -578,7 +620,7 @@ class Exchange:
         self.listener.give_up(self)
         self._drop_try()
         if self.begun:
-            self._cut_off()
+            self._cut_off("UT")
             return
         if self.cluster is not None:
             self.cluster.timeouts += 1
@@ -593,6 +635,8 @@ class Exchange:
         """CONNECT: what a connection is opened for is all that it is used for."""
         assert self.cluster is not None
         self.cluster.requests[2] += 1
+        if self.seen is not None:
+            self.seen.status = 200
         self.upstream = upstream
         upstream.exchange = self
         self._begin_tunnel(upstream, b"HTTP/1.1 200 Connection established\r\n%b\r\n\r\n" % self.listener.via_line)
@@ -606,6 +650,8 @@ class Exchange:
             self.upstream_malformed(Malformed(502, "it switched to a protocol that nobody asked for"))
             return
         cluster.requests[1] += 1
+        if self.seen is not None:
+            self.seen.status = 101
         lines = [
             framing.STATUS_LINES[101],
             *head.lines,
@@ -627,6 +673,11 @@ class Exchange:
     def tunnel_data(self, onward: asyncio.Transport, data: bytes) -> None:
         """Bytes of the other protocol, in either direction."""
         self.downstream.deadline_s = self.listener.now() + self.listener.timeouts.tunnel_s
+        if self.seen is not None:
+            if onward is self.downstream.transport:
+                self.seen.bytes_out += len(data)
+            else:
+                self.seen.bytes_in += len(data)
         self.listener.outbox.write(onward, data)
 
     def client_ended_tunnel(self) -> None:
