@@ -97,4 +97,4 @@ class Scale:
 
 
 FULL: Final = Scale()
-QUICK: Final = Scale(rounds=2, turn_s=1, services=200, keys=20_000, watches=2_000, watch_connections=20, deliveries=5)
+QUICK: Final = Scale(rounds=2, turn_s=1, services=200, keys=20_000, watches=2_000, watch_connections=20, deliveries=20)

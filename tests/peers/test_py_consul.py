@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
@@ -237,3 +238,28 @@ async def test_it_chooses_by_filter_expressions(client: Any) -> None:
     assert [one["Service"]["ID"] for one in found] == ["web1"]
     with pytest.raises(consul.ConsulException, match="column 6: expected an operator"):
         await call(client.agent.checks, filter_expr="Name = x")
+
+
+@pytest.mark.filterwarnings("ignore:ssl_context is deprecated:DeprecationWarning")  # its own way with aiohttp
+async def test_its_asyncio_client_registers_waits_locks_and_transacts(front: HttpFront) -> None:
+    aio = importlib.import_module("consul.aio")
+    host, port = (await front.listen("127.0.0.1:0")).split(":")
+    client = aio.Consul(host=host, port=int(port))
+    async with asyncio.timeout(DEADLINE_S):
+        assert await client.agent.service.register("orders", service_id="orders-1", port=8080, tags=["blue"])
+        index, nodes = await client.health.service("orders", passing=True)
+        assert [node["Service"]["ID"] for node in nodes] == ["orders-1"]
+        waiting = asyncio.ensure_future(client.health.service("orders", passing=True, index=index, wait="10s"))
+        assert await client.agent.service.deregister("orders-1")
+        later, nodes = await waiting
+        assert (int(later) > int(index), nodes) == (True, [])
+        session = await client.session.create(name="one", lock_delay=0)
+        assert await client.kv.put("lock", "mine", acquire=session)
+        other = await client.session.create(name="other", lock_delay=0)
+        assert not await client.kv.put("lock", "mine", acquire=other)
+        _, held = await client.kv.get("lock")
+        assert held["Session"] == session
+        results = await client.txn.put([{"KV": {"Verb": "get", "Key": "lock"}}])
+        assert results["Results"][0]["KV"]["Key"] == "lock"
+        assert await client.session.destroy(session)
+    await client.http.close()
