@@ -66,11 +66,14 @@ def serve(
     return Registry(server, rpc_port, http_port)
 
 
-def sidecar(stage: Stage, registry: Registry, service: str) -> tuple[Server, int]:
+def sidecar(
+    stage: Stage, registry: Registry, service: str, *options: str, cores: frozenset[int] | None = None
+) -> tuple[Server, int]:
     """Start a sidecar; return it with its outbound port once it answers for `service`."""
     port = free_port()
-    command = [*_SIDECAR, "--registry", f"127.0.0.1:{registry.rpc_port}", "--outbound", f"127.0.0.1:{port}"]
-    return stage.server("sidecar", command, answers(f"http://127.0.0.1:{port}/", host=service)), port
+    command = [*_SIDECAR, "--registry", f"127.0.0.1:{registry.rpc_port}", "--outbound", f"127.0.0.1:{port}", *options]
+    ready = answers(f"http://127.0.0.1:{port}/", host=service)
+    return stage.server(f"sidecar{''.join(options)}", command, ready, cores), port
 
 
 def inbound(stage: Stage, registry: Registry, app_port: int) -> tuple[Server, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from benchmarks import proc, quota
 from benchmarks.case import P50, P90, P99, SERVER_CPU, Case, Contender, Measure, Metric, Scale, Turn
 from benchmarks.contenders import homeport, proxies
 from benchmarks.load import driver
@@ -19,6 +21,7 @@ _SERVICE: Final = "orders"
 _ENDPOINTS: Final = 3
 _IDLE: Final = 1000  # connections that were used once and are kept
 _KIB: Final = 1024
+_WORKER_SHARE: Final = 0.3  # so that two and their load find room on two cores
 _LATENCIES: Final = (Metric("p50", "ms", "lower", headline=True), P90, Metric("p99", "ms", "lower", headline=True))
 _MEMORY: Final = (
     Metric("memory", "MiB", "lower", headline=True),
@@ -89,6 +92,21 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 _direct("no proxy; server CPU is the upstream's own", through_two, proxies.body_sink),
             ),
             metrics=(P50, P90, P99, SERVER_CPU),
+        ),
+        Case(
+            "sidecar/workers",
+            "what does a second worker bring?",
+            f"wrk, 64 connections, small GETs; each worker has {_WORKER_SHARE:.0%} of a core",
+            "two workers",
+            tuple(
+                Contender(
+                    name,
+                    f"homeport sidecar --workers {count}",
+                    _workers(count, scale.turn_s),
+                    driver.wrk_missing() or proxies.missing("nginx") or quota.missing(),
+                )
+                for name, count in (("two workers", 2), ("one worker", 1))
+            ),
         ),
         Case(
             "sidecar/idle",
@@ -202,6 +220,26 @@ def _two(start: StartProxy) -> StartProxy:
         return first, port
 
     return both
+
+
+def _workers(count: int, turn_s: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        below, ports = proxies.upstream(stage, _ENDPOINTS)
+        with below:
+            registry = _registry(stage, ports)
+            with registry.server:
+                everywhere = frozenset(os.sched_getaffinity(0))
+                workers = ("--workers", str(count))
+                server, port = homeport.sidecar(stage, registry, _SERVICE, *workers, cores=everywhere)
+                with server:
+                    working = proc.tree(proc.read_all(), server.pid)
+                    pids = [stat.pid for stat in working if stat.pid != server.pid or count == 1][-count:]
+                    load = _wrk("/", 64, turn_s, 0)
+                    with quota.held(pids, _WORKER_SHARE):
+                        yield lambda: load(Running(stage, server, port, below))
+
+    return turns
 
 
 # --- loads ------------------------------------------------------------------------------------------------------
