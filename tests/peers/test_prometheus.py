@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from homeport.registry import Registry
+from homeport.sidecar import Sidecar
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.conftest import Eventually
@@ -92,34 +94,64 @@ async def prometheus(registry: Registry, tmp_path: Path) -> AsyncIterator[str]:
 async def test_it_scrapes_what_it_discovers_and_forgets_what_goes(
     registry: Registry, prometheus: str, app: int, eventually: Eventually
 ) -> None:
-    seen: dict[str, str] = {}
-
-    async def look(session: aiohttp.ClientSession) -> None:
-        while True:
-            with contextlib.suppress(aiohttp.ClientError, KeyError):
-                async with session.get(f"http://{prometheus}/api/v1/query", params={"query": "answer"}) as response:
-                    found = (await response.json())["data"]["result"]
-                seen.clear()
-                seen.update({f"{one['metric']['service']}/{one['metric']['id']}": one["value"][1] for one in found})
-            await asyncio.sleep(0.05)  # between two questions to a foreign server, which tells nobody of changes
-
-    async with registry.client() as client, aiohttp.ClientSession() as session:
-        looking = asyncio.create_task(look(session))
+    async with registry.client() as client, looking(prometheus, "answer") as seen:
 
         async def register(id_: str, tag: str = "scraped", **meta: str) -> Any:
             one = client.register("web", port=app, id=id_, address="127.0.0.1", tags=(tag,), meta=meta)
             await one.start()
             return one
 
+        first = await register("first")
+        await register("second", path="/elsewhere")
+        await register("silent", scrape="off")
+        await register("other", tag="unscraped")
+        expected = {"web/first": "42", "web/second": "43"}
+        await eventually(lambda: seen == expected, within_s=DEADLINE_S)
+        await first.stop()
+        await eventually(lambda: seen == {"web/second": "43"}, within_s=DEADLINE_S)
+
+
+async def test_it_scrapes_the_numbers_of_a_sidecar_and_computes_with_its_latencies(
+    registry: Registry, prometheus: str, app: int, eventually: Eventually
+) -> None:
+    query = (
+        'homeport_upstream_rq_total{code_class="2xx"} and on (service)'
+        " histogram_quantile(0.99, homeport_upstream_rq_time_seconds_bucket) < 10"
+    )
+    static = {"web": [f"127.0.0.1:{app}"]}
+    async with (
+        Sidecar(outbound="127.0.0.1:0", admin="127.0.0.1:0", static=static, rng=random.Random(2)) as sidecar,
+        registry.client() as client,
+        looking(prometheus, query) as seen,
+        aiohttp.ClientSession() as session,
+        client.register(
+            "sidecar", port=int(sidecar.at["admin"].split(":")[1]), id="ours", address="127.0.0.1", tags=("scraped",)
+        ),
+    ):
+        for _ in range(3):
+            async with session.get(f"http://{sidecar.at['outbound']}/metrics", headers={"host": "web"}) as response:
+                assert response.status == 200
+        await eventually(lambda: list(seen.values()) == ["3"], within_s=DEADLINE_S)
+
+
+@asynccontextmanager
+async def looking(prometheus: str, query: str) -> AsyncIterator[dict[str, str]]:
+    """What Prometheus answers to a query, by service and id, always as of a moment ago."""
+    seen: dict[str, str] = {}
+
+    async def look(session: aiohttp.ClientSession) -> None:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, KeyError):
+                async with session.get(f"http://{prometheus}/api/v1/query", params={"query": query}) as response:
+                    found = (await response.json())["data"]["result"]
+                seen.clear()
+                seen.update({f"{one['metric']['service']}/{one['metric']['id']}": one["value"][1] for one in found})
+            await asyncio.sleep(0.05)  # between two questions to a foreign server, which tells nobody of changes
+
+    async with aiohttp.ClientSession() as session:
+        task = asyncio.create_task(look(session))
         try:
-            first = await register("first")
-            await register("second", path="/elsewhere")
-            await register("silent", scrape="off")
-            await register("other", tag="unscraped")
-            expected = {"web/first": "42", "web/second": "43"}
-            await eventually(lambda: seen == expected, within_s=DEADLINE_S)
-            await first.stop()
-            await eventually(lambda: seen == {"web/second": "43"}, within_s=DEADLINE_S)
+            yield seen
         finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
