@@ -2,5 +2,6 @@
 
 from homeport.registry.fronts.dns.settings import DnsSettings
 from homeport.registry.registry import At, Registry
+from homeport.registry.threads import RegistryThread
 
-__all__ = ["At", "DnsSettings", "Registry"]
+__all__ = ["At", "DnsSettings", "Registry", "RegistryThread"]

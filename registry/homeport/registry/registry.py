@@ -14,7 +14,7 @@ import random
 import socket
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 import msgspec
@@ -42,6 +42,7 @@ from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.etcd import EtcdStore
 from homeport.registry.store.etcd_address import parse as parse_etcd
 from homeport.registry.store.journal import FILE_NAME, install_backup, verify_backup
+from homeport.registry.threads import RegistryThread, ThreadsafeTransport
 from homeport.registry.transfers import remove
 
 _log = logging.getLogger("homeport.registry")
@@ -288,6 +289,18 @@ class Registry:
         return Client(
             transport=DirectTransport(self._running_operations, self._loop, self._links), name=name, rng=self._rng
         )
+
+    def client_threadsafe(self, *, name: str = "") -> Client:
+        """A client in this process for use on any one loop, also in another thread; each call costs two hops."""
+        if self._loop is None or not self._started:
+            raise Closed("the registry is not running")
+        direct = DirectTransport(self._running_operations, self._loop, self._links)
+        return Client(transport=ThreadsafeTransport(direct, self._loop), name=name)
+
+    @classmethod
+    def in_thread(cls, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> RegistryThread:
+        """A registry with a loop and a thread of its own, a plain context manager; the arguments are `Registry`'s."""
+        return RegistryThread(cls(data_dir, **options))
 
     def _running_operations(self) -> Operations:
         if self._closed:

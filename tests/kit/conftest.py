@@ -1,0 +1,3 @@
+"""pytester, to run pytest in pytest."""
+
+pytest_plugins = ["pytester"]
