@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import random
@@ -12,14 +11,16 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 
-from homeport.sidecar import Sidecar, Workers
+from homeport.sidecar import Limits, Observing, Options, ServerTls, Timeouts, Workers
 from homeport.sidecar.admin import added_metrics
+from homeport.sidecar.channel import Setup, encode, to_worker
 from homeport.sidecar.core import sums
 from homeport.sidecar.core.settings import Circuit, Outliers, ServiceSettings, divided
+from homeport.sidecar.options import Given
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually
@@ -242,14 +243,31 @@ async def test_workers_that_cannot_start_are_an_error_that_leaves_nothing_open(
         await asyncio.open_connection(host, int(port))
 
 
-def test_what_one_process_can_be_told_several_can_be_told() -> None:
-    def options(of: type) -> dict[str, object]:
-        return {name: each.default for name, each in inspect.signature(of).parameters.items() if name != "client"}
+def test_every_option_can_be_given_by_itself() -> None:
+    assert get_type_hints(Given) == get_type_hints(Options)
 
-    several, one = options(Workers), options(Sidecar)
-    del several["count"], several["command"]  # what makes it several
-    del one["name"]  # which the parent chooses for all
-    assert several == one
+
+def test_a_worker_is_told_all_options(tmp_path: Path) -> None:
+    options = Options(
+        outbound="127.0.0.1:1",
+        inbound="127.0.0.1:2",
+        app="127.0.0.1:3",
+        static={"db": ["127.0.0.1:4"]},
+        tcp={"orders": "127.0.0.1:5"},
+        passthrough=["example.org"],
+        concurrency_max=10,
+        limits=Limits(headers=7),
+        timeouts=Timeouts(total_s=9.0),
+        start_traces=True,
+        inbound_tls=ServerTls(cert=tmp_path / "cert", key=tmp_path / "key"),
+        observing=Observing(access_log="-"),
+        settings=ServiceSettings(retries=None),
+        services={"orders": ServiceSettings(circuit=Circuit(requests_max=8))},
+    )
+    told = to_worker.decode(encode(Setup("name", {}, options.share(1))))
+    assert told == Setup("name", {}, options)
+    unlike_default = {name for name in Options.__struct_fields__ if getattr(options, name) != getattr(Options(), name)}
+    assert unlike_default == set(Options.__struct_fields__) - {"admin", "state_file"}, "which are the parent's"
 
 
 def test_limits_are_divided_and_never_to_nothing() -> None:

@@ -16,6 +16,7 @@ from homeport.sidecar.core.settings import (
 )
 from homeport.sidecar.lifecycle import Registered
 from homeport.sidecar.observer import Observing
+from homeport.sidecar.options import Options
 from homeport.sidecar.outbound import Discovery, Following
 from homeport.sidecar.sidecar import Sidecar
 from homeport.sidecar.takeover import Handover, TakeoverError, take_over
@@ -34,6 +35,7 @@ __all__ = [
     "HashOn",
     "Limits",
     "Observing",
+    "Options",
     "Outliers",
     "Registered",
     "Retries",

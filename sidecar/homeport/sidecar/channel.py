@@ -7,7 +7,9 @@ A channel that ends is the other process's end.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
@@ -15,10 +17,8 @@ import msgspec
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import Instance, InstanceKey
 from homeport.client.core.wire import Splitter
-from homeport.sidecar.core.limits import Limits, Timeouts
-from homeport.sidecar.core.settings import ServiceSettings
 from homeport.sidecar.core.snapshot import SNAPSHOT_BYTES_MAX
-from homeport.sidecar.observer import Observing
+from homeport.sidecar.options import Options
 
 FRAME_BYTES_MAX: Final = SNAPSHOT_BYTES_MAX  # one service has no more endpoints than all of them
 
@@ -27,19 +27,8 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     """The first message to a worker: all that a sidecar is made of. `sockets` are inherited file descriptors."""
 
     name: str
-    at: dict[str, str]
     sockets: dict[str, list[int]]
-    app: str | None
-    static: dict[str, list[str]]
-    passthrough: list[str]
-    concurrency_max: int
-    limits: Limits
-    timeouts: Timeouts
-    start_traces: bool
-    inbound_tls: tuple[str, str, str | None] | None
-    observing: Observing
-    settings: ServiceSettings
-    services: dict[str, ServiceSettings]
+    options: Options
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
@@ -126,8 +115,13 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
 ToWorker = Setup | Told | Ejected | BeginDrain | Drain | Ask | Stop
 ToParent = Ready | Subscribe | Unsubscribe | Ejected | Trouble | Drained | Report
 
-encode: Final = msgspec.msgpack.Encoder().encode
-to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
+
+def _path(_kind: type, text: str) -> Path:
+    return Path(text)  # all that is no plain data
+
+
+encode: Final = msgspec.msgpack.Encoder(enc_hook=os.fspath).encode
+to_worker: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker, dec_hook=_path)
 to_parent: Final[msgspec.msgpack.Decoder[ToParent]] = msgspec.msgpack.Decoder(ToParent)
 
 

@@ -11,28 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
+
+import msgspec
 
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.core import limits as fixed
-from homeport.sidecar.core.limits import Limits, Timeouts
-from homeport.sidecar.core.settings import DEFAULT, ServiceSettings
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.lifecycle import Registered, serve_app
-from homeport.sidecar.observer import NOTHING, Observer, Observing
+from homeport.sidecar.observer import Observer
+from homeport.sidecar.options import DEFAULT, Given, Options
 from homeport.sidecar.outbound import Discovery, Outbound, instance_at
-from homeport.sidecar.sockets import address_of, bind, parse_address
-from homeport.sidecar.tcp import PREFIX, TcpListener
-from homeport.sidecar.tls import Renewed, ServerTls
+from homeport.sidecar.sockets import address_of, bind
+from homeport.sidecar.tcp import TcpListener
+from homeport.sidecar.tls import Renewed
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -42,89 +42,40 @@ _log.addHandler(logging.NullHandler())
 
 
 class Sidecar:
-    """A proxy beside one service.
+    """A proxy beside one service: `Sidecar(client, outbound="127.0.0.1:15001")`, or `Sidecar(client, options)`.
 
     Args:
         client: Where instances are looked up; None when only `static` and `passthrough` names are used.
-        outbound: `host:port` to take the service's own requests at; None or "off" for no such listener. Port 0 is any.
-        inbound: `host:port` to take requests for the service at; needs `app`.
-        app: `host:port` of the service itself.
-        admin: `host:port` for operators and scrapers.
-        static: Services that register nowhere: name to `host:port` addresses. Never looked up in the registry.
-        tcp: Local ports that stand for a service each, for what is not HTTP/1.1: its name to `host:port`.
-        passthrough: Hosts outside the registry, `host` or `host:port`, that requests may go to.
-        concurrency_max: Requests under way at the application; more are turned away, for others to serve.
-        state_file: Where the last known endpoints are kept, for the next start; None for nowhere.
-        limits: How large and how many; one for both listeners.
-        timeouts: How long; one for both listeners.
-        start_traces: Whether a request without a `traceparent` gets one; one that has it always keeps it.
-        inbound_tls: The certificate that clients of the inbound are shown; None: it speaks plain HTTP.
+        options: What it does.
         sockets: Listening sockets by listener, to use instead of binding its address; closed with the sidecar.
-        observing: What is written down of requests: an access log, traces. Nothing by default.
-        settings: How services are balanced, timed and guarded.
-        services: Those that differ, by name.
         name: By which loops are found; the same for processes that do one task together. Default: a random one.
         rng: The source of all random choices.
+        given: Single fields of `Options`, instead of or over `options`.
+
+    Raises:
+        ValueError: an option cannot be what it is.
     """
 
     def __init__(
         self,
         client: Discovery | None = None,
+        options: Options = DEFAULT,
         *,
-        outbound: str | None = "127.0.0.1:15001",
-        inbound: str | None = None,
-        app: str | None = None,
-        admin: str | None = None,
-        static: Mapping[str, Sequence[str]] | None = None,
-        tcp: Mapping[str, str] | None = None,
-        passthrough: Sequence[str] = (),
-        concurrency_max: int = fixed.ACTIVE_MAX,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
-        state_file: str | os.PathLike[str] | None = None,
-        start_traces: bool = False,
-        inbound_tls: ServerTls | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
-        observing: Observing = NOTHING,
-        settings: ServiceSettings = DEFAULT,
-        services: Mapping[str, ServiceSettings] | None = None,
         name: str = "",
         rng: Rng | None = None,
+        **given: Unpack[Given],
     ) -> None:
+        self.options = msgspec.structs.replace(options, **given)
         self.at: dict[str, str] = {}  # listener -> the address it is bound to
         self.outbound: Outbound | None = None
         self.inbound: Inbound | None = None
         self.tcp: list[TcpListener] = []
-        self._tcp = {} if tcp is None else dict(tcp)
-        self._addresses = {
-            name: address
-            for name, address in (("outbound", outbound), ("inbound", inbound), ("admin", admin))
-            if address is not None and address != "off"
-        }
-        self._addresses |= {PREFIX + service: address for service, address in self._tcp.items()}
-        for address in self._addresses.values():
-            parse_address(address)
-        if "inbound" in self._addresses and app is None:
-            raise ValueError("an inbound listener needs the application's address: app='host:port'")
-        self._app = instance_at("app", app) if app is not None else None
+        self._addresses = self.options.addresses
         self._client = client
-        self._static = {} if static is None else dict(static)
-        for service, addresses in self._static.items():
-            for address in addresses:
-                instance_at(service, address)
-        self._passthrough = tuple(passthrough)
-        self._concurrency_max = concurrency_max
         self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
-        self._state_file = Path(state_file) if state_file is not None else None
         self._last_known: LastKnown | None = None
-        self.limits = Limits() if limits is None else limits
-        self.timeouts = Timeouts() if timeouts is None else timeouts
-        self._start_traces = start_traces
-        self._inbound_tls = inbound_tls
-        self._observing = observing
         self.observer: Observer | None = None
-        self._settings = settings
-        self._services = {} if services is None else dict(services)
         self._rng: Rng = random.Random() if rng is None else rng
         self._name = (
             name or f"homeport-{self._rng.randrange(1 << 48):012x}"
@@ -153,37 +104,37 @@ class Sidecar:
             OSError: an address cannot be bound.
         """
         loop = asyncio.get_running_loop()
-        name = self._name
+        name, options = self._name, self.options
         try:
-            if self._observing.anything:
-                self.observer = Observer(self._observing, self._rng)
+            if options.observing.anything:
+                self.observer = Observer(options.observing, self._rng)
                 self.observer.start()
-            if "outbound" in self._addresses or self._tcp:
+            if "outbound" in self._addresses or options.tcp:
                 self.outbound = Outbound(
                     loop,
                     self._rng,
                     f"{name}-out",
                     self._client,
-                    self._static,
-                    self._passthrough,
-                    self.limits,
-                    self.timeouts,
-                    self._settings,
-                    self._services,
+                    options.static,
+                    options.passthrough,
+                    options.limits,
+                    options.timeouts,
+                    options.settings,
+                    options.services,
                 )
-                if self._state_file is not None:
-                    await self._recall(self.outbound, self._state_file)
+                if options.state_file is not None:
+                    await self._recall(self.outbound, options.state_file)
                 if "outbound" in self._addresses:
                     self.at["outbound"] = await self._listen(self.outbound)
-                for service in self._tcp:
+                for service in options.tcp:
                     self.tcp.append(TcpListener(self.outbound, service))
                     self.at[self.tcp[-1].name] = await self._listen(self.tcp[-1])
-            if "inbound" in self._addresses and self._app is not None:
-                self.inbound = Inbound(
-                    loop, self._rng, f"{name}-in", self._app, self.limits, self.timeouts, self._concurrency_max
-                )
-                if self._inbound_tls is not None:
-                    self.inbound.tls = Renewed(self._inbound_tls)
+            if "inbound" in self._addresses and options.app is not None:
+                app = instance_at("app", options.app)
+                limits, timeouts = options.limits, options.timeouts
+                self.inbound = Inbound(loop, self._rng, f"{name}-in", app, limits, timeouts, options.concurrency_max)
+                if options.inbound_tls is not None:
+                    self.inbound.tls = Renewed(options.inbound_tls)
                 self.at["inbound"] = await self._listen(self.inbound)
             if "admin" in self._addresses:
                 self.at["admin"] = await self._serve_admin(self._bound("admin")[0])
@@ -208,7 +159,7 @@ class Sidecar:
 
     async def _listen(self, listener: Listener | TcpListener) -> str:
         if isinstance(listener, Listener):
-            listener.start_traces = self._start_traces
+            listener.start_traces = self.options.start_traces
         listener.observer = self.observer
         bound = self._bound(listener.name)
         for each in bound:

@@ -7,7 +7,6 @@ tried in a context of its own first: a half-written pair of files never replaces
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ LOOK_S: Final = 1.0  # between two looks at the files: two calls of stat, and no
 class ServerTls:
     """How clients are met: our certificate, its key, and who may call (`client_ca`; None: anybody)."""
 
-    cert: str | os.PathLike[str]
-    key: str | os.PathLike[str]
-    client_ca: str | os.PathLike[str] | None = None
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
 
     def context(self) -> ssl.SSLContext:
         """A new context.

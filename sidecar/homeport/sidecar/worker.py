@@ -29,8 +29,6 @@ from homeport.sidecar.channel import (
 )
 from homeport.sidecar.core import limits
 from homeport.sidecar.sidecar import Sidecar
-from homeport.sidecar.tcp import PREFIX
-from homeport.sidecar.tls import ServerTls
 
 _log = logging.getLogger("homeport.sidecar")
 
@@ -116,26 +114,7 @@ class Worker:
         sockets = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in setup.sockets.items()}
         for inherited in [each for listening in sockets.values() for each in listening]:
             inherited.setblocking(False)
-        tls = setup.inbound_tls
-        async with Sidecar(
-            self,
-            outbound=setup.at.get("outbound"),
-            inbound=setup.at.get("inbound"),
-            app=setup.app,
-            static=setup.static,
-            tcp={name.removeprefix(PREFIX): at for name, at in setup.at.items() if name.startswith(PREFIX)},
-            passthrough=setup.passthrough,
-            concurrency_max=setup.concurrency_max,
-            limits=setup.limits,
-            timeouts=setup.timeouts,
-            start_traces=setup.start_traces,
-            inbound_tls=ServerTls(cert=tls[0], key=tls[1], client_ca=tls[2]) if tls is not None else None,
-            observing=setup.observing,
-            settings=setup.settings,
-            services=setup.services,
-            sockets=sockets,
-            name=setup.name,
-        ) as sidecar:
+        async with Sidecar(self, setup.options, sockets=sockets, name=setup.name) as sidecar:
             sidecar.watch_app(lambda: self.channel.send(Trouble()))
             self._sidecar = sidecar
             self.channel.send(Ready())

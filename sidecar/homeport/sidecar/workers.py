@@ -9,15 +9,14 @@ to those that asked. Limits are divided, reports are added up.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-import os
 import random
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+
+import msgspec
 
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.channel import (
@@ -39,15 +38,11 @@ from homeport.sidecar.channel import (
 )
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core import sums
-from homeport.sidecar.core.limits import Limits, Timeouts
-from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, divided
 from homeport.sidecar.fan_out import FanOut
 from homeport.sidecar.lifecycle import Registered, serve_app
-from homeport.sidecar.observer import NOTHING, Observing
+from homeport.sidecar.options import DEFAULT, Given, Options
 from homeport.sidecar.outbound import Discovery
 from homeport.sidecar.sockets import address_of, bind, dealt
-from homeport.sidecar.tcp import PREFIX
-from homeport.sidecar.tls import ServerTls
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -97,57 +92,27 @@ class Workers:
     def __init__(
         self,
         client: Discovery | None,
+        options: Options = DEFAULT,
         *,
         count: int,
         command: Sequence[str],
-        outbound: str | None = "127.0.0.1:15001",
-        inbound: str | None = None,
-        app: str | None = None,
-        admin: str | None = None,
-        static: Mapping[str, Sequence[str]] | None = None,
-        tcp: Mapping[str, str] | None = None,
-        passthrough: Sequence[str] = (),
-        concurrency_max: int = fixed.ACTIVE_MAX,
-        limits: Limits | None = None,
-        timeouts: Timeouts | None = None,
-        state_file: str | os.PathLike[str] | None = None,
-        start_traces: bool = False,
-        inbound_tls: ServerTls | None = None,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
-        observing: Observing = NOTHING,
-        settings: ServiceSettings = DEFAULT,
-        services: Mapping[str, ServiceSettings] | None = None,
         rng: Rng | None = None,
+        **given: Unpack[Given],
     ) -> None:
         if not 1 <= count <= WORKERS_MAX:
             raise ValueError(f"{count} workers; allowed: 1 to {WORKERS_MAX}")
+        self.options = msgspec.structs.replace(options, **given)
         self.at: dict[str, str] = {}
         self._count = count
         self._command = tuple(command)
-        self._addresses = {
-            name: address
-            for name, address in (("outbound", outbound), ("inbound", inbound), ("admin", admin))
-            if address is not None and address != "off"
-        }
-        self._addresses |= {PREFIX + service: address for service, address in (tcp or {}).items()}
-        self._app = app
-        self._static = {name: list(addresses) for name, addresses in (static or {}).items()}
-        self._passthrough = list(passthrough)
-        whole = Limits() if limits is None else limits
-        self._limits = dataclasses.replace(whole, connections=max(1, whole.connections // count))
-        self._concurrency_max = max(1, concurrency_max // count)
-        self._timeouts = Timeouts() if timeouts is None else timeouts
-        self._start_traces = start_traces
-        self._inbound_tls = inbound_tls
-        self._observing = observing
-        self._settings = divided(settings, count)
-        self._services = {name: divided(each, count) for name, each in (services or {}).items()}
+        self._addresses = self.options.addresses
         self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
         self._rng: Rng = random.Random() if rng is None else rng
         self._name = ""
         self._workers: list[_Worker] = []
         self._keeping: list[asyncio.Task[None]] = []
-        self._fan_out = FanOut(client, Path(state_file) if state_file is not None else None)
+        self._fan_out = FanOut(client, self.options.state_file)
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._evidence: Callable[[], None] | None = None
@@ -273,26 +238,7 @@ class Workers:
             raise
         finally:
             theirs.close()
-        tls = self._inbound_tls
-        client_ca = os.fspath(tls.client_ca) if tls is not None and tls.client_ca is not None else None
-        worker.channel.send(
-            Setup(
-                name=self._name,
-                at={each: self.at[each] for each in hand},
-                sockets=hand,
-                app=self._app,
-                static=self._static,
-                passthrough=self._passthrough,
-                concurrency_max=self._concurrency_max,
-                limits=self._limits,
-                timeouts=self._timeouts,
-                start_traces=self._start_traces,
-                inbound_tls=(os.fspath(tls.cert), os.fspath(tls.key), client_ca) if tls is not None else None,
-                observing=self._observing,
-                settings=self._settings,
-                services=self._services,
-            )
-        )
+        worker.channel.send(Setup(self._name, hand, self.options.share(self._count)))
 
     def _received(self, worker: _Worker, message: ToParent) -> None:
         match message:

@@ -12,19 +12,18 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 
 from homeport.client import Check, Client, Registration, Unavailable
 from homeport.client.core.model import INTERVAL_S_DEFAULT, INTERVAL_S_MIN, TTL_S_DEFAULT, TTL_S_MAX, TTL_S_MIN, Status
 from homeport.mesh.app import LOCALHOST, App
-from homeport.mesh.commands.options import OFF, static_services, tcp_ports
+from homeport.mesh.commands.options import OFF
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
-from homeport.mesh.commands.sidecar import inbound_tls, observing, proxy_of, proxy_options, state_file
-from homeport.sidecar import AppWatch, Limits, Sidecar, Timeouts, Workers
-from homeport.sidecar.core.access import LogFormat
+from homeport.mesh.commands.sidecar import Proxy, proxy_options, state_file
+from homeport.sidecar import AppWatch, Sidecar, Workers
 from homeport.sidecar.core.limits import ACTIVE_MAX
 from homeport.sidecar.outbound import TLS_META
 
@@ -86,25 +85,7 @@ def run(
     ttl: float,
     stop_timeout: float,
     concurrency: int,
-    registry: str,
-    outbound: str,
-    inbound: str,
-    admin: str,
-    static: tuple[str, ...],
-    tcp: tuple[str, ...],
-    passthrough: tuple[str, ...],
-    state_dir: Path | None,
-    workers: int,
-    limits: Limits,
-    timeouts: Timeouts,
-    start_traces: bool,
-    access_log: str | None,
-    access_log_format: LogFormat,
-    tracing: float | None,
-    otlp: str | None,
-    inbound_tls_cert: str | None,
-    inbound_tls_key: str | None,
-    inbound_tls_client_ca: str | None,
+    proxy: Proxy,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND with its own sidecar, registered while it is well.
@@ -115,10 +96,17 @@ def run(
     """
     if check_path and not check_path.startswith("/"):
         raise click.UsageError("--check-path must start with /.")
+    inbound = proxy.inbound
     reached = address or (inbound.rpartition(":")[0].strip("[]") if inbound != OFF else LOCALHOST)
     if reached in ("0.0.0.0", "::"):
         raise click.UsageError(f"--inbound {inbound} listens everywhere: say with --address where others find it.")
-    tls = inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca)
+    options = msgspec.structs.replace(
+        proxy.options,
+        inbound=inbound,
+        app=f"{LOCALHOST}:{port}",
+        concurrency_max=concurrency,
+        state_file=state_file(proxy.state_dir, f"run-{name}-{port}"),
+    )
     app = App(command, port, check_path, stop_timeout)
 
     def register(client: Client, listener: str | None) -> Registration:
@@ -135,46 +123,30 @@ def run(
             address=reached,
             tags=tags,
             version=version,
-            meta={TLS_META: "true"} if tls is not None and listener is not None else {},
+            meta={TLS_META: "true"} if options.inbound_tls is not None and listener is not None else {},
             ttl_s=ttl,
             checks=[ours, reach],
-            idle_timeout_s=0.0 if listener is None else timeouts.keep_alive_s,
+            idle_timeout_s=0.0 if listener is None else options.timeouts.keep_alive_s,
         )
 
     async def work() -> int:
         signals = StopSignals()
         async with (
-            Client(*registry.split(","), name=f"homeport run {name}") as client,
-            proxy_of(workers)(
-                client,
-                outbound=outbound,
-                inbound=inbound,
-                app=f"{LOCALHOST}:{port}",
-                admin=admin,
-                static=static_services(static),
-                tcp=tcp_ports(tcp),
-                passthrough=passthrough,
-                limits=limits,
-                timeouts=timeouts,
-                start_traces=start_traces,
-                observing=observing(access_log, access_log_format, tracing, otlp, name),
-                inbound_tls=tls,
-                concurrency_max=concurrency,
-                state_file=state_file(state_dir, f"run-{name}-{port}"),
-            ) as proxy,
+            proxy.client(f"homeport run {name}") as client,
+            proxy.beside(client, options) as serving,
         ):
-            registration = WhenWell(app, register(client, proxy.at.get("inbound")), check_interval)
-            proxy.watch_app(registration.watch.evidence)
+            registration = WhenWell(app, register(client, serving.at.get("inbound")), check_interval)
+            serving.watch_app(registration.watch.evidence)
             names = {
                 "service": name,
                 "id": registration.id,
                 "version": version,
-                "registry": registry,
+                "registry": proxy.registry,
             }
-            await app.start(environment(os.environ, port, proxy.at, names))
+            await app.start(environment(os.environ, port, serving.at, names))
             PassedSignals(app.signal)
             try:
-                return await _live(app, registration, proxy, signals)
+                return await _live(app, registration, serving, signals)
             finally:
                 await app.kill()
 

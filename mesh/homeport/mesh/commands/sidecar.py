@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import socket
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final
 from urllib.parse import quote
 
 import click
+import msgspec
 
 from homeport.client import Client, InvalidArgument
 from homeport.mesh.commands.options import (
@@ -27,14 +30,13 @@ from homeport.mesh.commands.options import (
     tcp_ports,
 )
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
-from homeport.sidecar import Handover, Limits, Observing, ServerTls, Sidecar, Timeouts, Workers, take_over
+from homeport.sidecar import Handover, Limits, Observing, Options, ServerTls, Sidecar, Timeouts, Workers, take_over
 from homeport.sidecar.core.access import LogFormat
-from homeport.sidecar.tcp import PREFIX
 from homeport.sidecar.workers import WORKERS_MAX
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 log = logging.getLogger("homeport.sidecar")
+
+certificate: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def state_file(directory: Path | None, whose: str) -> Path | None:
@@ -50,16 +52,74 @@ def _only_on_linux(_ctx: click.Context, _param: click.Parameter, workers: int) -
     return workers
 
 
-def proxy_of(workers: int) -> type[Sidecar] | partial[Workers]:
-    """What to make a proxy of so many processes with; both take the same arguments."""
-    if workers == 1:
-        return Sidecar
-    level = click.get_current_context().find_root().obj or "warning"
-    return partial(Workers, count=workers, command=[sys.executable, "-m", "homeport.mesh.worker", level])
+@dataclass(frozen=True)
+class Proxy:
+    """What the options that `sidecar` and `run` share say."""
+
+    registry: str
+    inbound: str  # not among the `options` yet: an inbound needs an app
+    state_dir: Path | None
+    workers: int
+    options: Options
+
+    def client(self, name: str) -> Client:
+        return Client(*self.registry.split(","), name=name)
+
+    def beside(
+        self, client: Client, options: Options, sockets: Mapping[str, list[socket.socket]] | None = None
+    ) -> Sidecar | Workers:
+        """The proxy itself, of one process or of several; `options` are ours with what the command adds."""
+        if self.workers == 1:
+            return Sidecar(client, options, sockets=sockets)
+        level = click.get_current_context().find_root().obj or "warning"
+        command = [sys.executable, "-m", "homeport.mesh.worker", level]
+        return Workers(client, options, count=self.workers, command=command, sockets=sockets)
 
 
-def proxy_options(command: F) -> F:
-    """The options that `sidecar` and `run` share."""
+def proxy_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that `sidecar` and `run` share, which reach the command as one: `proxy`."""
+
+    @functools.wraps(command)
+    def made(
+        *,
+        registry: str,
+        outbound: str,
+        inbound: str,
+        admin: str,
+        static: tuple[str, ...],
+        tcp: tuple[str, ...],
+        passthrough: tuple[str, ...],
+        state_dir: Path | None,
+        inbound_tls_cert: Path | None,
+        inbound_tls_key: Path | None,
+        inbound_tls_client_ca: Path | None,
+        workers: int,
+        start_traces: bool,
+        access_log: str | None,
+        access_log_format: LogFormat,
+        tracing: float | None,
+        otlp: str | None,
+        limits: Limits,
+        timeouts: Timeouts,
+        **own: Any,
+    ) -> None:
+        try:
+            options = Options(
+                outbound=outbound,
+                admin=admin,
+                static=static_services(static),
+                tcp=tcp_ports(tcp),
+                passthrough=passthrough,
+                limits=limits,
+                timeouts=timeouts,
+                start_traces=start_traces,
+                inbound_tls=inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca),
+                observing=observing(access_log, access_log_format, tracing, otlp, own.get("name", "")),
+            )
+        except ValueError as error:
+            raise click.UsageError(f"{error}.") from None
+        command(proxy=Proxy(registry, inbound, state_dir, workers, options), **own)
+
     for option in reversed(
         [
             registry_option,
@@ -117,16 +177,14 @@ def proxy_options(command: F) -> F:
             ),
             click.option(
                 "--inbound-tls-cert",
-                type=click.Path(exists=True, dir_okay=False),
+                type=certificate,
                 metavar="FILE",
                 help="The certificate that clients of the inbound are shown, in PEM; read again when it changes.",
             ),
-            click.option(
-                "--inbound-tls-key", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="And its key."
-            ),
+            click.option("--inbound-tls-key", type=certificate, metavar="FILE", help="And its key."),
             click.option(
                 "--inbound-tls-client-ca",
-                type=click.Path(exists=True, dir_okay=False),
+                type=certificate,
                 metavar="FILE",
                 help="Only clients with a certificate of these may call.",
             ),
@@ -162,11 +220,11 @@ def proxy_options(command: F) -> F:
             bounds_option("--timeout", "timeouts", Timeouts, "SECONDS", "How long"),
         ]
     ):
-        command = option(command)
-    return command
+        made = option(made)
+    return made
 
 
-def inbound_tls(cert: str | None, key: str | None, client_ca: str | None) -> ServerTls | None:
+def inbound_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
     """What the options say of TLS from clients."""
     if cert is not None and key is not None:
         return ServerTls(cert=cert, key=key, client_ca=client_ca)
@@ -197,72 +255,34 @@ def observing(
     "--app", type=address, metavar="HOST:PORT", help="The app behind --inbound; without one, there is no inbound."
 )
 @click.option("--takeover", is_flag=True, help="Take the place of the sidecar that runs with the same --outbound.")
-def sidecar(
-    registry: str,
-    outbound: str,
-    inbound: str,
-    admin: str,
-    static: tuple[str, ...],
-    tcp: tuple[str, ...],
-    passthrough: tuple[str, ...],
-    state_dir: Path | None,
-    workers: int,
-    limits: Limits,
-    timeouts: Timeouts,
-    start_traces: bool,
-    access_log: str | None,
-    access_log_format: LogFormat,
-    tracing: float | None,
-    otlp: str | None,
-    inbound_tls_cert: str | None,
-    inbound_tls_key: str | None,
-    inbound_tls_client_ca: str | None,
-    app: str | None,
-    takeover: bool,
-) -> None:
+def sidecar(proxy: Proxy, app: str | None, takeover: bool) -> None:
     """Run a sidecar proxy for apps that are started by something else.
 
     It registers nothing: `homeport run` does, which starts the app too. Prints one line with the addresses once it
     listens. SIGTERM and Ctrl-C let requests in flight finish. With --takeover it gets the listening sockets of a
     running one, which finishes what it has begun and exits; clients notice nothing.
     """
+    outbound = proxy.options.outbound or OFF
     named = outbound != OFF and not outbound.endswith(":0")  # else there is no telling which one it was before
-    state = state_file(state_dir, f"sidecar-{outbound}") if named else None
+    state = state_file(proxy.state_dir, f"sidecar-{outbound}") if named else None
     if takeover and state is None:
         raise click.UsageError("--takeover needs a --state-dir and an --outbound with a port of its own.")
-    ports = tcp_ports(tcp)
-    wanted = {"outbound": outbound, "inbound": inbound if app else OFF, "admin": admin}
-    wanted |= {PREFIX + service: at for service, at in ports.items()}
+    options = msgspec.structs.replace(
+        proxy.options, inbound=proxy.inbound if app is not None else None, app=app, state_file=state
+    )
 
     async def work() -> int:
         signals = StopSignals()
         taken = await take_over(state.with_suffix(".socket")) if takeover and state is not None else None
         try:
-            async with (
-                Client(*registry.split(","), name="homeport sidecar") as client,
-                proxy_of(workers)(
-                    client,
-                    outbound=outbound,
-                    inbound=wanted["inbound"],
-                    admin=admin,
-                    app=app,
-                    static=static_services(static),
-                    tcp=ports,
-                    passthrough=passthrough,
-                    state_file=state,
-                    limits=limits,
-                    timeouts=timeouts,
-                    start_traces=start_traces,
-                    observing=observing(access_log, access_log_format, tracing, otlp),
-                    inbound_tls=inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca),
-                    sockets=taken.matching(wanted) if taken is not None else None,
-                ) as proxy,
-            ):
+            sockets = taken.matching(options.addresses) if taken is not None else None
+            async with proxy.client("homeport sidecar") as client, proxy.beside(client, options, sockets) as serving:
                 if taken is not None:
                     await taken.ready()
-                where = (f"{listener} {proxy.at.get(listener, OFF)}" for listener in wanted)
+                listeners = dict.fromkeys(["outbound", "inbound", "admin", *options.addresses])
+                where = (f"{listener} {serving.at.get(listener, OFF)}" for listener in listeners)
                 click.echo("  ".join(["homeport: sidecar", *where]))
-                await _serve(proxy, signals, state.with_suffix(".socket") if state is not None else None)
+                await _serve(serving, signals, state.with_suffix(".socket") if state is not None else None)
         except BaseException:
             if taken is not None:
                 taken.give_up()
