@@ -16,10 +16,10 @@ from aiohttp import web
 
 from homeport.client.core.errors import InvalidArgument
 from homeport.sidecar import Observing, Retries, ServiceSettings, Sidecar, Timeouts
-from homeport.sidecar.admin import metrics
 from homeport.sidecar.core import traces
 from homeport.sidecar.core.histogram import BOUNDS_S, SIZE, quantile
 from homeport.sidecar.log_file import BACKLOG_BYTES_MAX, LogFile
+from homeport.sidecar.metrics import metrics
 from homeport.sidecar.otlp import QUEUE_MAX, Exporter
 
 if TYPE_CHECKING:

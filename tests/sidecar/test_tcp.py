@@ -11,7 +11,8 @@ import pytest
 
 from homeport.client.core.errors import InvalidArgument
 from homeport.sidecar import Circuit, Limits, ServiceSettings, Timeouts
-from homeport.sidecar.admin import metrics, stats
+from homeport.sidecar.metrics import metrics
+from homeport.sidecar.reports import stats
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually

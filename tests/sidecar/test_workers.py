@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import pytest
 
 from homeport.sidecar import Limits, Observing, Options, ServerTls, Timeouts, Workers
-from homeport.sidecar.admin import added_metrics
 from homeport.sidecar.channel import Setup, encode, to_worker
 from homeport.sidecar.core import sums
 from homeport.sidecar.core.settings import Circuit, Outliers, ServiceSettings, divided
+from homeport.sidecar.metrics import added_metrics
 from homeport.sidecar.options import Given
 
 if TYPE_CHECKING:

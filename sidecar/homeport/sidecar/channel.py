@@ -63,6 +63,7 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Report how it stands; answered by `Report` with the same number."""
 
     number: int
+    explain: str = ""  # also how requests to this service are balanced
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -109,6 +110,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     number: int
     clusters: list[Any]
     stats: dict[str, Any]
+    routes: dict[str, Any]
+    explained: dict[str, Any] | None
     metrics: bytes
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent, validate_name
+from homeport.sidecar import reports
 from homeport.sidecar.channel import (
     Ask,
     BeginDrain,
@@ -103,6 +105,7 @@ class Worker:
         self._setup: asyncio.Future[Setup | None] = asyncio.get_running_loop().create_future()
         self._sidecar: Sidecar | None = None
         self._ejections: dict[str, int] = {}  # by service, as last told
+        self._rng = random.Random()  # for questions about balancing, which must not change its choices
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -184,11 +187,20 @@ class Worker:
                 task = asyncio.ensure_future(self._drain(self._sidecar, message))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            case Ask(number=number):
-                from homeport.sidecar import admin  # only where somebody asks: it brings a web server along
+            case Ask(number=number, explain=explain):
+                from homeport.sidecar.metrics import metrics  # only where somebody asks: its library is not small
 
-                clusters, stats = admin.clusters(self._sidecar), admin.stats(self._sidecar)
-                self.channel.send(Report(number, clusters, stats, admin.metrics(self._sidecar)))
+                sidecar = self._sidecar
+                self.channel.send(
+                    Report(
+                        number,
+                        reports.clusters(sidecar),
+                        reports.stats(sidecar),
+                        reports.routes(sidecar),
+                        reports.explain(sidecar, explain, self._rng) if explain else None,
+                        metrics(sidecar),
+                    )
+                )
 
     async def _drain(self, sidecar: Sidecar, how: Drain) -> None:
         leave = sidecar.retire if how.retire else sidecar.drain

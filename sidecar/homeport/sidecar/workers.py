@@ -356,20 +356,30 @@ class Workers:
         summed: dict[str, Any] = sums.added([report.stats for report in await self._reports()]) or {}
         return {**summed, "workers": self.pids}
 
+    async def routes(self) -> dict[str, object]:
+        """The same for where names lead."""
+        summed: dict[str, Any] = sums.added([report.routes for report in await self._reports()]) or {}
+        return summed
+
+    async def explain(self, service: str) -> dict[str, object] | None:
+        """The same for how a service is balanced: loads are added; each worker judges by itself, one speaks for all."""
+        summed: dict[str, Any] | None = sums.added([report.explained for report in await self._reports(service)])
+        return summed
+
     async def metrics(self) -> bytes:
         """The same for its metrics."""
-        from homeport.sidecar import admin
+        from homeport.sidecar.metrics import added_metrics
 
-        return admin.added_metrics([report.metrics for report in await self._reports()])
+        return added_metrics([report.metrics for report in await self._reports()])
 
-    async def _reports(self) -> list[Report]:
+    async def _reports(self, explain: str = "") -> list[Report]:
         """Ask every worker; those that do not answer in time are left out."""
         self._asked += 1
         loop = asyncio.get_running_loop()
         asked = {worker: loop.create_future() for worker in self._workers if worker.ready.is_set()}
         for worker, report in asked.items():
             worker.reports[self._asked] = report
-            worker.channel.send(Ask(self._asked))
+            worker.channel.send(Ask(self._asked, explain))
         if not asked:
             return []
         done, late = await asyncio.wait(asked.values(), timeout=REPORT_S)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 _MOST: Final = frozenset({"age_s", "revision"})  # the oldest knowledge, the newest revision
-_SAME: Final = frozenset({"weight", "port"})
+_SAME: Final = frozenset({"weight", "port", "share", "latency_ms"})
 _ALL: Final = frozenset({"known", "live", "available", "draining"})  # yes only if all say so; others if any does
 _IDENTITY: Final = (("direction", "service"), ("node", "id"))  # what tells the entries of a list apart
 
