@@ -14,6 +14,7 @@ import uvloop
 
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 from homeport.sidecar import Sidecar, Workers
+from homeport.sidecar.route_watch import Keys
 
 SEED = 20_260_101
 PATIENCE_S = 10.0  # a test that waits longer for an event has failed
@@ -70,6 +71,7 @@ class Registrar:
     """A registry's client, hand-fed."""
 
     store_id = "made-up"
+    kv: Keys | None = None
 
     def __init__(self) -> None:
         self.feeds: dict[str, Feed] = {}

@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 
-from homeport.sidecar import Limits, Observing, Options, ServerTls, Timeouts, Workers
-from homeport.sidecar.channel import Setup, encode, to_worker
+from homeport.client.core.balancing import Subset
+from homeport.sidecar import (
+    Destination,
+    Limits,
+    Observing,
+    Options,
+    Route,
+    Routing,
+    ServerTls,
+    Timeouts,
+    Workers,
+)
+from homeport.sidecar.channel import Routes, Setup, encode, to_worker
 from homeport.sidecar.core import sums
 from homeport.sidecar.core.settings import Circuit, Outliers, ServiceSettings, divided
 from homeport.sidecar.metrics import added_metrics
@@ -263,9 +274,11 @@ def test_a_worker_is_told_all_options(tmp_path: Path) -> None:
         observing=Observing(access_log="-"),
         settings=ServiceSettings(retries=None),
         services={"orders": ServiceSettings(circuit=Circuit(requests_max=8))},
+        routes={"orders": Routing(routes=(Route(name="all", to=(Destination(subset=Subset(meta={"a": "b"})),)),))},
     )
-    told = to_worker.decode(encode(Setup("name", {}, options.share(1))))
-    assert told == Setup("name", {}, options)
+    setup = Setup("name", {}, options.share(1), [Routes("orders", b"{}", 5)], 2)
+    told = to_worker.decode(encode(setup))
+    assert told == Setup("name", {}, options, setup.documents, 2)
     unlike_default = {name for name in Options.__struct_fields__ if getattr(options, name) != getattr(Options(), name)}
     assert unlike_default == set(Options.__struct_fields__) - {"admin", "state_file"}, "which are the parent's"
 

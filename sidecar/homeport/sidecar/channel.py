@@ -23,12 +23,22 @@ from homeport.sidecar.options import Options
 FRAME_BYTES_MAX: Final = SNAPSHOT_BYTES_MAX  # one service has no more endpoints than all of them
 
 
+class Routes(msgspec.Struct, frozen=True, tag="routes"):
+    """What the registry's store holds of a service's routes; None: nothing any more."""
+
+    service: str
+    document: bytes | None
+    revision: int
+
+
 class Setup(msgspec.Struct, frozen=True, tag="setup"):
     """The first message to a worker: all that a sidecar is made of. `sockets` are inherited file descriptors."""
 
     name: str
     sockets: dict[str, list[int]]
     options: Options
+    documents: list[Routes] = []  # of routes, as the registry's store has them
+    share: int = 1  # of how many workers this is one
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
@@ -115,7 +125,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     metrics: bytes
 
 
-ToWorker = Setup | Told | Ejected | BeginDrain | Drain | Ask | Stop
+ToWorker = Setup | Told | Routes | Ejected | BeginDrain | Drain | Ask | Stop
 ToParent = Ready | Subscribe | Unsubscribe | Ejected | Trouble | Drained | Report
 
 

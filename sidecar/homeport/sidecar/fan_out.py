@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
+from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import InstanceKey, ServiceEvent
-from homeport.sidecar.channel import Channel, Ejected, Told, encode
+from homeport.sidecar.channel import Channel, Ejected, Routes, Told, encode
 from homeport.sidecar.core import limits
 from homeport.sidecar.core.snapshot import Snapshot
 from homeport.sidecar.last_known import LastKnown, confirmed, taken
 from homeport.sidecar.outbound import Discovery, Following
+from homeport.sidecar.route_watch import RouteWatch
 
 _log = logging.getLogger("homeport.sidecar")
 
@@ -84,26 +86,42 @@ class FanOut:
     Args:
         client: Where services are looked up; None when there is no registry.
         path: The file of last known endpoints, if there is to be one.
+        tell_routes: Called with every change of a document of routes; None: nobody needs to know.
     """
 
-    def __init__(self, client: Discovery | None, path: Path | None) -> None:
+    def __init__(
+        self, client: Discovery | None, path: Path | None, rng: Rng, tell_routes: Callable[[Routes], None] | None
+    ) -> None:
         self._client = client
         self._fans: dict[str, _Fan] = {}
+        self._tell_routes = tell_routes
+        keys = client.kv if client is not None and tell_routes is not None else None
+        self._route_watch = RouteWatch(keys, rng, self._routed) if keys is not None else None
         self._last_known = LastKnown(path, self._taken) if path is not None and client is not None else None
 
     async def start(self) -> None:
         """Begin with what an earlier process knew; return when the registry has confirmed it, or has had its time."""
-        if self._client is None or self._last_known is None:
+        if self._client is None:
             return
-        last = self._last_known.load()
+        if self._last_known is not None:
+            await self._recall(self._client, self._last_known)
+        if self._route_watch is not None:
+            self._route_watch.start()
+            await self._route_watch.read()
+
+    async def _recall(self, client: Discovery, last_known: LastKnown) -> None:
+        last = last_known.load()
         if last is not None:
             followed = []
             for known in last.services[: limits.SERVICES_MAX]:
-                fan = self._follow(known.service, self._client)
+                fan = self._follow(known.service, client)
                 fan.subscription.recall(known.instances, known.revision, max(0.0, time.time() - known.confirmed_at_s))
                 followed.append(fan.subscription)
+            if self._route_watch is not None:
+                self._route_watch.recall(last.routes, last.store_id)
+                self._route_watch.start()
             await confirmed(followed)
-        self._last_known.start()
+        last_known.start()
 
     def leave_file(self) -> None:
         """The file is a successor's from now on."""
@@ -112,6 +130,8 @@ class FanOut:
 
     async def close(self) -> None:
         """Save what is known, and follow nothing any more."""
+        if self._route_watch is not None:
+            self._route_watch.stop()
         if self._last_known is not None:
             await self._last_known.close()
         for fan in self._fans.values():
@@ -169,7 +189,20 @@ class FanOut:
 
     def _taken(self, now_s: float) -> Snapshot:
         subscriptions = {service: fan.subscription for service, fan in self._fans.items()}
-        return taken(self._client.store_id if self._client is not None else "", subscriptions, now_s)
+        routes = {each.service: each.document for each in self.documents() if each.document is not None}
+        return taken(self._client.store_id if self._client is not None else "", subscriptions, routes, now_s)
+
+    def documents(self) -> list[Routes]:
+        """All documents of routes, for a worker that starts."""
+        if self._route_watch is None:
+            return []
+        return [Routes(service, *found) for service, found in self._route_watch.documents.items()]
+
+    def _routed(self, service: str, document: bytes | None, revision: int) -> None:
+        if self._tell_routes is not None:
+            self._tell_routes(Routes(service, document, revision))
+        if self._last_known is not None:
+            self._last_known.changed()
 
     def _follow(self, service: str, client: Discovery) -> _Fan:
         fan = self._fans[service] = _Fan(service, client.subscribe(service))

@@ -61,6 +61,9 @@ class Inbound(Listener):
             request.host = self._host
         return self.app
 
+    def begin_routed(self, exchange: Exchange, cluster: Cluster) -> None:
+        raise AssertionError("the application has no routes")
+
     def wait_known(self, cluster: Cluster, exchange: Exchange) -> None:
         raise AssertionError("the application's address is always known")
 

@@ -124,14 +124,16 @@ class Confirming(Protocol):
     def listen(self, changed: Callable[[ServiceEvent], None]) -> Callable[[], None]: ...
 
 
-def taken(store_id: str, subscriptions: Mapping[str, Confirming], now_s: float) -> Snapshot:
+def taken(
+    store_id: str, subscriptions: Mapping[str, Confirming], routes: Mapping[str, bytes], now_s: float
+) -> Snapshot:
     """What is known of every service that has instances; `now_s` is the wall clock's time."""
     known = [
         Known(service, followed.revision, now_s - followed.age_s(), tuple(followed.instances.values()))
         for service, followed in subscriptions.items()
         if followed.known and followed.instances
     ]
-    return Snapshot(store_id, tuple(known))
+    return Snapshot(store_id, tuple(known), dict(routes))
 
 
 async def confirmed(followed: Sequence[Confirming]) -> None:

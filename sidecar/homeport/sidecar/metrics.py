@@ -15,7 +15,14 @@ from prometheus_client.registry import Collector
 from homeport.sidecar.reports import BOUNDS, CLASSES, Watched, clusters_of, listeners_of
 
 # What every worker says of the same thing, and must not be added.
-_GREATEST: Final = ("_age_seconds", "_held", "_endpoints", "_endpoints_available", "_endpoints_ejected")
+_GREATEST: Final = (
+    "_age_seconds",
+    "_held",
+    "_endpoints",
+    "_endpoints_available",
+    "_endpoints_ejected",
+    "_routes_refused",
+)
 
 
 class _Metrics(Collector):
@@ -30,6 +37,32 @@ class _Metrics(Collector):
         yield from self._observer()
         yield from self._upstream()
         yield from self._endpoints()
+        yield from self._routes()
+
+    def _routes(self) -> Iterator[Metric]:
+        outbound = self._sidecar.outbound
+        if outbound is None:
+            return
+        taken = CounterMetricFamily("homeport_route_rq", "Requests, by the route taken.", labels=["service", "route"])
+        wrong = GaugeMetricFamily(
+            "homeport_routes_error_held",
+            "1 while the store has a document of routes that is refused.",
+            labels=["service"],
+        )
+        mirrored = 0
+        for service, entry in outbound.table:
+            wrong.add_metric([service], bool(entry.error))
+            for at, plan in enumerate(entry.router.plans if entry.router is not None else ()):
+                taken.add_metric([service, plan.route.name or str(at)], plan.requests)
+                mirrored += plan.mirrored
+        yield from (taken, wrong)
+        for name, text, value in (
+            ("homeport_mirror_rq", "Copies of requests sent to mirrors.", mirrored),
+            ("homeport_mirror_rq_dropped", "Copies not sent: too many, or too large.", outbound.mirrors_dropped),
+            ("homeport_fault_delays", "Requests delayed on purpose.", outbound.delayed),
+            ("homeport_routes_refused", "Documents of routes that were not right.", outbound.table.refused),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
 
     def _downstream(self) -> Iterator[Metric]:
         labels = ["listener"]

@@ -16,6 +16,7 @@ import msgspec
 
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core.limits import Limits, Timeouts
+from homeport.sidecar.core.routing import Routing
 from homeport.sidecar.core.settings import ServiceSettings, divided
 from homeport.sidecar.observer import NOTHING, Observing
 from homeport.sidecar.outbound import instance_at
@@ -44,6 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         observing: What is written down of requests: an access log, traces. Nothing by default.
         settings: How services are balanced, timed and guarded.
         services: Those that differ, by name.
+        routes: Where requests to a service go, by its name, while the registry's store has nothing to say of that.
 
     Raises:
         ValueError: an address is none, or an inbound has no application.
@@ -65,9 +67,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     observing: Observing = NOTHING
     settings: ServiceSettings = ServiceSettings()
     services: Mapping[str, ServiceSettings] = {}
+    routes: Mapping[str, Routing] = {}
 
     def __post_init__(self) -> None:
-        for name in ("static", "tcp", "services"):  # nobody changes them afterwards, not even who made them
+        for name in ("static", "tcp", "services", "routes"):  # nobody changes them afterwards, not even who made them
             msgspec.structs.force_setattr(self, name, dict(getattr(self, name)))
         addresses = self.addresses
         for address in addresses.values():
@@ -122,6 +125,7 @@ class Given(TypedDict, total=False):
     observing: Observing
     settings: ServiceSettings
     services: Mapping[str, ServiceSettings]
+    routes: Mapping[str, Routing]
 
 
 DEFAULT: Final = Options()

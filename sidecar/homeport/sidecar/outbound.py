@@ -8,9 +8,12 @@ nobody asks for are forgotten, so that made-up names do not add up.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
+
+from msgspec import structs
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError, InvalidArgument
@@ -18,17 +21,25 @@ from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
+from homeport.sidecar.core.route_table import RouteTable
+from homeport.sidecar.core.router import Place
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
 from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, UpstreamTls
 from homeport.sidecar.core.snapshot import Known, Snapshot
 from homeport.sidecar.http1.downstream import Downstream
+from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED, Listener
+from homeport.sidecar.http1.mirror import MirrorExchange, Nobody
+from homeport.sidecar.http1.routed import RoutedExchange
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
 from homeport.sidecar.last_known import confirmed, taken
+from homeport.sidecar.route_watch import Keys, RouteWatch
 from homeport.sidecar.sockets import parse_address
 from homeport.sidecar.tls import Renewed
+
+_log = logging.getLogger("homeport.sidecar")
 
 TLS_META: Final = "tls"  # an instance whose meta says "true" here is met over TLS,
 TLS_NAME_META: Final = "tls-server-name"  # and its certificate bears this name, if not its address
@@ -66,6 +77,10 @@ class Discovery(Protocol):
 
     @property
     def store_id(self) -> str: ...
+    @property
+    def kv(self) -> Keys | None:
+        """Where documents of routes are; None: nowhere."""
+
     def subscribe(self, service: str) -> Following: ...
 
 
@@ -99,10 +114,18 @@ class Outbound(Listener):
         timeouts: Timeouts,
         settings: ServiceSettings = DEFAULT,
         services: Mapping[str, ServiceSettings] | None = None,
+        table: RouteTable | None = None,
     ) -> None:
         super().__init__(loop, rng, pseudonym, bounds, timeouts)
         self._settings = settings
         self._services = {} if services is None else {name.lower(): each for name, each in services.items()}
+        self.table = RouteTable() if table is None else table
+        keys = discovery.kv if discovery is not None else None
+        self.route_watch = RouteWatch(keys, rng, self.take_routes) if keys is not None else None
+        self.mirrors: set[Nobody] = set()  # copies of requests, under way
+        self.mirrors_dropped = 0  # too many, or too large
+        self.delayed = 0  # requests that were delayed on purpose
+        self.ends_exchanges = self.ends_exchanges or self.table.ends_exchanges
         self.clusters: dict[str, Cluster] = {}
         self.subscriptions: dict[str, Following] = {}
         self._discovery = discovery
@@ -124,8 +147,58 @@ class Outbound(Listener):
         return fixed
 
     def _made(self, service: str, *, fixed: bool = False) -> Cluster:
-        settings = self._services.get(service.lower(), self._settings)
-        return cluster.Cluster(service, settings, fixed=fixed, per_try_s=self.timeouts.first_byte_s)
+        made: Cluster = cluster.Cluster(
+            service, self._settings_of(service), fixed=fixed, followed=True, per_try_s=self.timeouts.first_byte_s
+        )
+        made.router = self.table.router(service)
+        return made
+
+    def _settings_of(self, service: str) -> ServiceSettings:
+        own = self._services.get(service.lower(), self._settings)
+        documented = self.table.settings(service)
+        return own if documented is None else structs.replace(documented, tls=own.tls)
+
+    def take_routes(self, service: str, document: bytes | None, revision: int) -> None:
+        """Take in what the store holds for a service, None for nothing any more; a bad document changes nothing."""
+        try:
+            changed = self.table.offer(service, document, revision)
+        except InvalidArgument as error:
+            _log.error("the routes of %r at revision %d are refused: %s", service, revision, error)
+            return
+        if self.on_change is not None:
+            self.on_change()
+        if not changed:
+            return
+        self.ends_exchanges = self.ends_exchanges or self.table.ends_exchanges
+        for name, each in self.clusters.items():
+            if name.lower() == service.lower():
+                each.configure(self._settings_of(name), self.now())
+                each.router = self.table.router(name)
+
+    def begin_routed(self, exchange: Exchange, cluster: Cluster) -> None:
+        RoutedExchange(exchange, cluster, self).begin_routed()
+
+    def cluster_at(self, place: Place, asked: Cluster) -> Cluster:
+        """Where a route of `asked` leads.
+
+        Raises:
+            Refusal: nowhere.
+        """
+        return self._cluster(place.service) if place.service else asked
+
+    def mirror(self, original: Exchange, asked: Cluster, place: Place, wire: bytes, body: bytes) -> bool:
+        """Send a copy of a request; False: there are too many already, or nowhere to send it."""
+        if len(self.mirrors) >= limits.MIRRORS_MAX:
+            return False
+        try:
+            goal = self.cluster_at(place, asked)
+        except Refusal:
+            return False
+        nobody = Nobody(self)
+        self.mirrors.add(nobody)
+        view = goal.view(place.view, place.subset) if place.subset is not None else None
+        MirrorExchange(original, nobody, goal, wire, body).start(view)
+        return True
 
     def route(self, request: RequestHead) -> Cluster:
         if request.target[:1] not in (b"/", b"*"):
@@ -192,11 +265,17 @@ class Outbound(Listener):
         recalled = [known for known in last.services[: limits.SERVICES_MAX] if known.service not in self.clusters]
         for known in recalled:
             self._follow(known.service, self._discovery, known, now_s)
+        if self.route_watch is not None:
+            self.route_watch.recall(last.routes, last.store_id)
+            self.route_watch.start()
         await confirmed([self.subscriptions[known.service] for known in recalled])
 
     def last_known(self, now_s: float) -> Snapshot:
         """What is known of every service that has instances, for a file; `now_s` is the wall clock's time."""
-        return taken(self._discovery.store_id if self._discovery is not None else "", self.subscriptions, now_s)
+        store_id = self._discovery.store_id if self._discovery is not None else ""
+        found = self.route_watch.documents.items() if self.route_watch is not None else ()
+        routes = {service: document for service, (document, _revision) in found}
+        return taken(store_id, self.subscriptions, routes, now_s)
 
     def _follow(self, service: str, discovery: Discovery, last: Known | None = None, now_s: float = 0.0) -> Cluster:
         followed = self._made(service)
@@ -296,6 +375,12 @@ class Outbound(Listener):
         super().sweep(now)
         for met in self._tls.values():
             met.sweep(now)
+        for nobody in list(self.mirrors):
+            copied = nobody.exchange
+            if copied is not None and copied.ends_s <= now:
+                copied.client_lost()
+            elif copied is not None and nobody.deadline_s <= now:
+                copied.expired(now)
         unused: list[str] = []
         for service, each in self.clusters.items():
             for upstream in each.sweep(now, self.rng):
@@ -316,7 +401,12 @@ class Outbound(Listener):
             self.subscriptions.pop(service).close()
 
     def close(self) -> None:
+        if self.route_watch is not None:
+            self.route_watch.stop()
         super().close()
+        for nobody in list(self.mirrors):
+            if nobody.exchange is not None:
+                nobody.exchange.client_lost()
         for service in list(self.clusters):
             for endpoint in self.clusters[service].endpoints.values():
                 for upstream in list(endpoint.idle):

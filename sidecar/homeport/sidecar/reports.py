@@ -11,7 +11,9 @@ from typing import Final, Protocol
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.core.explain import explained
 from homeport.sidecar.core.histogram import BOUNDS_S
+from homeport.sidecar.core.route_table import Routed
 from homeport.sidecar.core.routes import Passed
+from homeport.sidecar.core.routing import encoded
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.http1.upstream import Cluster
 from homeport.sidecar.inbound import Inbound
@@ -138,14 +140,35 @@ def stats(sidecar: Watched) -> dict[str, object]:
 
 
 def routes(sidecar: Watched) -> dict[str, object]:
-    """Which names lead where: local ports, and every service that is in use."""
+    """Which names lead where: local ports, services in use, documents of routes."""
     outbound = sidecar.outbound
     ports = {listener.service: sidecar.at[listener.name] for listener in sidecar.tcp}
     services = []
     for service, cluster in outbound.clusters.items() if outbound is not None else ():
         source = "passthrough" if isinstance(service, Passed) else "static" if cluster.fixed else "registry"
         services.append({"service": str(service), "direction": "outbound", "source": source, "known": cluster.known})
-    return {"tcp": ports, "services": services}
+    documents = [_documented(service, entry) for service, entry in outbound.table] if outbound is not None else []
+    return {"tcp": ports, "services": services, "documents": documents}
+
+
+def _documented(service: str, entry: Routed) -> dict[str, object]:
+    """The routes of one service: what is in force, what was refused and why, and how many requests each has taken."""
+    plans = entry.router.plans if entry.router is not None else []
+    return {
+        "service": service,
+        "direction": "outbound",
+        "source": "store" if entry.store is not None else "file" if entry.file is not None else "none",
+        "revision": entry.revision,
+        "refused_revision": entry.refused_revision,
+        "error": entry.error,
+        "requests": [
+            {"at": at, "route": plan.route.name, "requests": plan.requests, "mirrored": plan.mirrored}
+            for at, plan in enumerate(plans)
+        ],
+        "unmatched": entry.router.unmatched if entry.router is not None else 0,
+        # As text, so that several workers' are one and not a sum.
+        "document": encoded(entry.in_force).decode() if entry.in_force is not None else "{}",
+    }
 
 
 def explain(sidecar: Watched, service: str, rng: Rng) -> dict[str, object] | None:

@@ -23,6 +23,7 @@ import msgspec
 
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.core import limits as fixed
+from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.last_known import LastKnown
@@ -48,6 +49,7 @@ class Sidecar:
         client: Where instances are looked up; None when only `static` and `passthrough` names are used.
         options: What it does.
         sockets: Listening sockets by listener, to use instead of binding its address; closed with the sidecar.
+        share: How many processes share what documents of routes let through; `options` are divided already.
         name: By which loops are found; the same for processes that do one task together. Default: a random one.
         rng: The source of all random choices.
         given: Single fields of `Options`, instead of or over `options`.
@@ -62,6 +64,7 @@ class Sidecar:
         options: Options = DEFAULT,
         *,
         sockets: Mapping[str, Sequence[socket.socket]] | None = None,
+        share: int = 1,
         name: str = "",
         rng: Rng | None = None,
         **given: Unpack[Given],
@@ -76,6 +79,7 @@ class Sidecar:
         self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
         self._last_known: LastKnown | None = None
         self.observer: Observer | None = None
+        self._share = share
         self._rng: Rng = random.Random() if rng is None else rng
         self._name = (
             name or f"homeport-{self._rng.randrange(1 << 48):012x}"
@@ -121,10 +125,14 @@ class Sidecar:
                     options.timeouts,
                     options.settings,
                     options.services,
+                    RouteTable(options.routes, self._share),
                 )
                 if options.state_file is not None:
                     await self._recall(self.outbound, options.state_file)
                 if "outbound" in self._addresses:
+                    if self.outbound.route_watch is not None:
+                        self.outbound.route_watch.start()
+                        await self.outbound.route_watch.read()
                     self.at["outbound"] = await self._listen(self.outbound)
                 for service in options.tcp:
                     self.tcp.append(TcpListener(self.outbound, service))

@@ -6,10 +6,20 @@ import asyncio
 import logging
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from homeport.client.core.model import Instance, InstanceKey, ServiceEvent, validate_name
+from homeport.client.core.messages import KvEvents
+from homeport.client.core.model import (
+    Instance,
+    InstanceKey,
+    KeyValue,
+    KvEvent,
+    KvSnapshot,
+    Lost,
+    ServiceEvent,
+    validate_name,
+)
 from homeport.sidecar import reports
 from homeport.sidecar.channel import (
     Ask,
@@ -20,6 +30,7 @@ from homeport.sidecar.channel import (
     Ejected,
     Ready,
     Report,
+    Routes,
     Setup,
     Stop,
     Subscribe,
@@ -30,6 +41,7 @@ from homeport.sidecar.channel import (
     to_worker,
 )
 from homeport.sidecar.core import limits
+from homeport.sidecar.core.route_table import PREFIX
 from homeport.sidecar.sidecar import Sidecar
 
 _log = logging.getLogger("homeport.sidecar")
@@ -94,6 +106,36 @@ class Followed:
             changed(event)
 
 
+class Documents:
+    """The documents of routes that the parent told of, in the shape of the store that they come from."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, KeyValue] = {}
+        self._news: asyncio.Queue[KvEvents] = asyncio.Queue()
+        self._revision = 0
+
+    def told(self, news: Routes) -> None:
+        """Take in what the parent says."""
+        key = (PREFIX + news.service).encode()
+        self._revision = max(self._revision, news.revision)
+        self._entries.pop(news.service, None)
+        if news.document is not None:
+            self._entries[news.service] = KeyValue(key, news.document, news.revision, news.revision, 1)
+        self._news.put_nowait(KvEvents(self._revision, (KvEvent(key, news.document, news.revision),)))
+
+    async def snapshot(self, _prefix: str, /) -> KvSnapshot:
+        """All there is."""
+        self._news = asyncio.Queue()
+        return KvSnapshot(self._revision, tuple(self._entries.values()), "")
+
+    async def watch(
+        self, _key: str, /, *, prefix: bool, start_revision: int, store_id: str
+    ) -> AsyncIterator[KvEvents | Lost]:
+        """All that came since the snapshot."""
+        while True:
+            yield await self._news.get()
+
+
 class Worker:
     """The sidecar, and the other end of what the parent says."""
 
@@ -101,6 +143,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.channel = Channel(to_worker, self._received, self._ended)
+        self.kv = Documents()
         self._followed: dict[str, Followed] = {}
         self._setup: asyncio.Future[Setup | None] = asyncio.get_running_loop().create_future()
         self._sidecar: Sidecar | None = None
@@ -117,7 +160,7 @@ class Worker:
         sockets = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in setup.sockets.items()}
         for inherited in [each for listening in sockets.values() for each in listening]:
             inherited.setblocking(False)
-        async with Sidecar(self, setup.options, sockets=sockets, name=setup.name) as sidecar:
+        async with Sidecar(self, setup.options, sockets=sockets, share=setup.share, name=setup.name) as sidecar:
             sidecar.watch_app(lambda: self.channel.send(Trouble()))
             self._sidecar = sidecar
             self.channel.send(Ready())
@@ -170,11 +213,15 @@ class Worker:
     def _received(self, message: ToWorker) -> None:
         match message:
             case Setup():
+                for each in message.documents:
+                    self.kv.told(each)
                 self._setup.set_result(message)
             case Told(service=service):
                 followed = self._followed.get(service)
                 if followed is not None:
                     followed.told(message)
+            case Routes():
+                self.kv.told(message)
             case Stop():
                 self._ended()
             case _ if self._sidecar is None:

@@ -28,12 +28,14 @@ from homeport.sidecar.channel import (
     Ejected,
     Ready,
     Report,
+    Routes,
     Setup,
     Stop,
     Subscribe,
     ToParent,
     Trouble,
     Unsubscribe,
+    encode,
     to_parent,
 )
 from homeport.sidecar.core import limits as fixed
@@ -112,7 +114,8 @@ class Workers:
         self._name = ""
         self._workers: list[_Worker] = []
         self._keeping: list[asyncio.Task[None]] = []
-        self._fan_out = FanOut(client, self.options.state_file)
+        routed = "outbound" in self._addresses
+        self._fan_out = FanOut(client, self.options.state_file, self._rng, self._tell_routes if routed else None)
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._evidence: Callable[[], None] | None = None
@@ -238,7 +241,14 @@ class Workers:
             raise
         finally:
             theirs.close()
-        worker.channel.send(Setup(self._name, hand, self.options.share(self._count)))
+        worker.channel.send(
+            Setup(self._name, hand, self.options.share(self._count), self._fan_out.documents(), self._count)
+        )
+
+    def _tell_routes(self, routes: Routes) -> None:
+        frame = encode(routes)
+        for worker in self._workers:
+            worker.channel.send_encoded(frame)
 
     def _received(self, worker: _Worker, message: ToParent) -> None:
         match message:

@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, get_args, get_origin
 import msgspec
 
 from homeport.client.core.errors import InvalidArgument
+from homeport.client.core.patterns import Pattern
 from homeport.registry.core.expressions import Every, Expression, Match, Not, Operator, Some, parse, wrong
-from homeport.registry.core.patterns import Pattern
 
 Row = Any  # a value of the type that the filter was made for
 Predicate = Callable[[Row], bool]

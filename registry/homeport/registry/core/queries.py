@@ -20,10 +20,10 @@ import msgspec
 from homeport.client.core import wire
 from homeport.client.core.errors import InvalidArgument, NotFound
 from homeport.client.core.model import Status
+from homeport.client.core.patterns import Pattern
 from homeport.registry.core import keys
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.overlay import Overlay
-from homeport.registry.core.patterns import Pattern
 from homeport.registry.core.sessions import Session
 
 NAME_CHARS_MAX: Final = 253  # as long as a name in DNS: nobody could ask for a longer one

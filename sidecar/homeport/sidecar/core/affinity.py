@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Final
 
 from homeport.client.core.balancing import HashOn
 from homeport.client.core.errors import InvalidArgument
-
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
-# Headers that the proxy consumes, so that no key could ever be read from them.
-_CONSUMED: Final = re.compile(
-    r"host|content-length|transfer-encoding|connection|keep-alive|te|trailer|upgrade|expect|via|forwarded"
-    r"|proxy-.*|x-forwarded-.*|x-homeport-.*",
-    re.IGNORECASE,
-)
+from homeport.sidecar.core import headers
 
 
 class Affinity:
@@ -28,8 +19,8 @@ class Affinity:
     __slots__ = ("_cookie", "_header")
 
     def __init__(self, hash_on: HashOn) -> None:
-        for name in (hash_on.header, hash_on.cookie):
-            if name and (_TOKEN.fullmatch(name) is None or (name == hash_on.header and _CONSUMED.fullmatch(name))):
+        for name, allowed in ((hash_on.header, headers.passes), (hash_on.cookie, headers.is_token)):
+            if name and not allowed(name):
                 raise InvalidArgument(
                     f"hash_on cannot be {name[:128]!r}; allowed: a cookie's name, or a header that passes the proxy as "
                     "it came",

@@ -17,15 +17,19 @@ class CircuitBreaker:
     )  # fmt: skip
 
     def __init__(self, settings: Circuit) -> None:
-        self.requests_max = settings.requests_max
-        self.pending_max = settings.pending_max
-        self.connections_max = settings.connections_max
-        self.retries_max = settings.retries_max
+        self.limit(settings)
         self.requests = 0  # under way
         self.pending = 0  # of which: waiting for a new connection
         self.retries = 0  # of which: not the first try
         self.connections = 0  # open, idle ones included
         self.overflows = 0  # requests that were refused here
+
+    def limit(self, settings: Circuit) -> None:
+        """Set the limits; what is counted stays."""
+        self.requests_max = settings.requests_max
+        self.pending_max = settings.pending_max
+        self.connections_max = settings.connections_max
+        self.retries_max = settings.retries_max
 
     @property
     def may_connect(self) -> bool:

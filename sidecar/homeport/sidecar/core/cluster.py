@@ -9,11 +9,13 @@ An endpoint that left (`gone`) lives on in the requests that still use it; nothi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Collection, Hashable, Mapping
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.balancing import Candidates, Latency, LeastRequest, choose, fit, grown
+from homeport.client.core.balancing import Balancing, Candidates, Latency, LeastRequest, Subset, choose, fit, grown
 from homeport.client.core.model import Instance, InstanceKey
 from homeport.sidecar.core import histogram, limits
 from homeport.sidecar.core.adaptive import AdaptiveLimit
@@ -22,7 +24,10 @@ from homeport.sidecar.core.budget import RetryBudget
 from homeport.sidecar.core.circuit import CircuitBreaker
 from homeport.sidecar.core.outliers import OutlierDetector, readmit
 from homeport.sidecar.core.retries import Failure
-from homeport.sidecar.core.settings import DEFAULT, Retries, ServiceSettings
+from homeport.sidecar.core.router import Router
+from homeport.sidecar.core.settings import DEFAULT, UNLIMITED, Retries, ServiceSettings
+
+VIEWS_MAX: Final = 64  # sets of instances that routes lead to; each is prepared anew whenever an endpoint changes
 
 
 class Connection(Protocol):
@@ -132,13 +137,24 @@ class Change(Generic[C]):
         self.hopeless: list[Endpoint[C]] = []
 
 
+class View(Generic[C]):
+    """A choice among some of a cluster's endpoints, kept as current as the choice among all of them."""
+
+    __slots__ = ("candidates", "settings")
+
+    def __init__(self, settings: Balancing) -> None:
+        self.settings = settings
+        self.candidates: Candidates[Endpoint[C]] = LeastRequest()
+
+
 class Cluster(Generic[C]):
     """All endpoints of one service and its counters; each optional feature is an object of its own, None when off."""
 
     __slots__ = (
-        "_warming", "_weighed_at_s", "adaptive", "affinity", "budget", "candidates", "circuit", "connect_failures",
-        "connects", "endpoints", "fixed", "known", "met", "outliers", "per_try_s", "replays", "requests", "retries",
-        "retry_settings", "service", "settings", "timeouts", "times", "times_sum_s", "used_at_s",
+        "_first_byte_s", "_views", "_warming", "_weighed_at_s", "adaptive", "affinity", "budget", "candidates",
+        "circuit", "connect_failures", "connects", "endpoints", "fixed", "known", "met", "outliers", "per_try_s",
+        "replays", "requests", "retries", "retry_settings", "router", "service", "settings", "timeouts", "times",
+        "times_sum_s", "used_at_s",
     )  # fmt: skip
 
     def __init__(
@@ -147,28 +163,24 @@ class Cluster(Generic[C]):
         settings: ServiceSettings = DEFAULT,
         *,
         fixed: bool = False,
+        followed: bool = False,
         per_try_s: float = limits.Timeouts().first_byte_s,
     ) -> None:
         self.service = service
-        self.settings = settings
-        self.per_try_s = settings.per_try_s or per_try_s
-        self.retry_settings: Retries | None = settings.retries
-        budget = settings.retries.budget if settings.retries is not None else None
-        self.budget = RetryBudget(budget) if budget is not None else None
-        self.outliers = OutlierDetector(settings.outliers) if settings.outliers is not None else None
-        self.circuit = CircuitBreaker(settings.circuit) if settings.circuit is not None else None
-        self.adaptive = AdaptiveLimit(settings.adaptive) if settings.adaptive is not None else None
-        if self.adaptive is not None and self.circuit is not None:
-            self.circuit.requests_max = self.adaptive.sweep(0.0, 0)
-        hash_on = settings.balancing.hash_on
-        self.affinity = Affinity(hash_on) if hash_on is not None else None
+        self._first_byte_s = per_try_s
+        self.router: Router | None = None  # its routes, if it has any
+        self._views: dict[Hashable, View[C]] = {}
+        self.endpoints: dict[InstanceKey, Endpoint[C]] = {}
+        # What cannot be counted from the middle on: a service that is followed is counted whether it has limits or not.
+        counted = settings.circuit is not None or followed
+        self.circuit = CircuitBreaker(settings.circuit or UNLIMITED) if counted else None
+        self.outliers: OutlierDetector | None = None
         self._warming = False  # somebody's weight still grows
         self._weighed_at_s = 0.0
         self.fixed = fixed  # named by the configuration, not followed in the registry
         self.known = fixed  # whether the registry has ever answered for it
         self.met = fixed  # whether it has ever had an instance
         self.used_at_s = 0.0
-        self.endpoints: dict[InstanceKey, Endpoint[C]] = {}
         self.candidates: Candidates[Endpoint[C]] = LeastRequest()
         self.requests = [0] * 6  # final answers of upstreams by the first digit of their status; [0]: none came
         self.times = [0] * histogram.SIZE  # from sending a request to its answer's head, see `histogram`
@@ -178,6 +190,48 @@ class Cluster(Generic[C]):
         self.connects = 0
         self.connect_failures = 0
         self.timeouts = 0
+        self._take(settings)
+
+    def _take(self, settings: ServiceSettings) -> None:
+        self.settings = settings
+        self.per_try_s = settings.per_try_s or self._first_byte_s
+        self.retry_settings: Retries | None = settings.retries
+        budget = settings.retries.budget if settings.retries is not None else None
+        self.budget = RetryBudget(budget) if budget is not None else None
+        before = self.outliers
+        self.outliers = OutlierDetector(settings.outliers) if settings.outliers is not None else None
+        if before is not None and self.outliers is not None:  # counters only rise
+            self.outliers.ejections, self.outliers.spared = before.ejections, before.spared
+        if self.circuit is not None:
+            self.circuit.limit(settings.circuit or UNLIMITED)
+        self.adaptive = AdaptiveLimit(settings.adaptive) if settings.adaptive is not None else None
+        if self.adaptive is not None and self.circuit is not None:
+            self.circuit.requests_max = self.adaptive.sweep(0.0, 0)
+        hash_on = settings.balancing.hash_on
+        self.affinity = Affinity(hash_on) if hash_on is not None else None
+
+    def configure(self, settings: ServiceSettings, now: float) -> None:
+        """Go on under other settings; requests, connections and ejections stay as they are."""
+        if settings == self.settings:
+            return
+        self._take(settings)
+        timed = settings.balancing.policy == "peak-ewma"
+        for endpoint in self.endpoints.values():
+            endpoint.latency = (endpoint.latency or Latency(now)) if timed else None
+            endpoint.weight = endpoint.instance.weight
+        self._warming = False
+        self._views.clear()
+        self._weigh(now)
+
+    def view(self, key: Hashable, subset: Subset) -> View[C]:
+        """The choice among the endpoints of `subset`, which is known by `key`."""
+        found = self._views.get(key)
+        if found is None:
+            if len(self._views) >= VIEWS_MAX:  # of routes that are long gone, most likely; the others come back
+                self._views.clear()
+            found = self._views[key] = View(msgspec.structs.replace(self.settings.balancing, subset=subset))
+            found.candidates = choose(found.settings, self.endpoints.values())
+        return found
 
     def update(self, instances: Mapping[InstanceKey, Instance], now: float = 0.0) -> Change[C]:
         """Make the endpoints those of `instances`; slow start counts from `now`, but not for the first set."""
@@ -230,6 +284,8 @@ class Cluster(Generic[C]):
                 endpoint.weight = endpoint.instance.weight * factor
                 self._warming = self._warming or factor < 1.0
         self.candidates = choose(self.settings.balancing, self.endpoints.values())
+        for view in self._views.values():
+            view.candidates = choose(view.settings, self.endpoints.values())
 
     def _retire(self, key: InstanceKey, change: Change[C]) -> None:
         endpoint = self.endpoints.pop(key)
@@ -239,20 +295,27 @@ class Cluster(Generic[C]):
         change.hopeless.append(endpoint)
 
     def pick(
-        self, rng: Rng, tried: Collection[Endpoint[C]] = (), now: float = 0.0, key: bytes | None = None
+        self,
+        rng: Rng,
+        tried: Collection[Endpoint[C]] = (),
+        now: float = 0.0,
+        key: bytes | None = None,
+        view: View[C] | None = None,
     ) -> Endpoint[C] | None:
         """Choose an endpoint outside `tried`, or at least not the last of `tried`; None when nobody is left.
 
-        An ejected endpoint is a better second try than none.
+        An ejected endpoint is a better second try than none. `view`: only some of the endpoints.
         """
-        endpoint = self.candidates.pick(rng, tried, now, key)
+        candidates = self.candidates if view is None else view.candidates
+        endpoint = candidates.pick(rng, tried, now, key)
         if endpoint is not None or not tried:
             return endpoint
-        fallen = [each for each in fit(self.settings.balancing, self.endpoints.values()) if each.ejected]
+        settings = self.settings.balancing if view is None else view.settings
+        fallen = [each for each in fit(settings, self.endpoints.values()) if each.ejected]
         endpoint = LeastRequest(fallen).pick(rng, tried)
         if endpoint is None and len(tried) > 1:
             *_, last = tried
-            endpoint = self.candidates.pick(rng, (last,), now, key)
+            endpoint = candidates.pick(rng, (last,), now, key)
         return endpoint
 
     def failed(self, endpoint: Endpoint[C], failure: Failure | None, status: int, now: float, rng: Rng) -> None:

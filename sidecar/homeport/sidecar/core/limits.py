@@ -29,6 +29,7 @@ ACTIVE_MAX: Final = (
     1024  # requests under way per endpoint (Envoy's circuit breaker default); its idle connections follow
 )
 SERVICES_MAX: Final = 1024  # names followed at once: an unknown Host must not grow memory without bound
+MIRRORS_MAX: Final = 128  # copies of requests under way: what they are sent to must not slow down what they copy
 HOSTS_CACHED_MAX: Final = 4096  # spellings of Host whose route is remembered
 
 # How long, in seconds.
@@ -39,6 +40,7 @@ RECALL_S: Final = 1.0  # a sidecar that starts waits this long for its last know
 GROWTH_STEP_S: Final = 0.5  # how often the weights of newcomers grow; a choice is prepared anew each time
 SUSPECT_S: Final = 1.0  # a failed host is second choice for this long, then it is tried again
 UNUSED_S: Final = 30.0  # a name without instances that nobody asks for is forgotten
+MIRROR_S_MAX: Final = 60.0  # for a copy, whose answer nobody waits for
 DRAIN_TIMEOUT_S: Final = 30.0  # for requests in flight
 RETIRE_TIMEOUT_S: Final = 600.0  # for connections of a process whose successor serves already: no hurry, but an end
 

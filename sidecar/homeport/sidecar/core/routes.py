@@ -27,11 +27,12 @@ HELP: Final = (
 class Refusal(Exception):
     """The sidecar answers by itself: an HTTP status, a response flag, and a sentence that says what happened."""
 
-    def __init__(self, status: int, flag: str, text: str) -> None:
+    def __init__(self, status: int, flag: str, text: str, lines: tuple[bytes, ...] = ()) -> None:
         super().__init__(text)
         self.status = status
         self.flag = flag
         self.text = text
+        self.lines = lines  # more of the answer's head
 
 
 class Passed(str):

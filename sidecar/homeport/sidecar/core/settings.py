@@ -155,6 +155,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 DEFAULT: Final = ServiceSettings()
+UNLIMITED: Final = Circuit(requests_max=_MANY, pending_max=_MANY, connections_max=_MANY, retries_max=_MANY)
 PLAIN: Final = ServiceSettings(retries=None, outliers=None, circuit=None)  # an inbound has one host, and no choice
 
 

@@ -79,6 +79,11 @@ class Exchange:
         self._held: list[bytes] | None = []  # the body so far, as it goes on the wire; None: too much to repeat
         self._tried: list[Endpoint] = []
 
+    def take_over(self, other: Exchange) -> None:
+        """Go on in the place of one that has its request, and has done nothing with it."""
+        self._held, self._held_bytes = other._held, other._held_bytes
+        self.request_done, self.ends_s, self.seen = other.request_done, other.ends_s, other.seen
+
     # For the log.
 
     @property
@@ -110,6 +115,9 @@ class Exchange:
             self.ends_s = listener.now() + listener.timeouts.total_s
         try:
             cluster = listener.route(self.request)
+            if cluster.router is not None:
+                listener.begin_routed(self, cluster)
+                return
             self._wire = listener.encode_request(self.request, self.downstream)
         except Refusal as refusal:
             self._refuse(refusal, undelivered=refusal.flag == "UO")  # too busy here: another host may not be
@@ -153,7 +161,7 @@ class Exchange:
             self.downstream.deadline_s = now + timeouts.stream_s
         else:
             assert self.cluster is not None
-            self.downstream.deadline_s = now + (self.cluster.per_try_s if done else timeouts.body_s)
+            self.downstream.deadline_s = now + (self.per_try_s if done else timeouts.body_s)
         self._let_go()
         if not upstream.lost:
             self.listener.outbox.write(upstream.transport, sent)
@@ -173,7 +181,33 @@ class Exchange:
         if self._held_bytes > self.listener.limits.replay_bytes:
             self._held = None
 
-    # Tries.
+    # Tries. What a route may decide otherwise is asked for through these.
+
+    @property
+    def per_try_s(self) -> float:
+        """How long a try may wait for the answer's head."""
+        return self.listener.timeouts.first_byte_s if self.cluster is None else self.cluster.per_try_s
+
+    @property
+    def total_s(self) -> float:
+        """How long the whole exchange may take, if `ends_s` is set."""
+        return self.listener.timeouts.total_s or 0.0
+
+    @property
+    def retries_max(self) -> int:
+        assert self.cluster is not None
+        retries = self.cluster.retry_settings
+        return retries.retries_max if retries is not None else 0
+
+    def failure_of(self, head: ResponseHead) -> Failure | None:
+        """What an answer of 500 or more means for the try; None: it is the answer."""
+        assert self.cluster is not None
+        return self.listener.failure_of(head, self.cluster)
+
+    def pick(self, now: float) -> Endpoint | None:
+        """An endpoint for one more try."""
+        assert self.cluster is not None
+        return self.cluster.pick(self.listener.rng, self._tried, now, self._key)
 
     def _try(self, endpoint: Endpoint, now: float, *, fresh: bool) -> None:
         circuit = endpoint.circuit
@@ -270,7 +304,7 @@ class Exchange:
         assert self.cluster is not None
         if self.begun or (self._kept is not None and not self._kept_whole) or not self._may_retry(Failure.GONE):
             return
-        if self.cluster.pick(self.listener.rng, self._tried, self.listener.now(), self._key) is not None:
+        if self.pick(self.listener.now()) is not None:
             self._failed(Failure.GONE, "the endpoint turned critical")
 
     def _may_retry(self, failure: Failure) -> bool:
@@ -279,7 +313,7 @@ class Exchange:
         if failure is Failure.STALE:  # the pool's affair, and repeated by whoever owns the pool
             most = limits.RETRIES_MAX
         else:
-            most = cluster.retry_settings.retries_max if cluster.retry_settings is not None else 0
+            most = self.retries_max
         if not may_retry(
             failure, self.request.method, retries=self._retries, retries_max=most, body_held=self._held is not None
         ):
@@ -287,10 +321,9 @@ class Exchange:
         return cluster.may_afford(failure, self.listener.now())
 
     def _next(self, failure: Failure) -> Endpoint | None:
-        assert self.cluster is not None
         if not self._may_retry(failure):
             return None
-        endpoint = self.cluster.pick(self.listener.rng, self._tried, self.listener.now(), self._key)
+        endpoint = self.pick(self.listener.now())
         if endpoint is None and failure is Failure.STALE:
             last = self._tried[-1]
             endpoint = last if last.available and not last.gone else None
@@ -376,7 +409,7 @@ class Exchange:
             adaptive.answers += 1
             adaptive.sum_s += took_s
         if status >= 500:
-            failure = self.listener.failure_of(head, cluster)
+            failure = self.failure_of(head)
             cluster.failed(endpoint, failure, status, now, self.listener.rng)
             if failure is not None and self._next(failure) is not None:
                 self._kept, self._kept_whole = _Kept(head), False
@@ -390,8 +423,7 @@ class Exchange:
         """More of the answer's body."""
         kept = self._kept
         if not self.begun and kept is not None:
-            assert self.cluster is not None
-            failure = self.listener.failure_of(kept.head, self.cluster) or Failure.STATUS
+            failure = self.failure_of(kept.head) or Failure.STATUS
             self._keep_piece(kept, piece, done, trailers, failure)
             return
         if self.seen is not None:
@@ -609,8 +641,7 @@ class Exchange:
             if self.cluster is not None:
                 self.cluster.timeouts += 1
             self._kept = None if not self._kept_whole else self._kept
-            within_s = self.listener.timeouts.first_byte_s if self.cluster is None else self.cluster.per_try_s
-            self._failed(Failure.TIMEOUT, f"no answer within {within_s:g} s")
+            self._failed(Failure.TIMEOUT, f"no answer within {self.per_try_s:g} s")
 
     def out_of_time(self) -> None:
         """`ends_s` has passed. A tunnel is not an exchange any more: only its silence ends it."""
@@ -627,7 +658,7 @@ class Exchange:
         if self._kept is not None and self._kept_whole:  # what an earlier try brought
             self._deliver_kept()
         else:
-            self._refuse(Refusal(504, "UT", f"not finished within {self.listener.timeouts.total_s:g} s"))
+            self._refuse(Refusal(504, "UT", f"not finished within {self.total_s:g} s"))
 
     # Tunnels.
 

@@ -53,6 +53,7 @@ class Listener(Acceptor[Downstream]):
         self.pseudonym = pseudonym.encode()
         self.via_line = b"Via: 1.1 %b" % self.pseudonym
         self.outbox = Outbox(loop)
+        self.ends_exchanges = timeouts.total_s is not None  # whether any exchange has an `ends_s`
         self.start_traces = False  # whether a request that bears no `traceparent` gets one
         self.tls: Renewed | None = None  # how clients are met; set before the first `accept`
         self._drained: asyncio.Event | None = None
@@ -65,6 +66,10 @@ class Listener(Acceptor[Downstream]):
         Raises:
             Refusal: nowhere.
         """
+        raise NotImplementedError
+
+    def begin_routed(self, exchange: Exchange, cluster: Cluster) -> None:
+        """Begin a request to a service that has routes."""
         raise NotImplementedError
 
     def wait_known(self, cluster: Cluster, exchange: Exchange) -> None:
@@ -118,7 +123,7 @@ class Listener(Acceptor[Downstream]):
             self.tls.sweep(now)
         for downstream in [each for each in self.connections if each.deadline_s <= now]:
             downstream.expired(now)
-        if self.timeouts.total_s is not None:
+        if self.ends_exchanges:
             for downstream in list(self.connections):
                 exchange = downstream.exchange
                 if exchange is not None and exchange.ends_s <= now:
@@ -232,6 +237,7 @@ class Listener(Acceptor[Downstream]):
             b"Content-Type: text/plain; charset=utf-8",
             b"Content-Length: %d" % len(body),
             *lines,
+            *refusal.lines,
         ]
         if refusal.flag:
             parts.append(b"%b: %b" % (FLAGS, refusal.flag.encode()))

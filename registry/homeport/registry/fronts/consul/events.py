@@ -15,8 +15,8 @@ import msgspec
 from homeport.client.core import wire
 from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.model import KeyValue
+from homeport.client.core.patterns import Pattern
 from homeport.registry.core import keys
-from homeport.registry.core.patterns import Pattern
 from homeport.registry.core.txn import Compare, Delete, Op, Put, Txn
 from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import Agent

@@ -40,6 +40,19 @@ class Pattern:
         except UnicodeEncodeError:
             raise InvalidArgument("no regular expression: it is not valid UTF-8 text") from None
 
+    @property
+    def groups_count(self) -> int:
+        """How many groups it has."""
+        return int(self._compiled.groups)
+
+    def matches(self, text: str) -> bool:
+        """Whether it matches all of `text`."""
+        return self._compiled.fullmatch(text) is not None
+
+    def replaced(self, replacement: str, text: str) -> str:
+        """`text` with what matches replaced; `\\1` to `\\9` in `replacement` are groups."""
+        return str(self._compiled.sub(replacement, text))
+
     def found_in(self, text: str) -> bool:
         """Whether it matches anywhere in `text`."""
         return self._compiled.search(text) is not None
