@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from homeport.client import Check, Client, Subscription
 from homeport.client.core.messages import Register, Renew, ReportCheck
 from homeport.client.core.model import Instance
-from homeport.mesh.testing import connector_factory, running_loop, virtual_time
+from homeport.mesh.testing import running_loop, virtual_time
 from homeport.registry import Registry
 from homeport.registry.core.leases import TICK_S
 
@@ -78,7 +78,7 @@ async def test_an_hour_of_renewals_costs_no_revision() -> None:
 @virtual_time(seed=4)
 async def test_an_instance_whose_connection_broke_and_refuses_connections_is_critical_at_once() -> None:
     loop = running_loop()
-    async with Registry(connector_factory=connector_factory) as registry, registry.client() as watching:
+    async with Registry() as registry, registry.client() as watching:
         at = await registry.serve(rpc="127.0.0.1:0")
         client = Client(at.rpc or "")
         await client.start()
@@ -101,7 +101,7 @@ async def test_an_instance_whose_connection_broke_and_refuses_connections_is_cri
 
 @virtual_time(seed=5)
 async def test_a_broken_connection_alone_takes_nobody_out() -> None:
-    async with Registry(connector_factory=connector_factory) as registry, registry.client() as watching:
+    async with Registry() as registry, registry.client() as watching:
         at = await registry.serve(rpc="127.0.0.1:0")
         client = Client(at.rpc or "")
         await client.start()
@@ -146,7 +146,7 @@ async def test_a_ttl_check_that_falls_silent_turns_critical_and_recovers_when_it
 @virtual_time(seed=7)
 async def test_an_http_check_decides_after_its_thresholds_and_not_before() -> None:
     loop = running_loop()
-    async with Registry(connector_factory=connector_factory) as registry, registry.client() as client:
+    async with Registry() as registry, registry.client() as client:
         answers = {"status": b"200 OK"}
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

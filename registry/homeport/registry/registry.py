@@ -16,14 +16,13 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Final, Self
 
-import aiohttp
 import msgspec
 
 from homeport.client import Client
 from homeport.client.core.errors import Closed, HomeportError, InvalidArgument, Unavailable
 from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import OWN, Catalogue
+from homeport.registry.core.catalogue import OWN, Catalogue, Entry
 from homeport.registry.core.health import is_local
 from homeport.registry.core.txn import Change
 from homeport.registry.direct import DirectLink, DirectTransport
@@ -32,7 +31,8 @@ from homeport.registry.fronts.dns.front import DnsFront
 from homeport.registry.fronts.dns.settings import DnsSettings
 from homeport.registry.fronts.http import HttpFront
 from homeport.registry.fronts.rpc import RpcFront
-from homeport.registry.health.probes import Prober
+from homeport.registry.health.aliases import Aliases
+from homeport.registry.health.probes import Call, Prober
 from homeport.registry.health.scheduler import Scheduler
 from homeport.registry.operations import Operations
 from homeport.registry.peers import Peer, Peers
@@ -71,7 +71,6 @@ class Registry:
         token: what clients must present in their hello; empty: anyone may.
         rng: the only source of randomness; default: seeded by the system.
         now: the clock, seconds; default: the loop's.
-        connector_factory: how HTTP checks connect; default: ordinary TCP.
         guard: whether instances whose leases end all at once are kept a while, as stale (docs/operations.md); off in
             tests that want to see many expire.
         http_access_log: whether to log every HTTP request, on the logger `homeport.registry.http.access`.
@@ -87,7 +86,6 @@ class Registry:
         token: str = "",
         rng: random.Random | None = None,
         now: Callable[[], float] | None = None,
-        connector_factory: Callable[[], aiohttp.BaseConnector] | None = None,
         guard: bool = True,
         http_access_log: bool = False,
         dns: DnsSettings | None = None,
@@ -100,7 +98,6 @@ class Registry:
         self._token = token
         self._rng = rng or random.Random()
         self._now = now
-        self._connector_factory = connector_factory
         self._guard = guard
         self._http_access_log = http_access_log
         self._dns_settings = dns or DnsSettings()
@@ -108,6 +105,7 @@ class Registry:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._links: set[DirectLink] = set()
+        self._calls: dict[str, Call] = {}
         self._at = At()
         self._restoring: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -131,7 +129,7 @@ class Registry:
         await self.store.start()
         self.catalogue = Catalogue()
         self.peers = Peers(self.store, self.catalogue)
-        self._doubts = Doubts(self.store, self.catalogue, self._publish, now=now, guard=self._guard)
+        self._doubts = Doubts(self.store, self.catalogue, self._doubted, now=now, guard=self._guard)
         self._sessions = Sessions(self.store, self.catalogue, self._rng)
         self.operations = Operations(
             self.store,
@@ -145,8 +143,9 @@ class Registry:
             restore=self._restore_soon,
         )
         self._statuses = StatusWriter(self.store, self.catalogue, self._doubts)
-        self._prober = Prober(self._connector_factory)
+        self._prober = Prober(self._calls)
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
+        self._aliases = Aliases(self.catalogue, self._in_charge, self._statuses.report)
         self._rpc = RpcFront(self.operations, self._peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
         self._dns = DnsFront(self.operations, self._dns_settings, rng=self._rng)
@@ -302,6 +301,15 @@ class Registry:
         """A registry with a loop and a thread of its own, a plain context manager; the arguments are `Registry`'s."""
         return RegistryThread(cls(data_dir, **options))
 
+    def provide(self, name: str, call: Call) -> None:
+        """Provide the coroutine that checks of kind "call" and this `call` name await, in place of the one before.
+
+        It returns None (passing), a status, or a status with words for it; what it raises is critical. One that takes
+        longer than the check's timeout is cancelled. Names outlive the process, coroutines do not: until it is
+        provided again, such a check is critical.
+        """
+        self._calls[name] = call
+
     def _running_operations(self) -> Operations:
         if self._closed:
             raise Closed("the registry was closed")
@@ -331,6 +339,11 @@ class Registry:
         self._dns.follow(events)
         self.peers.publish(events)
 
+    def _doubted(self, events: list[ServiceEvent]) -> None:
+        """What no revision says made something look different."""
+        self._aliases.touched(self.catalogue.touched.keys)
+        self._publish(events)
+
     def _look_after(self, events: list[ServiceEvent]) -> None:
         """Have the checks of what appeared or changed run, instances and nodes, and no others."""
         for event in events:
@@ -346,33 +359,35 @@ class Registry:
                     self._scheduler.remove((node, ""))
                 else:
                     self._look_at((node, ""))
+        self._aliases.touched(self.catalogue.touched.keys)
 
     def _look_at(self, key: InstanceKey) -> None:
         """Run the checks of an instance or a node here, if that is this replica's to do."""
         entry = self.catalogue.find(*key)
-        if entry is None:
-            self._scheduler.remove(key)
-            return
-        name = keys.checks_of(*key)
-        if self.store.in_charge(name, entry.lease, is_local(entry.registered)):
+        if entry is not None and self._in_charge(entry):
             self._scheduler.put(entry.seen if key[1] else entry.registered, self.catalogue.statuses(key))
         else:
             self._scheduler.remove(key)
 
+    def _in_charge(self, entry: Entry) -> bool:
+        name = keys.checks_of(*entry.registered.key)
+        return self.store.in_charge(name, entry.lease, is_local(entry.registered))
+
     def _share_out(self) -> None:
         """Replicas came or went: the checks are shared out anew."""
-        for service in tuple(self.catalogue.services.values()):
-            for key in tuple(service.entries):
-                self._look_at(key)
-        for node in tuple(self.catalogue.nodes):
-            self._look_at((node, ""))
+        everything = [key for service in self.catalogue.services.values() for key in service.entries]
+        everything += [(node, "") for node in self.catalogue.nodes]
+        self._hand_over(everything)
 
     def _moved(self, lease: int) -> None:
         """A lease may have another owner now, who looks after what is local to it."""
-        for key in self.store.mvcc.keys_on(lease):
-            if key.startswith(keys.INSTANCES):
-                _, node, id_ = keys.split(key)
-                self._look_at((node, id_))
+        standing = [key for key in self.store.mvcc.keys_on(lease) if key.startswith(keys.INSTANCES)]
+        self._hand_over([(node, id_) for _, node, id_ in map(keys.split, standing)])
+
+    def _hand_over(self, concerned: list[InstanceKey]) -> None:
+        for key in concerned:
+            self._look_at(key)
+        self._aliases.touched(concerned)
 
     def _peer_lost(self, peer: Peer) -> None:
         """The connection that registered instances broke: find out at once how they are."""
@@ -381,7 +396,7 @@ class Registry:
             if entry is not None and entry.lease == lease:
                 self._scheduler.put(entry.seen, self.catalogue.statuses(key))  # whoever else is in charge of it
                 self._scheduler.probe_now(key)
-                if not self.store.in_charge(keys.checks_of(*key), lease, is_local(entry.registered)):
+                if not self._in_charge(entry):
                     asyncio.get_running_loop().call_later(_LOST_S, self._look_at, key)
 
 

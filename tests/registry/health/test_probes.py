@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from homeport.client.core.model import OUTPUT_BYTES_MAX, Check
-from homeport.mesh.testing import connector_factory, running_loop, virtual_time
+from homeport.mesh.testing import running_loop, virtual_time
 from homeport.registry.core.health import CUT_MARK, Verdict
 from homeport.registry.health import Prober
-from homeport.registry.health.probes import REDIRECTS_MAX, USER_AGENT
+from homeport.registry.health.http_probe import REDIRECTS_MAX, USER_AGENT
 
 EVENT_S = 10.0  # how long a test waits for what should come at once
 
@@ -364,7 +364,7 @@ async def test_ipv6_addresses_are_written_in_brackets(prober: Prober) -> None:
 @virtual_time(seed=1)
 async def test_a_host_that_is_cut_off_or_unknown_is_critical_but_not_refused() -> None:
     loop = running_loop()
-    prober = Prober(connector_factory)
+    prober = Prober()
     with loop.network.host("10.0.0.2"):
         await loop.create_server(asyncio.Protocol, "10.0.0.2", 80)
     loop.network.partition("127.0.0.1", "10.0.0.2")
@@ -384,7 +384,7 @@ async def test_a_host_that_is_cut_off_or_unknown_is_critical_but_not_refused() -
 @virtual_time(seed=2)
 async def test_a_stalled_process_still_accepts_but_fails_an_http_check() -> None:
     loop = running_loop()
-    prober = Prober(connector_factory)
+    prober = Prober()
     with loop.network.host("10.0.0.2"):
         it = Target(lambda _head, writer: _say(writer, ok()))
         await asyncio.start_server(it.accept, "10.0.0.2", 80)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from homeport.client.core.model import Check, Instance, InstanceKey, Status
-from homeport.mesh.testing import connector_factory, run_virtual, running_loop, virtual_time
+from homeport.mesh.testing import run_virtual, running_loop, virtual_time
 from homeport.registry.core.health import Verdict
 from homeport.registry.core.limits import PROBES_AT_ONCE
 from homeport.registry.health import Prober, Scheduler
@@ -376,7 +376,7 @@ async def test_an_instance_without_checks_is_connected_to_and_reported_only_if_t
 @virtual_time(seed=16)
 async def test_fast_death_works_over_a_network() -> None:
     network = running_loop().network
-    prober = Prober(connector_factory)
+    prober = Prober()
     world = World(prober.probe)
     with network.host("10.0.0.2"):
         server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "10.0.0.2", 80)

@@ -48,7 +48,7 @@ CATALOGUE_READS = (
 
 @asynccontextmanager
 async def front(seed: int) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
-    async with Registry(node="home", rng=random.Random(seed), connector_factory=connector_factory) as registry:
+    async with Registry(node="home", rng=random.Random(seed)) as registry:
         at = (await registry.serve(http="127.0.0.1:8500")).http
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=connector_factory(), timeout=timeout) as client:

@@ -215,7 +215,7 @@ async def test_beyond_its_limit_of_blocked_queries_the_front_says_429_and_when_t
 
 @asynccontextmanager
 async def virtual_front() -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
-    async with Registry(node="home", rng=random.Random(3), connector_factory=connector_factory) as registry:
+    async with Registry(node="home", rng=random.Random(3)) as registry:
         at = (await registry.serve(http="127.0.0.1:8500")).http
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=connector_factory(), timeout=timeout) as session:

@@ -17,7 +17,7 @@ Put = Callable[..., Awaitable[None]]
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Registry, Put]]:
-    async with Registry(node="home", rng=random.Random(3), connector_factory=connector_factory) as registry:
+    async with Registry(node="home", rng=random.Random(3)) as registry:
         at = (await registry.serve(http="127.0.0.1:8500")).http
         async with aiohttp.ClientSession(connector=connector_factory()) as session:
 

@@ -58,7 +58,7 @@ async def at(when: float) -> None:
 
 @asynccontextmanager
 async def members(seed: int, count: int) -> AsyncIterator[list[Member]]:
-    async with Registry(node="home", rng=random.Random(seed), connector_factory=connector_factory) as registry:
+    async with Registry(node="home", rng=random.Random(seed)) as registry:
         where = f"http://{(await registry.serve(http='127.0.0.1:8500')).http}"
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=connector_factory(), timeout=timeout) as client:

@@ -12,7 +12,7 @@ import pytest
 from homeport.client import Check, Client, InvalidArgument, LeaseGone
 from homeport.client.core.messages import Deregister, Register, Renew, SetState
 from homeport.client.core.model import Instance
-from homeport.mesh.testing import connector_factory, virtual_time
+from homeport.mesh.testing import virtual_time
 from homeport.registry import Registry
 
 Eventually = Callable[..., Awaitable[None]]
@@ -62,7 +62,7 @@ async def test_a_client_that_asks_for_more_than_it_reads_is_told_busy_and_fills_
 
 @virtual_time(seed=21)
 async def test_an_instance_whose_names_are_too_long_together_is_refused_and_others_are_checked() -> None:
-    async with Registry(connector_factory=connector_factory) as registry, registry.client() as client:
+    async with Registry() as registry, registry.client() as client:
         name = "é" * 256
         check = Check(name=name, kind="tcp", address="127.0.0.1:1", interval_s=1.0)
         with pytest.raises(InvalidArgument, match="longer than 4096 bytes"):

@@ -15,7 +15,7 @@ from homeport.client.core.errors import InvalidArgument
 
 Status = Literal["passing", "warning", "critical", "maintenance"]
 State = Literal["up", "draining", "maintenance"]
-CheckKind = Literal["ttl", "http", "tcp"]
+CheckKind = Literal["ttl", "http", "tcp", "grpc", "alias", "call"]
 Mark = Literal["", "unwritten", "stale"]
 
 TTL_S_DEFAULT: Final = 10.0
@@ -31,6 +31,8 @@ EXTRA_BYTES_MAX: Final = 16_384  # what a front keeps with an instance: some def
 META_MAX: Final = 64
 META_BYTES_MAX: Final = 4096
 CHECKS_MAX: Final = 16
+CHECK_BODY_BYTES_MAX: Final = 4096  # an instance with all its checks stays far below a value's limit
+DEREGISTER_AFTER_S_MIN: Final = 60.0  # as in Consul: a restart must not cost a registration
 OUTPUT_BYTES_MAX: Final = 4096  # as Consul caps it
 
 # How bad a status is; the worst of an instance's checks is the instance's.
@@ -55,23 +57,37 @@ _EMPTY: Final = FrozenDict()
 class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the registry learns whether an instance is well.
 
-    `kind` says which of the target fields count: `http` probes `url`, `tcp` connects to `address`, `ttl` waits for
-    the service to report within `ttl_s`. Statuses change only after `passing_after` or `critical_after` results in a
-    row, from the first result on.
+    `kind` says which of the target fields count: `http` probes `url`, `tcp` connects to `address`, `grpc` asks the
+    server at `address` by the standard health protocol, `ttl` waits for the service to report within `ttl_s`, `alias`
+    takes over the status of another instance or of a node, `call` awaits a coroutine of the registry's own process
+    (see `Registry.provide`). Where the registry looks itself (not `ttl`, `alias`), statuses change only after
+    `passing_after`, `warning_after` or `critical_after` results in a row, from the first result on.
     """
 
     name: str
     kind: CheckKind
-    url: str = ""  # http: "http://host:port/path"
+    url: str = ""  # http: "http://host:port/path", https too
     method: str = "GET"
     headers: dict[str, str] = _EMPTY
-    address: str = ""  # tcp: "host:port"
+    body: str = ""  # http: what is sent
+    redirects: bool = True  # http: whether they are followed; else they are critical like all that is not 2xx
+    output_bytes_max: int = OUTPUT_BYTES_MAX  # http: how much of the answer is kept
+    address: str = ""  # tcp, grpc: "host:port"
+    grpc_service: str = ""  # grpc: the service to ask for; empty: the server as a whole
+    tls: bool = False  # tcp, grpc: whether the connection is encrypted
+    tls_verify: bool = True  # https and tls: whether the certificate must be valid
+    tls_name: str = ""  # https and tls: whose certificate it must be; empty: that of the host connected to
+    alias_node: str = ""  # alias: the node of the instance; empty: this instance's own
+    alias_id: str = ""  # alias: the instance; empty: the node itself
+    call: str = ""  # call: the name that the coroutine was provided under
     ttl_s: float = 0.0  # ttl: longest silence
     interval_s: float = INTERVAL_S_DEFAULT
     timeout_s: float = TIMEOUT_S_DEFAULT
     passing_after: int = 2
+    warning_after: int = 0  # results worse than passing that make it at least a warning; 0: as many as critical_after
     critical_after: int = 2
     initial: Status = "critical"  # until the first verdict
+    deregister_after_s: float = 0.0  # critical for longer than this, the instance is deregistered; 0: never
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "headers", FrozenDict(self.headers) if self.headers else _EMPTY)
@@ -209,24 +225,37 @@ def validate_check(check: Check) -> None:
     match check.kind:
         case "http":
             if not check.url.startswith(("http://", "https://")):
-                raise InvalidArgument(f"check {check.name!r}: url must start with http:// or https://", field="checks")
-        case "tcp":
+                raise _bad(check, "url must start with http:// or https://")
+            if len(check.body.encode("utf-8", "replace")) > CHECK_BODY_BYTES_MAX:
+                raise _bad(check, f"body may have at most {CHECK_BODY_BYTES_MAX} bytes")
+        case "tcp" | "grpc":
             host, colon, port = check.address.rpartition(":")
             if not (colon and host and is_port(port)):
-                raise InvalidArgument(f"check {check.name!r}: address must be host:port", field="checks")
+                raise _bad(check, "address must be host:port")
         case "ttl":
             validate_ttl(f"check {check.name!r}: ttl_s", check.ttl_s)
-    if check.kind != "ttl" and not INTERVAL_S_MIN <= check.interval_s <= TTL_S_MAX:
-        raise InvalidArgument(
-            f"check {check.name!r}: interval_s is {check.interval_s}; allowed: {INTERVAL_S_MIN} to {TTL_S_MAX}",
-            field="checks",
-        )
+        case "alias":
+            if not (check.alias_node or check.alias_id):
+                raise _bad(check, "alias_id or alias_node must say what it is an alias of")
+        case "call":
+            if not check.call:
+                raise _bad(check, "call must be the name that a coroutine was provided under")
+    if check.kind not in ("ttl", "alias") and not INTERVAL_S_MIN <= check.interval_s <= TTL_S_MAX:
+        raise _bad(check, f"interval_s is {check.interval_s}; allowed: {INTERVAL_S_MIN} to {TTL_S_MAX}")
     if not 0 < check.timeout_s <= 60:
-        raise InvalidArgument(
-            f"check {check.name!r}: timeout_s is {check.timeout_s}; allowed: over 0 to 60", field="checks"
-        )
+        raise _bad(check, f"timeout_s is {check.timeout_s}; allowed: over 0 to 60")
     if not (1 <= check.passing_after <= 100 and 1 <= check.critical_after <= 100):
-        raise InvalidArgument(f"check {check.name!r}: thresholds must be 1 to 100", field="checks")
+        raise _bad(check, "thresholds must be 1 to 100")
+    if not 0 <= check.warning_after <= check.critical_after:
+        raise _bad(check, "warning_after must be 0 (as critical_after) or 1 to critical_after")
+    if not 1 <= check.output_bytes_max <= OUTPUT_BYTES_MAX:
+        raise _bad(check, f"output_bytes_max must be 1 to {OUTPUT_BYTES_MAX}")
+    if check.deregister_after_s and not DEREGISTER_AFTER_S_MIN <= check.deregister_after_s < float("inf"):
+        raise _bad(check, f"deregister_after_s must be 0 (never) or at least {DEREGISTER_AFTER_S_MIN:g}")
+
+
+def _bad(check: Check, why: str) -> InvalidArgument:
+    return InvalidArgument(f"check {check.name!r}: {why}", field="checks")
 
 
 def validate_ttl(field: str, ttl_s: float, *, zero_allowed: bool = False) -> None:

@@ -23,7 +23,6 @@ from aiohttp import web
 
 from homeport.client import Check, Client, Instance, InvalidArgument, Registration, Unavailable
 from homeport.mesh.one_try import Answer, Connection, TryError
-from homeport.mesh.testing.connectors import connector_factory
 from homeport.mesh.testing.grounds import CALLER, REGISTRY, Ground, ground_of
 from homeport.mesh.testing.virtual import VirtualLoop
 from homeport.registry import Registry
@@ -181,8 +180,7 @@ class Mesh:
 
     async def _start_registry(self) -> None:
         with self._ground.inside(REGISTRY):
-            connect = connector_factory if self._ground.virtual else None
-            self.registry = Registry(node=REGISTRY, rng=self._rng, connector_factory=connect, guard=False)
+            self.registry = Registry(node=REGISTRY, rng=self._rng, guard=False)
             await self.registry.start()
             self._registry_runs = True
             at = await self.registry.serve(rpc=self._ground.registry_binds)

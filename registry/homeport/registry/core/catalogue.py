@@ -426,13 +426,16 @@ class Catalogue:
         """What the checks of an instance, or of a node, and its own state come to."""
         if registered is not None and registered.state == "maintenance":
             return "maintenance"
+        return aggregate(status for _, status in self.check_statuses(key, registered))
+
+    def check_statuses(self, key: InstanceKey, registered: Instance | None) -> list[tuple[str, Status]]:
+        """Every check of an instance, or of a node, by name, with its status now."""
         records = self._records(key)
         checks = registered.checks if registered is not None else ()
-        statuses = [records[check.name].status if check.name in records else _unwritten(check) for check in checks]
+        found = [(one.name, records[one.name].status if one.name in records else _unwritten(one)) for one in checks]
         # A record without a defined check was found by the registry itself (a refused connection) or told by others.
         defined = {check.name for check in checks}
-        statuses += [record.status for name, record in records.items() if name not in defined]
-        return aggregate(statuses)
+        return found + [(name, record.status) for name, record in records.items() if name not in defined]
 
     def _records(self, key: InstanceKey) -> dict[str, CheckRecord]:
         records = self._checks.get(key, {})

@@ -20,6 +20,7 @@ OUTPUT_INTERVAL_S: Final = 300.0  # output alone is written this often per check
 _LOOPBACK: Final = ("127.", "localhost", "[::1]", "::1")
 CUT_MARK: Final = " [cut]"
 
+_WARNING: Final = SEVERITY["warning"]
 _STATUS: Final[tuple[Status, ...]] = tuple(sorted(SEVERITY, key=SEVERITY.__getitem__))
 
 
@@ -49,20 +50,23 @@ class CheckState:
     worse than it, and then is the mildest of them; it becomes better when the last `passing_after` results all are
     better than it, and then is the worst of them. So warning takes `critical_after` results in a row when it comes
     after passing and `passing_after` when it comes after critical; warning and critical by turns are no excuse for
-    staying at passing. It holds from the first result on: before there are enough of them nothing moves.
+    staying at passing. With `warning_after`, that many results in a row worse than passing already make it a warning,
+    whatever they are. It holds from the first result on: before there are enough of them nothing moves.
 
     The mildest of a row never exceeds its last result, nor does the worst of another fall below it; so at most one
     of the two can ask for a change.
     """
 
-    __slots__ = ("_critical_after", "_level", "_passing_after", "_recent")
+    __slots__ = ("_critical_after", "_level", "_most", "_passing_after", "_recent", "_warning_after")
 
     def __init__(self, check: Check, status: Status | None = None) -> None:
         """Begin at `status`, or at the check's `initial`, with no result yet."""
         self._passing_after = check.passing_after
         self._critical_after = check.critical_after
+        self._warning_after = check.warning_after or check.critical_after
+        self._most = max(self._passing_after, self._critical_after, self._warning_after)
         self._level = SEVERITY[status or check.initial]
-        self._recent = bytearray()  # severities of the last results, as many as the longer threshold asks for
+        self._recent = bytearray()  # severities of the last results, as many as the longest threshold asks for
 
     @property
     def status(self) -> Status:
@@ -72,14 +76,21 @@ class CheckState:
         """Take a result in; return the new status if it changed."""
         recent = self._recent
         recent.append(SEVERITY[status])
-        if len(recent) > max(self._passing_after, self._critical_after):
+        if len(recent) > self._most:
             del recent[0]
         level = self._level
+        if len(recent) >= self._warning_after:
+            level = max(level, min(_WARNING, *recent[-self._warning_after :]))
         if len(recent) >= self._critical_after:
             level = max(level, min(recent[-self._critical_after :]))
         if len(recent) >= self._passing_after:
             level = min(level, max(recent[-self._passing_after :]))
         return self._move(level)
+
+    @property
+    def recent(self) -> tuple[Status, ...]:
+        """The last results that still count, oldest first."""
+        return tuple(_STATUS[level] for level in self._recent)
 
     def force(self, status: Status) -> Status | None:
         """Set a status known for certain, whatever was seen before; return it if it is new. Counting starts anew."""

@@ -1,173 +1,129 @@
 """Looks at one target once: `Prober.probe` turns a check into a verdict, whatever happens on the way.
 
-Every look opens a connection of its own and closes it: a paused process is still connected to, but answers nothing.
-(Its kernel goes on accepting, so a `tcp` check cannot notice a pause; an `http` check does.) One deadline covers name
-lookup, connecting, redirects and reading. Only the body's first 4 KiB are read, undecoded, so no answer can be too big.
+Every look opens a connection of its own and closes it: a kept one says nothing of whether new ones are still taken, and
+ten thousand targets would hold as many descriptors. A paused process is still connected to, but answers nothing. (Its
+kernel goes on accepting, so a `tcp` check cannot notice a pause; an `http` or `grpc` check does.) One deadline covers
+name lookup, connecting, TLS, redirects and reading.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import logging
 import socket
-from collections.abc import Callable
-from importlib.metadata import version
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-import aiohttp
 from yarl import URL
 
-from homeport.client.core.model import OUTPUT_BYTES_MAX, Check, Status
+from homeport.client.core.model import Check, Status
 from homeport.registry.core.health import Verdict
-
-REDIRECTS_MAX: Final = 10  # as Go's client follows for Consul; the next one is a failure
-DNS_CACHE_S: Final = 1  # merges the lookups of checks that run together, and never outlives a check's interval by much
-TOO_MANY_REQUESTS: Final = 429  # the one answer that is a warning, as in Consul
-USER_AGENT: Final = f"homeport-health/{version('homeport')}"
+from homeport.registry.health import grpc_probe, http_probe
+from homeport.registry.health.dialing import ConnectFailed, Dialer, host_and_port
+from homeport.registry.health.http_probe import BadAnswer, NotSent
 
 log = logging.getLogger("homeport.registry.health")
 log.addHandler(logging.NullHandler())
 
+# What a `call` check awaits: a status, one with words for it, or None for passing; raising is critical.
+Call = Callable[[], Awaitable[Status | tuple[Status, str] | None]]
+_NONE_PROVIDED: Final[Mapping[str, Call]] = {}
+_RESULTS: Final = ("passing", "warning", "critical")
+
 
 class Prober:
-    """Runs `http` and `tcp` checks from one event loop; close it when no probe is under way any more.
+    """Runs checks from one event loop; close it when no probe is under way any more.
 
     Args:
-        connector_factory: makes the connector of all `http` checks, on first use; it should have `force_close=True`
-            and no limit. None: TCP, with certificates checked.
+        calls: the coroutines of `call` checks by name; may change at any time.
     """
 
-    def __init__(self, connector_factory: Callable[[], aiohttp.BaseConnector] | None = None) -> None:
-        self._connector_factory = connector_factory or _tcp_connector
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(self, calls: Mapping[str, Call] = _NONE_PROVIDED) -> None:
+        self._calls = calls
+        self._dialer = Dialer()
 
     async def probe(self, check: Check) -> Verdict:
         """Run a check once, within its `timeout_s`. Raises nothing; cancelling it closes what it opened."""
-        assert check.kind != "ttl", "a ttl check is reported to us, not run by us"
-        url = URL()
-        if check.kind == "tcp":
-            title = f"TCP connect {check.address}"
-        else:
-            title = f"{check.kind.upper()} {check.method} {check.url}"
-        progress = [title]  # how far it got, for the words when time runs out
+        assert check.kind not in ("ttl", "alias"), "these are told to us, not run by us"
+        progress = [_title(check)]  # how far it got, for the words when time runs out
         deadline = asyncio.timeout(check.timeout_s)
         try:
             async with deadline:
-                if check.kind == "tcp":
-                    await _connect(check.address)
-                    return Verdict("passing", f"{title}: connected")
-                url = URL(check.url)
-                if not url.host:
-                    raise aiohttp.InvalidURL(check.url)
-                progress[0] = title = f"HTTP {check.method} {url.with_user(None)}"  # no password is shown to everyone
-                return await self._get(check, url, progress)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if deadline.expired():
-                return Verdict("critical", f"{progress[-1]}: timed out after {check.timeout_s:g} s")
-            return Verdict("critical", f"{title}: {_in_words(error)}", refused=_is_refused(error, url))
+                return await self._look(check, progress)
         except Exception as error:
-            log.exception("%s failed in an unforeseen way", title)
-            return Verdict("critical", f"{title}: {type(error).__name__}: {error}")
+            if deadline.expired() and isinstance(error, TimeoutError):
+                return Verdict("critical", f"{progress[-1]}: timed out after {check.timeout_s:g} s")
+            if check.kind != "call" and not isinstance(error, (OSError, ValueError, BadAnswer)):
+                log.exception("%s failed in an unforeseen way", progress[0])
+            refused = isinstance(error, ConnectFailed) and error.refused and _is_first(check, error)
+            return Verdict("critical", f"{progress[0]}: {_in_words(error)}", refused=refused)
 
     async def close(self) -> None:
-        """Close the connector; a later probe would open another. Idempotent."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        """Forget what is remembered between probes. Idempotent."""
+        self._dialer.close()
 
-    async def _get(self, check: Check, url: URL, progress: list[str]) -> Verdict:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=self._connector_factory(),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Connection": "close"},
-                auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the check's deadline is the only one
-                trust_env=False,
-            )
-        response = await self._session.request(
-            check.method, url, headers=check.headers, max_redirects=REDIRECTS_MAX, allow_redirects=True
-        )
-        try:
-            progress.append(f"{progress[-1]}: {response.status} {response.reason}, but its body")
-            body = bytearray()
-            while len(body) <= OUTPUT_BYTES_MAX:  # one byte more than fits, so that the verdict shows where it was cut
-                chunk = await response.content.read(OUTPUT_BYTES_MAX + 1 - len(body))
-                if not chunk:
-                    break
-                body += chunk
-        finally:
-            response.close()
-        status: Status = "critical"
-        if 200 <= response.status < 300:
-            status = "passing"
-        elif response.status == TOO_MANY_REQUESTS:
-            status = "warning"
-        output = f"{progress[0]}: {response.status} {response.reason} Output: {body.decode('utf-8', 'replace')}"
-        return Verdict(status, output)
+    async def _look(self, check: Check, progress: list[str]) -> Verdict:
+        match check.kind:
+            case "http":
+                try:
+                    url = URL(check.url)
+                except ValueError as error:
+                    raise NotSent(f"not a URL: {error}") from None
+                progress[0] = f"HTTP {check.method} {url.with_user(None) if url.host else url}"  # a password stays ours
+                if not url.host:
+                    raise NotSent("not a URL: it has no host")
+                return await http_probe.look(self._dialer, check, url, progress)
+            case "grpc":
+                return await grpc_probe.ask(self._dialer, check, progress[0])
+            case "call":
+                return await self._call(check, progress[0])
+        host, port = host_and_port(check.address)
+        tls = self._dialer.tls(check.tls_verify) if check.tls else None
+        transport, _ = await self._dialer.dial(asyncio.Protocol, host, port, tls, check.tls_name)
+        transport.abort() if check.tls else transport.close()
+        return Verdict("passing", f"{progress[0]}: connected")
+
+    async def _call(self, check: Check, title: str) -> Verdict:
+        call = self._calls.get(check.call)
+        if call is None:
+            return Verdict("critical", f"{title}: nothing was provided under this name in the registry's process")
+        result = await call()
+        status, output = result if isinstance(result, tuple) else (result or "passing", "")
+        if status not in _RESULTS:
+            return Verdict("critical", f"{title}: returned {status!r}; allowed: None, {', '.join(_RESULTS)}")
+        return Verdict(status, f"{title}: {output or status}")
 
 
-def _tcp_connector() -> aiohttp.BaseConnector:
-    # No limit: how many probes run at once is the scheduler's to say.
-    return aiohttp.TCPConnector(force_close=True, limit=0, ttl_dns_cache=DNS_CACHE_S)
+def _title(check: Check) -> str:
+    match check.kind:
+        case "tcp":
+            return f"{'TLS' if check.tls else 'TCP'} connect {check.address}"
+        case "grpc":
+            return f"gRPC {check.address}{f'/{check.grpc_service}' if check.grpc_service else ''}"
+        case "call":
+            return f"call {check.call}"
+    return f"HTTP {check.method} {check.url}"
 
 
-async def _connect(address: str) -> None:
-    """Connect to "host:port" and close.
-
-    Raises:
-        OSError: from the last address tried; `ConnectionRefusedError` only if all that the name stands for refused.
-    """
-    host, _, port_text = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    port = int(port_text)
-    loop = asyncio.get_running_loop()
-    try:
-        ipaddress.ip_address(host)
-        hosts = [host]
-    except ValueError:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-    failure: OSError | None = None
-    for each in hosts:  # one by one: asyncio's own loop over them melts several errors into a text
-        try:
-            transport, _ = await loop.create_connection(asyncio.Protocol, each, port)
-        except OSError as error:
-            if failure is None or not isinstance(error, ConnectionRefusedError):
-                failure = error
-        else:
-            transport.close()
-            return
-    raise failure or OSError(f"{host} has no address")
+def _is_first(check: Check, error: ConnectFailed) -> bool:
+    """Whether it was the target itself, and not one that it redirected to."""
+    if check.kind == "http":
+        url = URL(check.url)
+        return (error.host, error.port) == (url.raw_host, url.port)
+    return True
 
 
-def _is_refused(error: Exception, url: URL) -> bool:
-    """Whether the target itself refused, and not one that it redirected to."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.errno == errno.ECONNREFUSED and (error.host, error.port) == (url.raw_host, url.port)
-    return isinstance(error, ConnectionRefusedError)
-
-
-def _in_words(error: Exception) -> str:
-    where = ""
-    if isinstance(error, aiohttp.ClientConnectorError):  # says where, which after a redirect is news
-        where = f" ({error.host}:{error.port})"
-        error = error.os_error
+def _in_words(error: BaseException) -> str:
     match error:
+        case ConnectFailed():
+            return f"{_in_words(error.cause)} ({error.host}:{error.port})"  # after a redirect, where is news
         case ConnectionRefusedError():
-            return f"connection refused{where}"
+            return "connection refused"
         case socket.gaierror():
-            return f"the name was not found{where}"
-        case aiohttp.ServerDisconnectedError():
-            return "closed without an answer"
-        case aiohttp.TooManyRedirects():
-            return f"more than {REDIRECTS_MAX} redirects"
-        case aiohttp.ClientResponseError():
-            return f"not an HTTP answer: {' '.join(error.message.split())}"  # the parser draws arrows over lines
-        case aiohttp.ClientPayloadError():
-            return "the answer's body is cut short or malformed"
-        case aiohttp.InvalidURL():
-            return f"not a URL: {error}"
-    return f"{type(error).__name__}: {error}{where}"
+            return "the name was not found"
+        case ssl.SSLCertVerificationError():
+            return f"the certificate is not accepted: {error.verify_message}"
+        case BadAnswer() | NotSent():
+            return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -86,7 +86,9 @@ class _Target:
 
 
 class Scheduler:
-    """Keeps the `http` and `tcp` checks of instances running. Use it from one event loop; it never awaits its caller.
+    """Keeps the checks of instances running that the registry itself looks with.
+
+    Use it from one event loop; it never awaits its caller.
 
     Args:
         probe: looks once; one that raises counts as critical.
@@ -156,8 +158,8 @@ class Scheduler:
         target = self._targets[key] = _Target(instance.create_revision, _connect_check(instance))
         before = {} if previous is None else previous.runs
         for check in instance.checks:
-            if check.kind == "ttl":
-                continue
+            if check.kind in ("ttl", "alias"):
+                continue  # told, not run
             run = before.get(check.name)
             if run is not None and run.check == check:
                 del before[check.name]
@@ -190,8 +192,8 @@ class Scheduler:
         """Look at an instance at once, because the connection that registered it broke. Unknown keys are fine.
 
         Its checks run ahead of all others; one that is under way runs once more. A refused connect makes a check
-        critical whatever its thresholds; any other result counts like a regular one. An instance that has no `http` or
-        `tcp` check gets a TCP connect to its address under the name "connect": if that is refused it is reported
+        critical whatever its thresholds; any other result counts like a regular one. An instance that has
+        none gets a TCP connect to its address under the name "connect": if that is refused it is reported
         critical and repeated until it can be reported passing, else nothing is said of it.
         """
         target = self._targets.get(key)
