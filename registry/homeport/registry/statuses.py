@@ -86,8 +86,9 @@ class StatusWriter:
                 self._wait(self._pending)
                 return
             written.add_done_callback(lambda done, batch=batch: self._written(done, batch))  # type: ignore[misc]  # mypy cannot infer a lambda's default
-            for key in batch:
-                del self._pending[key]
+            for key, report in batch.items():
+                if self._pending.get(key) is report:  # else the very revision brought a newer one, of an alias
+                    del self._pending[key]
 
     def _written(self, done: asyncio.Future[object], batch: Pending) -> None:
         if self._closed:
