@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
+import trustme
 
 from homeport.client.core.model import OUTPUT_BYTES_MAX, Check
 from homeport.mesh.testing import running_loop, virtual_time
@@ -159,6 +161,73 @@ async def test_a_redirect_is_followed_and_an_endless_one_is_given_up(prober: Pro
         verdict = await prober.probe(http(f"{base}/{REDIRECTS_MAX + 1}"))
         assert verdict.status == "critical"
         assert "redirects" in verdict.output
+
+
+async def test_a_redirect_that_is_not_followed_is_critical(prober: Prober) -> None:
+    async with target(ok(b"", "302 Found", "Location: /elsewhere\r\n")) as it:
+        verdict = await prober.probe(http(it.url, redirects=False))
+        assert (verdict.status, len(it.heads)) == ("critical", 1)
+        assert "302 Found" in verdict.output
+
+
+async def test_another_host_is_not_told_what_was_meant_for_the_first(prober: Prober) -> None:
+    async with target(ok()) as other:
+        away = ok(b"", "307 Temporary Redirect", f"Location: {other.url}\r\n")
+        async with target(away) as it:
+            headers = {"Authorization": "secret", "Cookie": "secret", "X-Kept": "1"}
+            assert (await prober.probe(http(it.url, headers=headers))).status == "passing"
+        assert b"secret" in it.heads[0]
+        assert b"secret" not in other.heads[0]
+        assert b"X-Kept: 1" in other.heads[0]
+
+
+@pytest.mark.parametrize(("status", "method", "kept"), [(302, b"GET", False), (307, b"POST", True)])
+async def test_a_body_is_sent_and_sent_again_only_where_the_redirect_says_so(
+    prober: Prober, status: int, method: bytes, kept: bool
+) -> None:
+    bodies: list[bytes] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = next((int(line[16:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length: ")), 0)
+        bodies.append(head.split(b" ")[0] + b" " + await reader.readexactly(size))
+        writer.write(ok() if len(bodies) > 1 else ok(b"", f"{status} Go", "Location: /there\r\n"))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    check = http(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", method="POST", body="ping é")
+    assert (await prober.probe(check)).status == "passing"
+    server.close()
+    assert bodies == ["POST ping é".encode(), method + b" " + ("ping é".encode() if kept else b"")]
+
+
+async def test_as_much_of_an_answer_is_kept_as_the_check_asks_for(prober: Prober) -> None:
+    async with target(ok(b"0123456789")) as it:
+        assert (await prober.probe(http(it.url, output_bytes_max=10))).output.endswith("Output: 0123456789")
+        assert (await prober.probe(http(it.url, output_bytes_max=4))).output.endswith(f"Output: 0123{CUT_MARK}")
+
+
+async def test_over_tls_the_certificate_must_be_the_one_asked_for(
+    prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("orders.example").configure_cert(tls)
+    it = Target(lambda _head, writer: _say(writer, ok()))
+    server = await asyncio.start_server(it.accept, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    with ca.cert_pem.tempfile() as pem:
+        monkeypatch.setenv("SSL_CERT_FILE", pem)
+        for check in (http(f"https://127.0.0.1:{port}/"), tcp(f"127.0.0.1:{port}", tls=True)):
+            named = msgspec.structs.replace(check, tls_name="orders.example")
+            assert (await prober.probe(named)).status == "passing"
+            verdict = await prober.probe(check)
+            assert (verdict.status, verdict.refused) == ("critical", False)
+            assert "the certificate is not accepted" in verdict.output
+            assert (await prober.probe(msgspec.structs.replace(check, tls_verify=False))).status == "passing"
+    server.close()
+    await asyncio.wait(it.conversations)
 
 
 async def test_only_a_refusal_by_the_target_itself_counts_as_refused(prober: Prober, dead_port: int) -> None:

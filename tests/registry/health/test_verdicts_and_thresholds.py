@@ -17,8 +17,17 @@ STATUSES = get_args(Status)
 RESULTS = ("passing", "warning", "critical")
 
 
-def check(initial: Status = "critical", passing_after: int = 2, critical_after: int = 2) -> Check:
-    return Check(name="it", kind="tcp", initial=initial, passing_after=passing_after, critical_after=critical_after)
+def check(
+    initial: Status = "critical", passing_after: int = 2, critical_after: int = 2, warning_after: int = 0
+) -> Check:
+    return Check(
+        name="it",
+        kind="tcp",
+        initial=initial,
+        passing_after=passing_after,
+        warning_after=warning_after,
+        critical_after=critical_after,
+    )
 
 
 # --- verdicts
@@ -49,17 +58,19 @@ def test_an_output_is_at_most_4_kib_of_valid_utf8_and_says_when_it_was_cut(piece
 class Model:
     """The rule in the words of its documentation, over the whole history of results."""
 
-    def __init__(self, status: Status, passing_after: int, critical_after: int) -> None:
+    def __init__(self, status: Status, passing_after: int, critical_after: int, warning_after: int) -> None:
         self.status = status
         self.passing_after = passing_after
         self.critical_after = critical_after
+        self.warning_after = warning_after or critical_after
         self.history: list[Status] = []
 
     def observe(self, result: Status) -> None:
         self.history.append(result)
         for severity in range(3, 0, -1):  # is it at least this bad, or no worse than the level below it?
             at_least = [SEVERITY[past] >= severity for past in self.history]
-            if SEVERITY[self.status] < severity and run_of(at_least, True) >= self.critical_after:
+            enough = self.warning_after if severity == SEVERITY["warning"] else self.critical_after
+            if SEVERITY[self.status] < severity and run_of(at_least, True) >= enough:
                 self.status = STATUSES[severity]
                 return
         for severity in range(3):
@@ -82,13 +93,15 @@ def run_of(values: list[bool], wanted: bool) -> int:
     st.sampled_from(STATUSES),
     st.integers(1, 5),
     st.integers(1, 5),
-    st.lists(st.sampled_from(STATUSES), max_size=40),
+    st.integers(0, 5),
+    st.lists(st.sampled_from(RESULTS), max_size=40),
 )
 def test_a_status_follows_the_rule_for_every_mixture_of_results(
-    initial: Status, passing_after: int, critical_after: int, results: list[Status]
+    initial: Status, passing_after: int, critical_after: int, warning_after: int, results: list[Status]
 ) -> None:
-    state = CheckState(check(initial, passing_after, critical_after))
-    model = Model(initial, passing_after, critical_after)
+    warning_after = min(warning_after, critical_after)
+    state = CheckState(check(initial, passing_after, critical_after, warning_after))
+    model = Model(initial, passing_after, critical_after, warning_after)
     for result in results:
         before = state.status
         changed = state.observe(result)
@@ -123,6 +136,14 @@ def test_warning_and_critical_by_turns_are_at_least_a_warning() -> None:
     assert [state.observe(result) for result in ("critical", "critical")] == [None, "critical"]
     assert [state.observe(result) for result in ("warning", "passing")] == [None, "warning"]
     assert [state.observe(result) for result in ("passing",)] == ["passing"]
+
+
+def test_a_warning_may_come_sooner_than_critical() -> None:
+    state = CheckState(check("passing", critical_after=3, warning_after=1))
+    assert [state.observe("critical") for _ in range(4)] == ["warning", None, "critical", None]
+    assert state.recent == ("critical",) * 3
+    assert [state.observe("passing"), state.observe("passing")] == [None, "passing"]
+    assert state.recent == ("critical", "passing", "passing")
 
 
 def test_a_forced_status_counts_at_once_and_what_was_seen_before_it_no_longer() -> None:

@@ -41,5 +41,5 @@ class MemoryConnector(aiohttp.BaseConnector):
 
 
 def connector_factory() -> aiohttp.BaseConnector:
-    """A connector for the running loop: what production code takes as its connector factory."""
+    """A connector for the running loop: for `ClientSession(connector=)`."""
     return MemoryConnector()

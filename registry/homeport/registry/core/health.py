@@ -105,8 +105,10 @@ class CheckState:
 
 
 def is_local(instance: Instance) -> bool:
-    """Whether any of an instance's checks, or its address, means another machine to each that looks."""
-    targets = [check.url.partition("//")[2] or check.address for check in instance.checks if check.kind != "ttl"]
+    """Whether any of an instance's checks, or its address, means another machine, or process, to each that looks."""
+    if any(check.kind == "call" for check in instance.checks):
+        return True
+    targets = [one.url.partition("//")[2] or one.address for one in instance.checks if one.kind not in ("ttl", "alias")]
     return any(target.startswith(_LOOPBACK) for target in targets or [instance.address])
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from homeport.client.core.model import SEVERITY, Check, InstanceKey, Status
 from homeport.registry.core.catalogue import Catalogue, Entry
-from homeport.registry.core.health import Verdict
+from homeport.registry.core.health import Verdict, aggregate
 
 Report = Callable[[InstanceKey, int, str, Verdict], None]
 
@@ -113,7 +113,7 @@ class Aliases:
             return "critical", "is only kept, as stale"
         aliases = {check.name for check in _checks(entry) if check.kind == "alias"}
         checks = self._catalogue.check_statuses(key, entry.registered)
-        status = max((one for name, one in checks if name not in aliases), key=SEVERITY.__getitem__, default="passing")
+        status = aggregate(one for name, one in checks if name not in aliases)
         return status, f"is {status}"
 
 

@@ -22,6 +22,9 @@ from homeport.registry.health.http_probe import USER_AGENT, BadAnswer
 
 PATH: Final = "/grpc.health.v1.Health/Check"
 ANSWER_BYTES_MAX: Final = 1024  # the message has two bytes; what unknown fields may add is bounded
+# Of everything that comes in: h2 gathers a frame whole, up to 16 MB, before it finds it too long.
+RECEIVED_BYTES_MAX: Final = 65_536
+_SETTINGS: Final = 4  # the type of the first frame that a server of HTTP/2 sends, in its fourth byte
 _STATES: Final = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
 _SERVING: Final = 1
 _CODES: Final = {"5": "NOT_FOUND", "12": "UNIMPLEMENTED", "14": "UNAVAILABLE", "7": "PERMISSION_DENIED"}
@@ -122,6 +125,7 @@ class _Call(asyncio.Protocol):
         self.grpc_status = ""
         self.grpc_message = ""
         self.body = bytearray()
+        self._received = 0
         self._check = check
         self._authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
@@ -146,6 +150,13 @@ class _Call(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.done.done():
+            return
+        if not self._received and len(data) > 3 and data[3] != _SETTINGS:
+            self._fail("not an HTTP/2 answer")
+            return
+        self._received += len(data)
+        if self._received > RECEIVED_BYTES_MAX:
+            self._fail(f"it sent more than {RECEIVED_BYTES_MAX} bytes")
             return
         try:
             for event in self._h2.receive_data(data):
