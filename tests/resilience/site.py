@@ -79,11 +79,13 @@ class Load:
 
     async def _user(self, stop: asyncio.Event) -> None:
         connection = Connection(self.edge)
-        while not stop.is_set():
-            (method,) = self.rng.choices(list(METHODS), list(METHODS.values()))
-            await self._ask(connection, method)
-            await asyncio.sleep(self.rng.uniform(0, 2 * THINK_S))
-        connection.close()
+        try:
+            while not stop.is_set():
+                (method,) = self.rng.choices(list(METHODS), list(METHODS.values()))
+                await self._ask(connection, method)
+                await asyncio.sleep(self.rng.uniform(0, 2 * THINK_S))
+        finally:
+            connection.close()
 
     async def _ask(self, connection: Connection, method: str) -> None:
         self._asked += 1
@@ -153,12 +155,27 @@ class Site:
             "registry", ["serve", "--memory", "--http", "off", "--dns", "off", "--rpc", self.rpc]
         )
 
+    @property
+    def _edge_command(self) -> list[str]:
+        return ["sidecar", "--registry", self.rpc, "--outbound", self.edge, "--admin", "off"]
+
     async def start_edge(self, *options: str) -> Process:
         """A sidecar that everyone asks; return once it listens."""
-        command = ["sidecar", "--registry", self.rpc, "--outbound", self.edge, "--admin", "off", *options]
-        edge = await self.spawn("edge", command)
+        edge = await self.spawn("edge", [*self._edge_command, *options])
         await self.listens(self.edge)
         return edge
+
+    async def replace_edge(self, old: Process, *options: str) -> None:
+        """Start a sidecar that takes the edge over; return once the old one has finished and left."""
+        new = await self.spawn("edge", [*self._edge_command, "--takeover", *options])
+        left, failed = (asyncio.create_task(each.child.wait()) for each in (old, new))
+        try:
+            done, _ = await asyncio.wait([left, failed], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            assert left in done, f"the old edge goes on: {new.log.read_text()}"
+            assert left.result() == 0, old.log.read_text()
+        finally:
+            left.cancel()
+            failed.cancel()
 
     async def listens(self, address: str) -> None:
         """Return when something accepts connections there."""

@@ -72,6 +72,22 @@ async def test_the_successor_serves_the_next_connection_and_the_old_one_what_it_
     await handover.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the path of a Unix socket has 107 bytes at most")
+async def test_a_state_directory_may_be_as_deep_as_any(net: Net, tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 40) / "takeover.socket"
+    old = await net.sidecar(static={"orders": ["127.0.0.1:1"]})
+    retired = asyncio.Event()
+    handover = Handover(deep, lambda: old.sockets, retired.set)
+    await handover.start()
+    taken = await take_over(deep)
+    taken.matching({})
+    await taken.ready()
+    async with asyncio.timeout(net.patience_s):
+        await retired.wait()
+    await handover.close()
+    assert list(deep.parent.iterdir()) == []
+
+
 async def test_a_successor_that_dies_before_it_is_ready_changes_nothing(
     net: Net, path: Path, eventually: Eventually
 ) -> None:

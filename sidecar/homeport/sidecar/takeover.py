@@ -19,7 +19,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -71,7 +72,14 @@ class Handover:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         beside.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._asked, str(beside))
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            with _reached(beside) as address:
+                listening.bind(address)
+            self._server = await asyncio.start_unix_server(self._asked, sock=listening)
+        except BaseException:
+            listening.close()
+            raise
         beside.chmod(0o600)
         self._inode = beside.stat().st_ino
         beside.replace(self._path)
@@ -114,6 +122,19 @@ class Handover:
         handed = [each.fileno() for listening in sockets.values() for each in listening]
         with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as raw:
             socket.send_fds(raw, [reply], handed)  # at once: nothing else was ever written to this connection
+
+
+@contextlib.contextmanager
+def _reached(path: Path) -> Iterator[str]:
+    """A name for `path` that fits into a socket's address, 107 bytes: a state directory may be deeper than that."""
+    if sys.platform != "linux":
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
 
 
 def _same_user(writer: asyncio.StreamWriter) -> bool:
@@ -175,7 +196,8 @@ def _ask(path: Path) -> Taken:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(_REPLY_S)
     try:
-        connection.connect(str(path))
+        with _reached(path) as address:
+            connection.connect(address)
         connection.sendall(HELLO)
         reply, fds, _flags, _address = socket.recv_fds(connection, _REPLY_BYTES_MAX, SOCKETS_MAX)
     except OSError as error:
