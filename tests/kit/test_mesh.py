@@ -120,6 +120,12 @@ async def test_over_real_sockets(scenario: Scenario) -> None:
     await scenario()
 
 
+def test_over_real_sockets_on_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(killed_instances_fail_nobody())
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_in_virtual_time(scenario: Callable[[], object], seed: int) -> None:

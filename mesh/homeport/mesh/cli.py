@@ -1,7 +1,7 @@
 """`homeport`: the command line. One table of commands, each loaded only when it runs, so that `--help` answers at once.
 
-Every option is also a key of `--config homeport.toml` and an environment variable: `http` of `[serve]` is
-`HOMEPORT_SERVE_HTTP`. The key `registry` at the top of the file, and `HOMEPORT_REGISTRY`, hold for every command.
+Every option is also a key of `--config homeport.toml` and an environment variable, named as it is written: `http` of
+`[serve]` is `HOMEPORT_SERVE_HTTP`. The key `registry` at the top, and `HOMEPORT_REGISTRY`, hold for every command.
 `[sidecar.timeouts]` and `[sidecar.limits]` hold the bounds of `--timeout` and `--limit`, and so for `run`.
 `[[service]]` tables (`name`, `endpoints`) name services that register nowhere, and `[[tcp]]` tables (`listen`,
 `service`) local ports that stand for a service, for `sidecar` and `run`.
@@ -17,32 +17,162 @@ import click
 
 
 class Entry(NamedTuple):
-    """Where a command lives ("module:attribute") and its line in the help."""
+    """Where a command lives ("module:attribute"), its line in the help, and examples for its own help."""
 
     target: str
     help: str
+    examples: tuple[str, ...] = ()
 
 
 COMMANDS: Final[dict[str, Entry]] = {
-    "serve": Entry("homeport.mesh.commands.serve:serve", "Run a registry."),
-    "sidecar": Entry("homeport.mesh.commands.sidecar:sidecar", "Run a sidecar proxy beside whatever uses it."),
-    "run": Entry("homeport.mesh.commands.run:run", "Run an app with its own sidecar, registered while it is well."),
-    "services": Entry("homeport.mesh.commands.listings:services", "List the services."),
-    "instances": Entry("homeport.mesh.commands.listings:instances", "List the instances of a service."),
-    "watch": Entry(
-        "homeport.mesh.commands.watch:watch", "Follow the instances of a service, or run a command on change."
+    "serve": Entry(
+        "homeport.mesh.commands.serve:serve",
+        "Run a registry.",
+        (
+            "homeport serve",
+            "homeport serve --memory --http 127.0.0.1:0",
+            "homeport serve --store etcd://10.0.0.1:2379,10.0.0.2:2379",
+        ),
     ),
-    "stats": Entry("homeport.mesh.commands.stats:stats", "Show the registry's numbers."),
-    "kv": Entry("homeport.mesh.commands.kv:kv", "Read and write the key-value store."),
-    "render": Entry("homeport.mesh.commands.render:render", "Write files from templates, again on every change."),
-    "env": Entry("homeport.mesh.commands.env:env", "Run a command with keys in its environment."),
-    "backup": Entry("homeport.mesh.commands.backups:backup", "Copy everything a running registry holds to a file."),
-    "restore": Entry("homeport.mesh.commands.backups:restore", "Put a backup in the place of everything it holds."),
-    "demo": Entry("homeport.mesh.commands.demo:demo", "Run a site of five services under load while things break."),
+    "sidecar": Entry(
+        "homeport.mesh.commands.sidecar:sidecar",
+        "Run a sidecar proxy beside whatever uses it.",
+        (
+            "homeport sidecar",
+            "homeport sidecar --static db=10.0.0.5:5432 --workers 2",
+            "homeport sidecar --takeover",
+        ),
+    ),
+    "run": Entry(
+        "homeport.mesh.commands.run:run",
+        "Run an app with its own sidecar, registered while it is well.",
+        (
+            "homeport run --name orders --port 8080 -- python app.py",
+            "homeport run --name orders --port 8080 --check-path /healthz -- gunicorn app:app",
+        ),
+    ),
+    "services": Entry(
+        "homeport.mesh.commands.listings:services",
+        "List the services.",
+        (
+            "homeport services",
+            "homeport services --json",
+        ),
+    ),
+    "instances": Entry(
+        "homeport.mesh.commands.listings:instances",
+        "List the instances of a service.",
+        (
+            "homeport instances orders",
+            "homeport instances orders --passing --json",
+        ),
+    ),
+    "register": Entry(
+        "homeport.mesh.commands.registering:register",
+        "Register an instance by hand.",
+        (
+            "homeport register db --address 10.0.0.5 --port 5432 --check-tcp 10.0.0.5:5432",
+            "homeport register batch --port 9000 --ttl 10",
+        ),
+    ),
+    "deregister": Entry(
+        "homeport.mesh.commands.registering:deregister",
+        "Deregister an instance.",
+        ("homeport deregister db-10.0.0.5-5432",),
+    ),
+    "explain": Entry(
+        "homeport.mesh.commands.explain:explain",
+        "Say why instances are in or out of rotation.",
+        (
+            "homeport explain orders",
+            "homeport explain orders orders-web1-8080",
+        ),
+    ),
+    "watch": Entry(
+        "homeport.mesh.commands.watch:watch",
+        "Follow the instances of a service, or run a command on change.",
+        (
+            "homeport watch orders",
+            "homeport watch orders --passing -- ./on-change.sh",
+        ),
+    ),
+    "stats": Entry(
+        "homeport.mesh.commands.stats:stats",
+        "Show the registry's numbers.",
+        (
+            "homeport stats",
+            "homeport stats --json",
+        ),
+    ),
+    "kv": Entry(
+        "homeport.mesh.commands.kv:kv",
+        "Read and write the key-value store.",
+        (
+            "homeport kv put config/colour blue",
+            "homeport kv get config/colour",
+            "homeport kv watch config/ --prefix",
+        ),
+    ),
+    "render": Entry(
+        "homeport.mesh.commands.render:render",
+        "Write files from templates, again on every change.",
+        (
+            'homeport render haproxy.cfg.j2:haproxy.cfg:"systemctl reload haproxy"',
+            "homeport render --once motd.j2:motd",
+        ),
+    ),
+    "env": Entry(
+        "homeport.mesh.commands.env:env",
+        "Run a command with keys in its environment.",
+        ("homeport env config/orders -- python app.py",),
+    ),
+    "backup": Entry(
+        "homeport.mesh.commands.backups:backup",
+        "Copy everything a running registry holds to a file.",
+        ("homeport backup monday.homeport",),
+    ),
+    "restore": Entry(
+        "homeport.mesh.commands.backups:restore",
+        "Put a backup in the place of everything it holds.",
+        ("homeport restore monday.homeport",),
+    ),
+    "demo": Entry(
+        "homeport.mesh.commands.demo:demo",
+        "Run a site of five services under load while things break.",
+        (
+            "homeport demo",
+            "homeport demo --seconds 20 --seed 7",
+        ),
+    ),
+    "doctor": Entry(
+        "homeport.mesh.commands.doctor:doctor",
+        "Find what is wrong on this machine, and say what to do.",
+        (
+            "homeport doctor",
+            "homeport doctor --registry 10.0.0.5:8300",
+        ),
+    ),
+    "bench": Entry(
+        "homeport.mesh.commands.bench:bench",
+        "Measure lookups and proxying on this machine.",
+        (
+            "homeport bench",
+            "homeport bench --seconds 2 --json",
+        ),
+    ),
+    "completion": Entry(
+        "homeport.mesh.commands.completion:completion",
+        "Print what makes a shell complete commands.",
+        (
+            'eval "$(homeport completion bash)"',
+            "homeport completion fish > ~/.config/fish/completions/homeport.fish",
+        ),
+    ),
 }
 
 # Keys that may stand at the top of the file, and then hold for every command that has the option.
 _SHARED_KEYS: Final = ("registry",)
+_OWN_KEYS: Final = ("log-level",)  # options of `homeport` itself
 _STATIC_COMMANDS: Final = ("sidecar", "run")
 
 
@@ -57,7 +187,11 @@ class CommandTable(click.Group):
         if entry is None:
             return None
         module, _, attribute = entry.target.partition(":")
-        return cast("click.Command", getattr(importlib.import_module(module), attribute))
+        command = cast("click.Command", getattr(importlib.import_module(module), attribute))
+        if entry.examples:  # \b keeps the lines as they are
+            command.epilog = "\b\n" + "\n".join(["Examples:", *(f"  {each}" for each in entry.examples)])
+        _name_variables(command, f"HOMEPORT_{cmd_name.upper()}")
+        return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -70,7 +204,7 @@ class CommandTable(click.Group):
             ctx.fail(f"No such command {args[0]!r}.{_did_you_mean(args[0])}")
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and command is not None:
-            _refuse_unknown_keys(ctx, command, (ctx.default_map or {}).get(name, {}), f"[{name}]")
+            _take_keys(ctx, command, (ctx.default_map or {}).get(name, {}), f"[{name}]")
         return name, command, rest
 
 
@@ -81,15 +215,37 @@ def _did_you_mean(word: str) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(COMMANDS)}."
 
 
-def _refuse_unknown_keys(ctx: click.Context, command: click.Command, table: dict[str, Any], where: str) -> None:
-    """A key that is no option is a mistake that would otherwise go unnoticed."""
-    options = {param.name for param in command.params if isinstance(param, click.Option)}
+def _as_written(command: click.Command) -> dict[str, click.Option]:
+    """The options of a command by what people write, with underscores for dashes: `--from` may be `start` within."""
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    return {max(option.opts, key=len).lstrip("-").replace("-", "_"): option for option in options}
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Have each option's variable be named as it is written; click names it by its name within."""
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            _name_variables(inner, f"{prefix}_{name.upper()}")
+    for written, option in _as_written(command).items():
+        if option.envvar is None and option.name != written:
+            option.envvar = f"{prefix}_{written.upper()}"
+
+
+def _take_keys(ctx: click.Context, command: click.Command, table: dict[str, Any], where: str) -> None:
+    """Turn keys, which are written like options, into click's names.
+
+    A key that is no option is a mistake that would otherwise go unnoticed.
+    """
+    written = _as_written(command)
+    plural = {option.name for option in written.values() if option.multiple}  # `[sidecar.limits]`: tables, or lists
     inner = command.commands if isinstance(command, click.Group) else {}
-    for key, value in table.items():
+    for key, value in list(table.items()):
         if key in inner and isinstance(value, dict):
-            _refuse_unknown_keys(ctx, inner[key], value, f"{where[:-1]}.{key}]")
-        elif key not in options and key not in _SHARED_KEYS:
-            known = sorted(str(name).replace("_", "-") for name in options | set(inner))
+            _take_keys(ctx, inner[key], value, f"{where[:-1]}.{key}]")
+        elif key in written:
+            table[str(written[key].name)] = table.pop(key)
+        elif key not in plural and key not in _SHARED_KEYS:
+            known = sorted(str(name).replace("_", "-") for name in {*written, *plural, *inner})
             ctx.fail(f"{where} has no key {key.replace('_', '-')!r}; it may have: {', '.join(known) or 'none'}.")
 
 
@@ -110,13 +266,15 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: str | None) 
 def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
     """What the file says, as click's defaults: command name -> option name -> value."""
     shared = {key: config.pop(key) for key in _SHARED_KEYS if key in config}
+    own = {key.replace("-", "_"): config.pop(key) for key in _OWN_KEYS if key in config}
     listed = {
         "static": [_static_service(ctx, table) for table in config.pop("service", [])],
         "tcp": [_tcp_port(ctx, table) for table in config.pop("tcp", [])],
     }
     for name, table in config.items():
         if name not in COMMANDS or not isinstance(table, dict):
-            ctx.fail(f"--config: {name!r} is neither a command nor one of {', '.join(_SHARED_KEYS)}, service, tcp.")
+            keys = ", ".join((*_SHARED_KEYS, *_OWN_KEYS))
+            ctx.fail(f"--config: {name!r} is neither a command nor one of {keys}, service, tcp.")
     defaults = {name: {**shared, **_option_names(config.get(name, {}))} for name in COMMANDS}
     if shared:
         for action in ("get", "put", "delete", "list", "watch", "export", "import"):
@@ -128,7 +286,7 @@ def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
         for key, values in listed.items():
             if values:
                 defaults[name][key] = [*values, *defaults[name].get(key, [])]
-    return defaults
+    return defaults | own
 
 
 def _static_service(ctx: click.Context, table: Any) -> str:

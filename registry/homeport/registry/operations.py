@@ -32,6 +32,8 @@ from homeport.client.core.messages import (
     CancelWatch,
     Deregister,
     Done,
+    Explain,
+    Explained,
     Hello,
     KvDelete,
     KvFound,
@@ -70,6 +72,7 @@ from homeport.client.core.messages import (
 from homeport.client.core.model import Instance, InstanceKey, KeyValue, validate_instance, validate_name
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue, CheckRecord
+from homeport.registry.core.explaining import explain
 from homeport.registry.core.health import capped
 from homeport.registry.core.limits import (
     CONNECTION_CALLS_MAX,
@@ -198,6 +201,7 @@ class Operations:
             WaitApplied: self.wait_applied,
             Resolve: self.resolve,
             Services: self.services,
+            Explain: self.explain,
             KvGet: self.kv_get,
             KvPut: self.kv_put,
             KvDelete: self.kv_delete,
@@ -491,6 +495,12 @@ class Operations:
                 break
             page[name] = tags
         return ServiceList(self.catalogue.index, page, more)
+
+    def explain(self, request: Explain, _peer: Peer) -> Explained:
+        found = explain(self.catalogue, (request.node, request.id))
+        if found is None:
+            raise NotFound(f"there is no instance {request.id!r} on node {request.node!r}")
+        return Explained(*found)
 
     # --- keys ---------------------------------------------------------------------------------------------------
 

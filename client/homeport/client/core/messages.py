@@ -184,6 +184,21 @@ class Services(Request[ServiceList], frozen=True, omit_defaults=True):
     after: str = ""
 
 
+class Explained(_Answer, frozen=True, omit_defaults=True):
+    """Whether an instance takes new traffic, and every reason in words, what decides first."""
+
+    available: bool
+    reasons: tuple[str, ...]
+
+
+class Explain(Request[Explained], frozen=True, omit_defaults=True):
+    """Why an instance is in or out of rotation; `NotFound` if there is none."""
+
+    method = "explain"
+    id: str
+    node: str
+
+
 # --- keys -------------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +413,7 @@ RESULTS: Final[dict[type[Request[Any]], type]] = {
     WatchService: Watching,
     WatchKv: Watching,
     CancelWatch: Done,
+    Explain: Explained,
     Stats: StatsReport,
     BackupOpen: BackupOpened,
     BackupRead: BackupChunk,

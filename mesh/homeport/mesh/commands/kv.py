@@ -51,12 +51,17 @@ def get(key: str, registry: str, as_json: bool) -> None:
 @click.argument("value")
 @click.option("--cas", type=click.IntRange(min=0), help="Only if the key is at this revision (0: absent).")
 @registry_option
-def put(key: str, value: str, cas: int | None, registry: str) -> None:
+@json_option
+def put(key: str, value: str, cas: int | None, registry: str, as_json: bool) -> None:
     """Write VALUE under KEY and print the revision; a VALUE of - is read from standard input."""
     data = sys.stdin.buffer.read() if value == "-" else value.encode()
 
     async def question(client: Client) -> int:
-        click.echo(await client.kv.put(key, data, cas=cas))
+        revision = await client.kv.put(key, data, cas=cas)
+        if as_json:
+            print_json({"key": key, "revision": revision})
+        else:
+            click.echo(revision)
         return ExitCode.DONE
 
     ask(registry, question)
@@ -67,14 +72,18 @@ def put(key: str, value: str, cas: int | None, registry: str) -> None:
 @click.option("--prefix", is_flag=True, help="Every key that starts with KEY.")
 @click.option("--cas", type=click.IntRange(min=0), help="Only if the key is at this revision.")
 @registry_option
-def delete(key: str, prefix: bool, cas: int | None, registry: str) -> None:
+@json_option
+def delete(key: str, prefix: bool, cas: int | None, registry: str, as_json: bool) -> None:
     """Delete KEY and print how many keys went; exit code 1 if there were none."""
     if prefix and cas is not None:
         raise click.UsageError("--cas goes with one key, not with --prefix.")
 
     async def question(client: Client) -> int:
         count = await client.kv.delete(key, prefix=prefix, cas=cas)
-        click.echo(count)
+        if as_json:
+            print_json({"key": key, "deleted": count})
+        else:
+            click.echo(count)
         return ExitCode.DONE if count else ExitCode.NO
 
     ask(registry, question)

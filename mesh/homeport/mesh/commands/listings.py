@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from homeport.client import Client, Instance
-from homeport.mesh.commands.options import json_option, registry_option
+from homeport.mesh.commands.did_you_mean import service_hint
+from homeport.mesh.commands.options import json_option, registry_option, service_argument
 from homeport.mesh.commands.output import print_json, print_table
 from homeport.mesh.commands.running import ExitCode, ask
 
@@ -32,7 +33,7 @@ def services(registry: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@service_argument
 @click.option("--passing", is_flag=True, help="Only those that may take traffic now.")
 @registry_option
 @json_option
@@ -47,7 +48,9 @@ def instances(name: str, passing: bool, registry: str, as_json: bool) -> None:
         elif found:
             print_table(INSTANCE_COLUMNS, instance_rows(found))
         else:
-            click.echo(f"homeport: {name!r} has no {'passing ' if passing else ''}instances", err=True)
+            known = name in await client.services()
+            hint = "" if known else await service_hint(client, name)
+            click.echo(f"homeport: {name!r} has no {'passing ' if passing else ''}instances{hint}", err=True)
         return ExitCode.DONE if found else ExitCode.NO
 
     ask(registry, question)

@@ -12,6 +12,7 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+COMPLETION_S: Final = 0.5  # how long a shell's completion may wait for a registry
 OFF: Final = "off"
 REGISTRY_DEFAULT: Final = "127.0.0.1:8300"
 
@@ -128,6 +129,30 @@ def registry_option(command: F) -> F:
         show_default=True,
         help="Where the registry listens; also unix:/path.",
     )(command)
+
+
+def service_argument(command: F) -> F:
+    """NAME of a service; shells complete it from the registry."""
+    return click.argument("name", shell_complete=_services)(command)
+
+
+def _services(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """The services whose names begin so; none if the registry does not answer at once, as somebody is typing."""
+    import asyncio
+
+    from homeport.client import Client, HomeportError
+
+    async def ask() -> list[str]:
+        registry = ctx.params.get("registry") or os.environ.get("HOMEPORT_REGISTRY") or REGISTRY_DEFAULT
+        async with Client(*registry.split(","), name="homeport completion") as client:
+            if not await client.wait_connected(COMPLETION_S):
+                return []
+            return sorted(await client.services())
+
+    try:
+        return [name for name in asyncio.run(ask()) if name.startswith(incomplete)]
+    except HomeportError:
+        return []
 
 
 def json_option(command: F) -> F:

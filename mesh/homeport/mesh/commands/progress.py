@@ -12,7 +12,7 @@ from typing import Literal
 
 
 @contextmanager
-def progress(what: str, total: int | None, unit: Literal["bytes", "keys"]) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None, unit: Literal["bytes", "keys", "steps"]) -> Iterator[Callable[[int], None]]:
     """Show a bar until the block ends.
 
     Args:

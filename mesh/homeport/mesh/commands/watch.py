@@ -19,7 +19,7 @@ import msgspec
 from homeport.client import Client, Instance
 from homeport.mesh.child import Child
 from homeport.mesh.commands.listings import INSTANCE_COLUMNS, instance_rows, plain_instance
-from homeport.mesh.commands.options import json_option, registry_option
+from homeport.mesh.commands.options import json_option, registry_option, service_argument
 from homeport.mesh.commands.output import print_json_line, table
 from homeport.mesh.commands.running import ExitCode, StopSignals, ask
 from homeport.mesh.following import FollowedService
@@ -31,7 +31,7 @@ log = logging.getLogger("homeport.watch")
 
 
 @click.command()
-@click.argument("name")
+@service_argument
 @click.option("--passing", is_flag=True, help="Only those that may take traffic now.")
 @registry_option
 @json_option

@@ -8,7 +8,7 @@ nothing, as a stopped process or a broken route does; one that is *shut* resets 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -75,8 +75,7 @@ class _End(asyncio.Protocol):
         self._full = False  # the other end's writer has enough for now
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its type
         self._gate.joined(self)
         if self._other is not None:
             self._other._other = self

@@ -220,7 +220,7 @@ class Catalogue:
 
     def check_record(self, key: InstanceKey, name: str) -> CheckRecord | None:
         """The status of a check; None before its first and after a ttl check's silence."""
-        return self._records(key).get(name)
+        return self.records(key).get(name)
 
     def statuses(self, key: InstanceKey) -> dict[str, Status]:
         """The written status of each check of an instance."""
@@ -228,7 +228,7 @@ class Catalogue:
 
     def check_names(self, key: InstanceKey) -> list[str]:
         """The checks of an instance that have a status, defined or not."""
-        return list(self._records(key))
+        return list(self.records(key))
 
     def resolved(self, name: str, passing: bool, offset: int = 0) -> bytes:
         """The encoded `Resolved` page of a service."""
@@ -430,14 +430,15 @@ class Catalogue:
 
     def check_statuses(self, key: InstanceKey, registered: Instance | None) -> list[tuple[str, Status]]:
         """Every check of an instance, or of a node, by name, with its status now."""
-        records = self._records(key)
+        records = self.records(key)
         checks = registered.checks if registered is not None else ()
         found = [(one.name, records[one.name].status if one.name in records else _unwritten(one)) for one in checks]
         # A record without a defined check was found by the registry itself (a refused connection) or told by others.
         defined = {check.name for check in checks}
         return found + [(name, record.status) for name, record in records.items() if name not in defined]
 
-    def _records(self, key: InstanceKey) -> dict[str, CheckRecord]:
+    def records(self, key: InstanceKey) -> dict[str, CheckRecord]:
+        """What each check of an instance, or of a node, has come to; what only this process knows goes first."""
         records = self._checks.get(key, {})
         return {**records, **self._local[key]} if key in self._local else records
 
