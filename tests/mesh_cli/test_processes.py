@@ -197,6 +197,51 @@ def test_a_sidecar_brings_calls_to_services_that_the_file_names(homeport: Proces
     database.server_close()
 
 
+def test_a_changed_file_takes_effect_and_a_wrong_one_does_not(homeport: Processes, tmp_path: Path) -> None:
+    first, second = (http.server.HTTPServer(("127.0.0.1", 0), kind) for kind in (Greeting, Parting))
+    for server in (first, second):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = tmp_path / "homeport.toml"
+
+    def write(port: int, more: str = "") -> None:
+        beside = config.with_suffix(".new")
+        beside.write_text(
+            f'registry = "unix:{tmp_path}/none"\n'
+            f'[[service]]\nname = "database"\nendpoints = ["127.0.0.1:{port}"]\n'
+            f'[sidecar]\noutbound = "127.0.0.1:0"\nadmin = "off"\nstate-dir = "off"\n{more}'
+        )
+        beside.replace(config)
+
+    write(first.server_port)
+    process = homeport.start("--config", str(config), "sidecar")
+    words = homeport.line(process).split()
+    told: list[str] = []
+    threading.Thread(target=lambda: told.extend(iter(lambda: homeport.line(process), "")), daemon=True).start()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://{words[3]}"}))
+
+    def said() -> bytes:
+        with opener.open("http://database/", timeout=DEADLINE_S) as answer:
+            return bytes(answer.read())
+
+    assert said() == b"hello"
+    write(second.server_port)
+    eventually(lambda: said() == b"bye!!", "the changed file took effect")
+    write(first.server_port, "nonsense = 1\n")
+    eventually(lambda: "has no key 'nonsense'" in "".join(told), "the mistake was told")
+    assert said() == b"bye!!"
+    write(first.server_port, "workers = 2\n")
+    eventually(lambda: "workers needs a restart" in "".join(told), "what cannot change was told")
+    eventually(lambda: said() == b"hello", "the rest took effect")
+    count = "".join(told).count("was read again")
+    process.send_signal(signal.SIGHUP)
+    eventually(lambda: "".join(told).count("was read again") == count + 1, "SIGHUP read it again")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 0
+    for server in (first, second):
+        server.shutdown()
+        server.server_close()
+
+
 class Greeting(http.server.BaseHTTPRequestHandler):
     """Greets."""
 
@@ -208,3 +253,13 @@ class Greeting(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class says so
         """Say nothing."""
+
+
+class Parting(Greeting):
+    """Says goodbye."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "5")
+        self.end_headers()
+        self.wfile.write(b"bye!!")

@@ -11,6 +11,7 @@ Exit codes: 0 done, 1 the answer is no, 2 usage, 3 the registry cannot be reache
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any, Final, NamedTuple, cast
 
 import click
@@ -175,6 +176,10 @@ _SHARED_KEYS: Final = ("registry",)
 _OWN_KEYS: Final = ("log-level",)  # options of `homeport` itself
 _STATIC_COMMANDS: Final = ("sidecar", "run")
 
+CONFIG: Final = "homeport.config"  # where a context keeps the file's path and its signature when it was read,
+_ARGUMENTS: Final = "homeport.arguments"  # the whole command line,
+_REST: Final = "homeport.rest"  # and what of it is the command's
+
 
 class CommandTable(click.Group):
     """The group whose commands are `COMMANDS`."""
@@ -197,12 +202,17 @@ class CommandTable(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             ctx.fail(f"No such command {args[0]!r}.{_did_you_mean(args[0])}")
         name, command, rest = super().resolve_command(ctx, args)
+        ctx.meta[_REST] = tuple(rest)
         if name is not None and command is not None:
             _take_keys(ctx, command, (ctx.default_map or {}).get(name, {}), f"[{name}]")
         return name, command, rest
@@ -249,6 +259,11 @@ def _take_keys(ctx: click.Context, command: click.Command, table: dict[str, Any]
             ctx.fail(f"{where} has no key {key.replace('_', '-')!r}; it may have: {', '.join(known) or 'none'}.")
 
 
+def signature(found: os.stat_result) -> tuple[int, int, int]:
+    """What changes when a file does."""
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 def _load_config(ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:
     if path is None:
         return None
@@ -256,10 +271,12 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: str | None) 
 
     try:
         with open(path, "rb") as file:
+            read = signature(os.fstat(file.fileno()))
             config = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError) as error:
         ctx.fail(f"--config {path}: {error}")
     ctx.default_map = _default_map(ctx, config)
+    ctx.meta[CONFIG] = (path, read)
     return path
 
 
@@ -313,6 +330,22 @@ def _option_names(table: dict[str, Any]) -> dict[str, Any]:
         key.replace("-", "_"): _option_names(value) if isinstance(value, dict) else value
         for key, value in table.items()
     }
+
+
+def reparsed(context: click.Context) -> dict[str, Any]:
+    """The parameters of a command that runs, from the same command line and the file as it is now.
+
+    Raises:
+        click.ClickException: the file has a mistake.
+    """
+    root = context.find_root()
+    fresh = root.command.make_context(
+        root.info_name, list(root.meta[_ARGUMENTS]), auto_envvar_prefix=root.auto_envvar_prefix
+    )
+    rest = list(context.meta[_REST])
+    assert isinstance(fresh.command, CommandTable)
+    fresh.command.resolve_command(fresh, [str(context.info_name), *rest])  # which refuses unknown keys
+    return context.command.make_context(context.info_name, rest, parent=fresh).params
 
 
 @click.group(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})

@@ -41,6 +41,12 @@ class Setup(msgspec.Struct, frozen=True, tag="setup"):
     share: int = 1  # of how many workers this is one
 
 
+class Reconfigure(msgspec.Struct, frozen=True, tag="reconfigure"):
+    """The configuration has changed: this worker's share of it."""
+
+    options: Options
+
+
 class Told(msgspec.Struct, frozen=True, tag="told"):
     """What the registry says of a service, or that it stopped or started saying anything.
 
@@ -125,7 +131,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     metrics: bytes
 
 
-ToWorker = Setup | Told | Routes | Ejected | BeginDrain | Drain | Ask | Stop
+ToWorker = Setup | Reconfigure | Told | Routes | Ejected | BeginDrain | Drain | Ask | Stop
 ToParent = Ready | Subscribe | Unsubscribe | Ejected | Trouble | Drained | Report
 
 

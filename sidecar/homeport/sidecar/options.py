@@ -129,3 +129,4 @@ class Given(TypedDict, total=False):
 
 
 DEFAULT: Final = Options()
+RELOADED: Final = ("static", "passthrough", "limits", "timeouts", "start_traces")  # what can change while it runs

@@ -146,6 +146,39 @@ class Outbound(Listener):
         self.clusters[service] = fixed
         return fixed
 
+    def reconfigure(
+        self, static: Mapping[str, Sequence[str]], passthrough: Sequence[str], bounds: Limits, timeouts: Timeouts
+    ) -> None:
+        """Act on a changed configuration; requests under way end as they began."""
+        self.limits, self.timeouts = bounds, timeouts
+        self._hosts = Hosts(static, passthrough)
+        self._by_host.clear()
+        wanted = {
+            service.lower(): [instance_at(service, address) for address in addresses]
+            for service, addresses in static.items()
+        }
+        waiting: dict[str, list[Waiting]] = {}
+        for service, each in list(self.clusters.items()):
+            each.per_try_s = each.settings.per_try_s or timeouts.first_byte_s
+            if each.fixed != (service in wanted):  # hosts that are passed to come back when somebody asks, if they may
+                waiting[service] = self._waiting.pop(service, [])
+                self._update(each, {})
+                self._forget(service)
+        for service, instances in wanted.items():
+            found = self.clusters.get(service)
+            if found is None:
+                found = self._fix(service, instances)
+                for one in waiting.get(service, ()):
+                    one.cluster = found
+                    one.try_first()
+            else:
+                self._update(found, {instance.key: instance for instance in instances})
+        for service in self._kept:
+            try:
+                self.cluster_of(service)
+            except Refusal as refusal:
+                _log.error("service %r cannot be followed any more: %s", service, refusal.text)
+
     def _made(self, service: str, *, fixed: bool = False) -> Cluster:
         made: Cluster = cluster.Cluster(
             service, self._settings_of(service), fixed=fixed, followed=True, per_try_s=self.timeouts.first_byte_s

@@ -29,7 +29,7 @@ from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.observer import Observer
-from homeport.sidecar.options import DEFAULT, Given, Options
+from homeport.sidecar.options import DEFAULT, RELOADED, Given, Options
 from homeport.sidecar.outbound import Discovery, Outbound, instance_at
 from homeport.sidecar.sockets import address_of, bind
 from homeport.sidecar.tcp import TcpListener
@@ -151,6 +151,21 @@ class Sidecar:
             raise
         self._timer = loop.call_later(fixed.SWEEP_S, self._sweep, loop)
         _log.info("sidecar listens: %s", self.at)
+
+    def reconfigure(self, options: Options) -> None:
+        """Go on with the fields `RELOADED` of these options; all others stay as they are."""
+        changed = {name: getattr(options, name) for name in RELOADED}
+        self.options = options = msgspec.structs.replace(self.options, **changed)
+        for listener in (self.inbound, self.outbound, *self.tcp):
+            if listener is not None:
+                listener.limits, listener.timeouts = options.limits, options.timeouts
+        for proxy in (self.inbound, self.outbound):
+            if proxy is not None:
+                proxy.start_traces = options.start_traces
+        if self.inbound is not None:
+            self.inbound.app.per_try_s = options.timeouts.first_byte_s
+        if self.outbound is not None:
+            self.outbound.reconfigure(options.static, options.passthrough, options.limits, options.timeouts)
 
     async def _recall(self, outbound: Outbound, path: Path) -> None:
         self._last_known = LastKnown(path, outbound.last_known)

@@ -29,6 +29,7 @@ from homeport.sidecar.channel import (
     Drained,
     Ejected,
     Ready,
+    Reconfigure,
     Report,
     Routes,
     Setup,
@@ -226,6 +227,8 @@ class Worker:
                 self._ended()
             case _ if self._sidecar is None:
                 _log.error("the parent said %s before it could be done", type(message).__name__)
+            case Reconfigure(options=options):
+                self._sidecar.reconfigure(options)
             case Ejected():
                 self._agree(self._sidecar, message)
             case BeginDrain():

@@ -27,6 +27,7 @@ from homeport.sidecar.channel import (
     Drained,
     Ejected,
     Ready,
+    Reconfigure,
     Report,
     Routes,
     Setup,
@@ -42,7 +43,7 @@ from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core import sums
 from homeport.sidecar.fan_out import FanOut
 from homeport.sidecar.lifecycle import Registered, serve_app
-from homeport.sidecar.options import DEFAULT, Given, Options
+from homeport.sidecar.options import DEFAULT, RELOADED, Given, Options
 from homeport.sidecar.outbound import Discovery
 from homeport.sidecar.sockets import address_of, bind, dealt
 
@@ -65,6 +66,7 @@ class _Worker:
     def __init__(self, index: int, received: Callable[[_Worker, ToParent], None]) -> None:
         self.index = index
         self.process: asyncio.subprocess.Process | None = None
+        self.options = DEFAULT  # as it was told at its start
         self.ready = asyncio.Event()
         self.gone = asyncio.Event()
         self.drained: asyncio.Future[bool] | None = None
@@ -241,6 +243,7 @@ class Workers:
             raise
         finally:
             theirs.close()
+        worker.options = self.options
         worker.channel.send(
             Setup(self._name, hand, self.options.share(self._count), self._fan_out.documents(), self._count)
         )
@@ -254,6 +257,8 @@ class Workers:
         match message:
             case Ready():
                 worker.ready.set()
+                if worker.options is not self.options:  # they have changed while it started
+                    worker.channel.send(Reconfigure(self.options.share(self._count)))
                 if self._draining:
                     worker.channel.send(BeginDrain())
             case Subscribe(service=service):
@@ -274,6 +279,13 @@ class Workers:
                     report.set_result(message)
 
     # --- the manners of a sidecar -------------------------------------------------------------------------------
+
+    def reconfigure(self, options: Options) -> None:
+        """See `Sidecar.reconfigure`."""
+        self.options = msgspec.structs.replace(self.options, **{name: getattr(options, name) for name in RELOADED})
+        for worker in self._workers:
+            if worker.ready.is_set():
+                worker.channel.send(Reconfigure(self.options.share(self._count)))
 
     def watch_app(self, evidence: Callable[[], None]) -> None:
         """Call `evidence` when requests to the application have failed."""

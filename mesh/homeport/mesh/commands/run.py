@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -21,8 +22,9 @@ from homeport.client import Check, Client, Registration, Unavailable
 from homeport.client.core.model import INTERVAL_S_DEFAULT, INTERVAL_S_MIN, TTL_S_DEFAULT, TTL_S_MAX, TTL_S_MIN, Status
 from homeport.mesh.app import LOCALHOST, App
 from homeport.mesh.commands.options import OFF
+from homeport.mesh.commands.reloading import Reloading
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
-from homeport.mesh.commands.sidecar import Proxy, proxy_options, state_file
+from homeport.mesh.commands.sidecar import Proxy, proxy_options, read_proxy, state_file
 from homeport.sidecar import AppWatch, Sidecar, Workers
 from homeport.sidecar.core.limits import ACTIVE_MAX
 from homeport.sidecar.outbound import TLS_META
@@ -108,6 +110,7 @@ def run(
         state_file=state_file(proxy.state_dir, f"run-{name}-{port}"),
     )
     app = App(command, port, check_path, stop_timeout)
+    context = click.get_current_context()
 
     def register(client: Client, listener: str | None) -> Registration:
         reached_port = port if listener is None else int(listener.rpartition(":")[2])
@@ -145,6 +148,7 @@ def run(
             }
             await app.start(environment(os.environ, port, serving.at, names))
             PassedSignals(app.signal)
+            Reloading(context, read_proxy, proxy, serving).start()
             try:
                 return await _live(app, registration, serving, signals)
             finally:
@@ -158,7 +162,7 @@ def environment(
 ) -> dict[str, str]:
     """What the app finds in its environment: `names` and the sidecar's addresses `at` become HOMEPORT_... variables."""
     env = dict(inherited) | {"PORT": str(port)}
-    env |= {f"HOMEPORT_{key.upper()}": value for key, value in {**names, **at}.items()}
+    env |= {f"HOMEPORT_{re.sub('[^A-Z0-9]', '_', key.upper())}": value for key, value in {**names, **at}.items()}
     if "outbound" in at:
         # Both cases: programs disagree about which one counts. What is on this machine stays out of it.
         bypass = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), LOOPBACK_NAMES]))

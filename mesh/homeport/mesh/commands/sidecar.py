@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
+import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -29,6 +32,7 @@ from homeport.mesh.commands.options import (
     tcp_port,
     tcp_ports,
 )
+from homeport.mesh.commands.reloading import Reloading
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
 from homeport.sidecar import Handover, Limits, Observing, Options, ServerTls, Sidecar, Timeouts, Workers, take_over
 from homeport.sidecar.core.access import LogFormat
@@ -76,49 +80,62 @@ class Proxy:
         return Workers(client, options, count=self.workers, command=command, sockets=sockets)
 
 
+def read_proxy(
+    *,
+    registry: str,
+    outbound: str,
+    inbound: str,
+    admin: str,
+    static: tuple[str, ...],
+    tcp: tuple[str, ...],
+    passthrough: tuple[str, ...],
+    state_dir: Path | None,
+    inbound_tls_cert: Path | None,
+    inbound_tls_key: Path | None,
+    inbound_tls_client_ca: Path | None,
+    workers: int,
+    start_traces: bool,
+    access_log: str | None,
+    access_log_format: LogFormat,
+    tracing: float | None,
+    otlp: str | None,
+    limits: Limits,
+    timeouts: Timeouts,
+    **own: Any,
+) -> Proxy:
+    """What the shared options say; `own` are those of the command itself.
+
+    Raises:
+        click.UsageError: something cannot be.
+    """
+    try:
+        options = Options(
+            outbound=outbound,
+            admin=admin,
+            static=static_services(static),
+            tcp=tcp_ports(tcp),
+            passthrough=passthrough,
+            limits=limits,
+            timeouts=timeouts,
+            start_traces=start_traces,
+            inbound_tls=inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca),
+            observing=observing(access_log, access_log_format, tracing, otlp, own.get("name", "")),
+        )
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+    return Proxy(registry, inbound, state_dir, workers, options)
+
+
+_SHARED: Final = inspect.signature(read_proxy).parameters.keys() - {"own"}  # the names of the shared options
+
+
 def proxy_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `sidecar` and `run` share, which reach the command as one: `proxy`."""
 
     @functools.wraps(command)
-    def made(
-        *,
-        registry: str,
-        outbound: str,
-        inbound: str,
-        admin: str,
-        static: tuple[str, ...],
-        tcp: tuple[str, ...],
-        passthrough: tuple[str, ...],
-        state_dir: Path | None,
-        inbound_tls_cert: Path | None,
-        inbound_tls_key: Path | None,
-        inbound_tls_client_ca: Path | None,
-        workers: int,
-        start_traces: bool,
-        access_log: str | None,
-        access_log_format: LogFormat,
-        tracing: float | None,
-        otlp: str | None,
-        limits: Limits,
-        timeouts: Timeouts,
-        **own: Any,
-    ) -> None:
-        try:
-            options = Options(
-                outbound=outbound,
-                admin=admin,
-                static=static_services(static),
-                tcp=tcp_ports(tcp),
-                passthrough=passthrough,
-                limits=limits,
-                timeouts=timeouts,
-                start_traces=start_traces,
-                inbound_tls=inbound_tls(inbound_tls_cert, inbound_tls_key, inbound_tls_client_ca),
-                observing=observing(access_log, access_log_format, tracing, otlp, own.get("name", "")),
-            )
-        except ValueError as error:
-            raise click.UsageError(f"{error}.") from None
-        command(proxy=Proxy(registry, inbound, state_dir, workers, options), **own)
+    def made(**params: Any) -> None:
+        own = {name: value for name, value in params.items() if name not in _SHARED}
+        command(proxy=read_proxy(**params), **own)
 
     for option in reversed(
         [
@@ -260,7 +277,8 @@ def sidecar(proxy: Proxy, app: str | None, takeover: bool) -> None:
 
     It registers nothing: `homeport run` does, which starts the app too. Prints one line with the addresses once it
     listens. SIGTERM and Ctrl-C let requests in flight finish. With --takeover it gets the listening sockets of a
-    running one, which finishes what it has begun and exits; clients notice nothing.
+    running one, which finishes what it has begun and exits; clients notice nothing. With --config, a changed file takes
+    effect within a second, and on SIGHUP.
     """
     outbound = proxy.options.outbound or OFF
     named = outbound != OFF and not outbound.endswith(":0")  # else there is no telling which one it was before
@@ -282,7 +300,8 @@ def sidecar(proxy: Proxy, app: str | None, takeover: bool) -> None:
                 listeners = dict.fromkeys(["outbound", "inbound", "admin", *options.addresses])
                 where = (f"{listener} {serving.at.get(listener, OFF)}" for listener in listeners)
                 click.echo("  ".join(["homeport: sidecar", *where]))
-                await _serve(serving, signals, state.with_suffix(".socket") if state is not None else None)
+                reloading = Reloading(click.get_current_context(), read_proxy, proxy, serving)
+                await _serve(serving, signals, reloading, state.with_suffix(".socket") if state is not None else None)
         except BaseException:
             if taken is not None:
                 taken.give_up()
@@ -292,8 +311,9 @@ def sidecar(proxy: Proxy, app: str | None, takeover: bool) -> None:
     run_and_exit(work())
 
 
-async def _serve(proxy: Sidecar | Workers, signals: StopSignals, path: Path | None) -> None:
+async def _serve(proxy: Sidecar | Workers, signals: StopSignals, reloading: Reloading, path: Path | None) -> None:
     """Until a signal, which ends all there is to end, or a successor, which leaves time for that."""
+    reloading.start()
     replaced = asyncio.Event()
     handover = Handover(path, lambda: proxy.sockets, replaced.set) if path is not None else None
     if handover is not None:
@@ -301,8 +321,9 @@ async def _serve(proxy: Sidecar | Workers, signals: StopSignals, path: Path | No
             await handover.start()
         except OSError as error:
             log.warning("nobody will be able to take over: %s: %s", path, error)
-    stopping, leaving = asyncio.create_task(signals.next()), asyncio.create_task(replaced.wait())
+    stopping, leaving = asyncio.create_task(_stop(signals, reloading)), asyncio.create_task(replaced.wait())
     await asyncio.wait([stopping, leaving], return_when=asyncio.FIRST_COMPLETED)
+    reloading.stop()
     if handover is not None:
         await handover.close()
     if replaced.is_set():
@@ -311,3 +332,9 @@ async def _serve(proxy: Sidecar | Workers, signals: StopSignals, path: Path | No
     else:
         draining = asyncio.create_task(proxy.drain())
         await asyncio.wait([draining, asyncio.create_task(signals.next())], return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _stop(signals: StopSignals, reloading: Reloading) -> None:
+    """Return at the first signal to stop. With a file, SIGHUP means to read it again, unless a terminal went away."""
+    while await signals.next() == getattr(signal, "SIGHUP", None) and reloading.follows and not os.isatty(0):
+        reloading.reload()
