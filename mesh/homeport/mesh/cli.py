@@ -343,7 +343,7 @@ def reparsed(context: click.Context) -> dict[str, Any]:
         root.info_name, list(root.meta[_ARGUMENTS]), auto_envvar_prefix=root.auto_envvar_prefix
     )
     rest = list(context.meta[_REST])
-    assert isinstance(fresh.command, CommandTable)
+    assert isinstance(fresh.command, click.Group)
     fresh.command.resolve_command(fresh, [str(context.info_name), *rest])  # which refuses unknown keys
     return context.command.make_context(context.info_name, rest, parent=fresh).params
 
