@@ -66,3 +66,48 @@ async def test_a_replica_that_does_not_catch_up_is_passed_over() -> None:
             found = await client.kv.get("a")
         assert found is not None
         assert found.value == b"2"
+
+
+@virtual_time(seed=4)
+async def test_a_registration_leaves_a_replica_that_is_cut_off_and_stays_registered() -> None:
+    etcd = ModelEtcd()
+    cut = ModelLink(etcd, 0.001)
+    two = Replica(ModelLink(etcd, 0.001), 2)
+    async with Replica(cut, 1) as one, two, Client(transport=one.transport) as client:
+        client._transports.append(two.transport)
+        seen: list[int] = []
+        registration = client.register("orders", port=1, ttl_s=3.0, id="o")
+        await registration.start()
+        async with two.client() as other:
+            following = other.subscribe("orders")
+            assert await following.wait_known(5.0)
+            following.listen(lambda _event: seen.append(len(following.instances)))
+            cut.fail(True)
+            await asyncio.sleep(30.0)
+            assert client.link_epoch == 2
+            assert registration.error is None
+            assert [len(following.instances), *seen].count(0) == 0
+            cut.fail(False)
+
+
+@virtual_time(seed=5)
+async def test_without_any_quorum_a_registration_goes_round_and_is_there_when_it_is_back() -> None:
+    etcd = ModelEtcd()
+    links = [ModelLink(etcd, 0.001) for _ in range(2)]
+    async with Replica(links[0], 1) as one, Replica(links[1], 2) as two, Client(transport=one.transport) as client:
+        client._transports.append(two.transport)
+        registration = client.register("orders", port=1, ttl_s=3.0, id="o")
+        await registration.start()
+        for link in links:
+            link.fail(True)
+        await asyncio.sleep(60.0)
+        met = registration.error
+        assert met is not None
+        assert client.link_epoch < 40, "it does not hurry round"
+        for link in links:
+            link.fail(False)
+        await asyncio.sleep(10.0)
+        assert registration.error is None
+        for replica in (one, two):
+            async with replica.client() as other:
+                assert len(await other.resolve("orders")) == 1

@@ -73,7 +73,7 @@ async def test_a_hundred_registrations_of_one_client_renew_in_a_few_calls() -> N
         renewed: list[int] = []
         renew = registry.operations.renew
 
-        def counted(request: Renew, peer: object) -> Renewed:
+        def counted(request: Renew, peer: object) -> object:
             renewed.append(len(request.leases))
             return renew(request, peer)  # type: ignore[arg-type]  # it is a peer
 

@@ -468,6 +468,11 @@ class Client:
         self._linked.clear()
         self._lost.set()
 
+    def go_elsewhere(self, epoch: int, error: HomeportError) -> None:
+        """Give up link number `epoch`, if there are other registries, because of what this one cannot do now."""
+        if len(self._transports) > 1 and self._link is not None and self.link_epoch == epoch:
+            self.closed(error)
+
     # --- the link's life ----------------------------------------------------------------------------------------
 
     async def _run(self) -> None:

@@ -21,6 +21,7 @@ from homeport.client.core.errors import (
     InvalidArgument,
     LeaseGone,
     OutcomeUnknown,
+    ReadOnly,
     RequestError,
 )
 from homeport.client.core.limits import CALL_S, WAIT_APPLIED_S_MAX
@@ -269,6 +270,8 @@ class Registration:
                 self.error = error
                 delay_s = self._period_s()
             except HomeportError as error:
+                if isinstance(error, ReadOnly):
+                    self._client.go_elsewhere(tried, error)
                 self.error = error
                 level = logging.ERROR if isinstance(error, RequestError) else logging.WARNING
                 _log.log(level, "%s could not be kept registered: %s", self.instance.id, error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -100,6 +100,7 @@ from homeport.registry.doubts import Doubts
 from homeport.registry.peers import Peer, Peers
 from homeport.registry.queries import Queries
 from homeport.registry.sessions import Sessions
+from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import lease_put
 from homeport.registry.transfers import Transfers
@@ -268,7 +269,9 @@ class Operations:
         for _ in range(_RACES_MAX):
             standing = self._standing(key)
             if standing is not None and standing.lease == request.lease and self._says_the_same(standing, instance):
-                if self._nothing_to_clear(instance) and (not standing.lease or self.store.lease_renew(standing.lease)):
+                if self._nothing_to_clear(instance) and (
+                    not standing.lease or await ttl_s(self.store.lease_renew(standing.lease))
+                ):
                     await self.store.barrier()
                     return self._registered(peer, instance, standing.lease, standing.create_revision)
                 # Whoever set the state since meant it, and its owner has another call to say otherwise.
@@ -390,14 +393,21 @@ class Operations:
                 ops.append(Delete(record.key))
         return ops
 
-    def renew(self, request: Renew, _peer: Peer) -> Renewed:
+    def renew(self, request: Renew, _peer: Peer) -> Renewed | Coroutine[Any, Any, Renewed]:
         if len(request.leases) > RENEW_LEASES_MAX:
             raise LimitExceeded(
                 f"{len(request.leases)} leases in one renewal; allowed: {RENEW_LEASES_MAX}",
                 limit="RENEW_LEASES_MAX",
                 allowed=RENEW_LEASES_MAX,
             )
-        return Renewed(tuple(map(self.store.lease_renew, request.leases)))
+        renewed = list(map(self.store.lease_renew, request.leases))
+        known = tuple([one for one in renewed if not isinstance(one, asyncio.Future)])
+        return Renewed(known) if len(known) == len(renewed) else self._renewed(renewed)
+
+    async def _renewed(self, renewed: list[float | asyncio.Future[float]]) -> Renewed:
+        """Leases were moved here: whoever asks another replica next shall find one that knows of it."""
+        ttls_s = await asyncio.gather(*map(ttl_s, renewed))
+        return Renewed(tuple(ttls_s), self.store.mvcc.revision)
 
     async def deregister(self, request: Deregister, peer: Peer) -> Done:
         key = (request.node or self.node, request.id)
@@ -454,7 +464,7 @@ class Operations:
             )
         record = wire.encode(CheckRecord(request.status, capped(request.output)))
         old = self._records(key).get(check.name)
-        if old is not None and self.store.lease_renew(old.lease) and old.value == record:
+        if old is not None and await ttl_s(self.store.lease_renew(old.lease)) and old.value == record:
             await self.store.barrier()
             return Done(False, self.store.mvcc.revision)
         ops = self._ttl_check(standing.instance, check.name, record)

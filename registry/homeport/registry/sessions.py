@@ -25,6 +25,7 @@ from homeport.registry.core.overlay import Overlay
 from homeport.registry.core.sessions import Delay, Session
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.user_keys import KeyDetails
+from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import lease_put
 
@@ -109,10 +110,14 @@ class Sessions:
     def find(self, session_id: str) -> Session | None:
         return sessions.load(self._store.mvcc, session_id)
 
-    def renew(self, session_id: str) -> Session | None:
-        """Start a session's time anew; None if it is gone."""
+    async def renew(self, session_id: str) -> Session | None:
+        """Start a session's time anew; None if it is gone.
+
+        Raises:
+            ReadOnly: this replica cannot say for how long it lives.
+        """
         session = self.find(session_id)
-        return session if session and self._store.lease_renew(session.lease) else None
+        return session if session and await ttl_s(self._store.lease_renew(session.lease)) else None
 
     async def destroy(self, session_id: str) -> None:
         """End a session and see to its keys before returning; one that is gone is left so.

@@ -16,6 +16,7 @@ from homeport.mesh.testing import run_virtual, running_loop, virtual_time
 from homeport.registry.core import keys
 from homeport.registry.core.leases import TICK_S
 from homeport.registry.core.txn import Compare, Delete, EndLease, Put, Range, RangeResult, Txn
+from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.etcd import EtcdStore
 from tests.registry.store.model_etcd import ModelEtcd, ModelLink
@@ -27,9 +28,11 @@ QUIET_S = 12.0  # longer than a membership lives
 class Replica:
     """A store and its way to etcd."""
 
-    def __init__(self, etcd: ModelEtcd, seed: int, prefix: bytes = b"/homeport/") -> None:
+    def __init__(
+        self, etcd: ModelEtcd, seed: int, prefix: bytes = b"/homeport/", now: Callable[[], float] | None = None
+    ) -> None:
         self.link = ModelLink(etcd, LATENCY_S)
-        self.store = EtcdStore(self.link, now=running_loop().time, rng=random.Random(seed), prefix=prefix)
+        self.store = EtcdStore(self.link, now=now or running_loop().time, rng=random.Random(seed), prefix=prefix)
 
     async def put(self, key: bytes, value: bytes = b"", lease: int = 0) -> int:
         return (await self.store.commit(Txn(then=(Put(key, value, lease),)))).revision
@@ -42,6 +45,9 @@ class Replica:
         lease = self.store.new_lease()
         await self.store.lease_grant(ttl_s, lease)
         return lease
+
+    async def renew(self, lease: int) -> float:
+        return await ttl_s(self.store.lease_renew(lease))
 
     async def die(self) -> None:
         """Without a word: nothing of it reaches etcd any more."""
@@ -178,7 +184,7 @@ async def test_renewals_write_nothing_until_another_replica_hears_one() -> None:
         assert one.store.mvcc.revision == revision
         for _ in range(10):
             await asyncio.sleep(3.0)
-            assert two.store.lease_renew(lease) == 10.0
+            assert await two.renew(lease) == 10.0
         await same(one, two)
         assert one.store.mvcc.revision == revision + 1, "one write for the failover"
         assert (one.store.numbers()["leases_owned"], two.store.numbers()["leases_owned"]) == (0, 1)
@@ -263,7 +269,7 @@ async def test_a_replica_that_is_cut_off_says_so_before_its_leases_are_given_awa
         await until(lambda: not one.store.read_only)
         await one.store.barrier()
         assert (one.store.numbers()["leases_owned"], two.store.numbers()["leases_owned"]) == (0, 1)
-        assert one.store.lease_renew(lease) == 30.0
+        assert await one.renew(lease) == 30.0
 
 
 @virtual_time(seed=12)
@@ -344,7 +350,7 @@ async def test_the_owner_of_a_lease_is_written_beside_it() -> None:
         await two.store.barrier()
         kv = two.store.mvcc.get(keys.lease(lease))
         assert kv is not None
-        assert wire.decode(LeaseRecord, kv.value) == LeaseRecord(5.0, one.store.replica)
+        assert wire.decode(LeaseRecord, kv.value) == LeaseRecord(5.0, one.store.ownership.replica)
 
 
 @pytest.mark.parametrize("seed", range(8))

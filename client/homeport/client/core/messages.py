@@ -94,9 +94,13 @@ class Register(Request[Registered], frozen=True, omit_defaults=True):
 
 
 class Renewed(_Answer, frozen=True, omit_defaults=True):
-    """Per lease asked for, in that order, its TTL in seconds, or 0.0 if it is gone."""
+    """Per lease asked for, in that order, its TTL in seconds, or 0.0 if it is gone.
+
+    `revision` is that of the store, if one of them was another replica's until now; else 0.
+    """
 
     ttls_s: tuple[float, ...]
+    revision: int = 0
 
 
 class Renew(Request[Renewed], frozen=True, omit_defaults=True):

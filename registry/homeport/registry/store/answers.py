@@ -1,4 +1,4 @@
-"""Telling whoever waits for a transaction how it ended, once, and if they still want to know."""
+"""Telling whoever waits how it ended, once, if they still want to know; and waiting for what may be known already."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ def succeed(reply: Reply, result: TxnResult) -> None:
         reply.set_result(result)
 
 
-def fail(reply: Reply, error: HomeportError) -> None:
+def fail(reply: Reply | asyncio.Future[float], error: HomeportError) -> None:
     if not reply.done():
         reply.set_exception(error)
         if isinstance(reply, asyncio.Future):
             reply.exception()  # who asked may have gone; then nobody need be warned
+
+
+async def ttl_s(renewed: float | asyncio.Future[float]) -> float:
+    """What `lease_renew` returned, once it is known."""
+    return await renewed if isinstance(renewed, asyncio.Future) else renewed

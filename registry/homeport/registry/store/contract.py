@@ -48,7 +48,7 @@ class LeaseListener(Protocol):
         ...
 
     def renewed(self, lease: int, /) -> None:
-        """One that was overdue has been renewed after all."""
+        """One that was overdue has been renewed after all, or lives on by another replica's clock."""
         ...
 
 
@@ -141,12 +141,19 @@ class Store(Protocol):
         """Draw a lease id that is not in use, to be written by the caller's own transaction."""
         ...
 
-    def lease_renew(self, lease: int) -> float:
+    def lease_renew(self, lease: int) -> float | Future[float]:
         """Start the lease's TTL anew and return it in seconds, 0.0 if it is gone. Writes nothing, O(1).
+
+        Over a shared backend the first renewal that a replica hears of another's lease is a write, and its answer a
+        future; so is a refusal. `answers.ttl_s` waits for either.
 
         A lease never ends before its TTL after the last renewal received, and no later than its TTL plus one tick
         (250 ms) of a live process; a stalled process extends all leases by the stall. After a restart every
         surviving lease has its full TTL again.
+
+        Raises:
+            ReadOnly: from the future: this replica cannot say for how long the lease lives; another may.
+            OutcomeUnknown: from the future: nobody knows whether the lease lives longer now.
         """
         ...
 

@@ -8,10 +8,8 @@ arrived meanwhile, so their order is that of the calls.
 
 Under the prefix (`store/etcd_batches.py`), `i/id` names the store, and its creation is revision 1. `i/last` is put by
 every batch, so that a linearizable read of it tells how far a mirror must have come, and its value which batch it was:
-an answer that got lost is found in the mirror. `i/m/<replica>` says who lives, on the one lease of etcd.
-
-Leases are ours (`core/leases.py`): `l/<lease>` names the replica that runs its clock. A renewal that another one hears
-takes the lease over; when a replica dies, the others share its leases by rendezvous hashing, each with its full TTL.
+an answer that got lost is found in the mirror. `i/m/<replica>` says who lives. Leases are ours, run by one replica each
+(`store/etcd_ownership.py`).
 """
 
 from __future__ import annotations
@@ -22,32 +20,29 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-import msgspec
-
 from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import (
     Closed,
     HomeportError,
-    LimitExceeded,
     OutcomeUnknown,
     ReadOnly,
 )
 from homeport.client.core.model import KeyValue, validate_ttl
 from homeport.registry.core import keys
 from homeport.registry.core.head import Head
-from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
+from homeport.registry.core.limits import TXN_OPS_MAX
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
-from homeport.registry.core.optimistic import rendezvous, stamped
-from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
+from homeport.registry.core.optimistic import stamped
+from homeport.registry.core.txn import Change, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher, WatchHub
 from homeport.registry.store.answers import fail, succeed
 from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
-from homeport.registry.store.etcd_batches import TRIES_MAX, WRITES_OF_ONE_MAX, Batch, Batches, Layout, Waiting
+from homeport.registry.store.etcd_batches import TRIES_MAX, Batch, Batches, Layout, Waiting
 from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
+from homeport.registry.store.etcd_ownership import Ownership
 from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
 from homeport.registry.store.journal import write_backup
-from homeport.registry.store.lease_clock import LeaseClock
 
 _log = logging.getLogger("homeport.registry.store")
 
@@ -55,8 +50,6 @@ _PAGE: Final = 1000  # keys read at once while the mirror is filled
 _UNKNOWN_S: Final = 5.0  # how long an answer is looked for before its callers are told that nobody knows
 _START_S: Final = 10.0  # how long a start looks for a member that answers
 _RETRY_S: Final = 0.2  # between attempts on a cluster that does not answer
-_MEMBER_TTL_S: Final = 10  # a replica that says nothing for so long is dead to the others
-_SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
 
 
 class EtcdStore:
@@ -75,26 +68,20 @@ class EtcdStore:
         self._now = now
         self._rng = rng
         self._layout = Layout(prefix)
-        self.replica = f"{rng.randrange(1 << 64):016x}"
+        self._name = f"{rng.randrange(1 << 64):016x}"
         self.store_id = ""
         self.read_only: str | None = None
         self._reached = 0  # etcd's revision that the mirror shows
         self._last_mod = 0  # of `i/last`, as the mirror has it
         self._mine: dict[bytes, int] = {}  # batches of ours that the mirror has seen, by name; emptied by the writer
         self._reaching: list[tuple[int, asyncio.Future[None]]] = []
-        self._members: dict[str, None] = {}
-        self._owners: dict[int, str] = {}  # of every lease that stands
-        self._waiting = Batches(self._layout, self.replica)
+        self.ownership = Ownership(self, cluster, self._layout, name=self._name, now=now, rng=rng, lost=self._fail)
+        self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica)
         self._wanted = asyncio.Event()
         self._commits = 0
         self._conflicts = 0
         self._resyncs = 0
         self._listeners: list[Listener] = []
-        self._leases = LeaseClock(
-            now=now, standing=self._standing_lease, end=self._end_lease, writable=lambda: self.read_only is None
-        )
-        self._membership = 0  # our etcd lease
-        self._charges: list[Callable[[], None]] = []
         self._cut_off: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -140,18 +127,14 @@ class EtcdStore:
             mvcc.load(entries, newest, newest)
         self._adopt(mvcc)
         self._reached = revision
-        self._members = dict.fromkeys(members)
-        await self._join()
+        await self.ownership.join()
         self._loop = loop = asyncio.get_running_loop()
-        for lease, record in self._records():
-            self._owners[lease] = record.owner
-        self._leases.start()
-        for job, name in ((self._follow, "mirror"), (self._write, "writer"), (self._stay, "membership")):
+        self.ownership.start(members)
+        for job, name in ((self._follow, "mirror"), (self._write, "writer"), (self.ownership.stay, "membership")):
             task = loop.create_task(job(), name=f"homeport etcd {name}")
             task.add_done_callback(self._task_ended)
             self._tasks.append(task)
         self._note_age()
-        self._sweep()
 
     async def _identity(self) -> Stored:
         for _ in range(TRIES_MAX):
@@ -195,7 +178,7 @@ class EtcdStore:
             with suppress(HomeportError):
                 await self.commit(Txn())  # when it is answered, all before it are
         self._loop = None
-        self._leases.stop()
+        self.ownership.stop()
         for timer in self._timers.values():
             timer.cancel()
         for task in self._tasks:
@@ -203,10 +186,7 @@ class EtcdStore:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for waiting in self._waiting.queue:
             fail(waiting.reply, Closed("the store was closed; nothing was written"))
-        try:
-            await self._cluster.revoke(self._membership)  # so that the others take over at once
-        except HomeportError as error:
-            _log.info("the replicas are left without a word: %s", error)
+        await self.ownership.leave()
         await self._cluster.close()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
@@ -242,29 +222,25 @@ class EtcdStore:
                     changes.append(Change(name, None if stored is None else self._layout.decoded(stored), prev))
             elif key == self._layout.last and stored is not None:
                 self._last_mod = stored.mod_revision
-                if stored.value.startswith(self.replica.encode()):
+                if stored.value.startswith(self._name.encode()):
                     self._mine[stored.value] = revision
             elif key.startswith(self._layout.members):
                 member = key.removeprefix(self._layout.members).decode()
-                moved = moved or (member in self._members) != (stored is not None)
-                if stored is not None:
-                    self._members[member] = None
-                else:
-                    self._members.pop(member, None)
+                moved = self.ownership.member_seen(member, stored is not None) or moved
         self._reached = revision
         if changes:
             changes.sort(key=lambda change: change.key)
             self._advance(revision - self._layout.base, tuple(changes))
         self._tell_reached()
         if moved:
-            self._members_changed()
+            self.ownership.members_changed()
 
     def _advance(self, revision: int, changes: tuple[Change, ...]) -> None:
         """A revision is durable: everyone may see it now."""
         self.mvcc.apply(revision, changes)
         for change in changes:
             if change.key.startswith(keys.LEASES):
-                self._lease_changed(change)
+                self.ownership.changed(change)
         for listener in self._listeners:
             listener(revision, changes)
         self._hub.publish(revision, changes)
@@ -285,13 +261,12 @@ class EtcdStore:
         changes = [Change(key, None, self.mvcc.get(key)) for key in gone]
         changes += [Change(key, kv, prev) for key, kv in now.items() if (prev := self.mvcc.get(key)) != kv]
         changes.sort(key=lambda change: change.key)
-        self._members = dict.fromkeys(members)
         self._reached = revision
         if changes:
             self._advance(revision - self._layout.base, tuple(changes))
             self.mvcc.compact(revision - self._layout.base)  # who resumes in between is told that it is lost
         self._tell_reached()
-        self._members_changed()
+        self.ownership.members_are(members)
 
     def _tell_reached(self) -> None:
         if self._reaching:
@@ -417,11 +392,13 @@ class EtcdStore:
             try:
                 async with asyncio.timeout(_UNKNOWN_S):
                     await self._catch_up()
-                break
+                if self.ownership.promising:
+                    break
             except (Unreachable, Refused, TimeoutError):
-                await asyncio.sleep(_RETRY_S)
+                pass
+            await asyncio.sleep(_RETRY_S)
         self._mine.clear()
-        self._leases.resume_all()
+        self.ownership.clock.resume_all()
         self.read_only = None
         _log.warning("writing goes on")
 
@@ -468,141 +445,35 @@ class EtcdStore:
     # --- leases -------------------------------------------------------------------------------------------------
 
     def new_lease(self) -> int:
-        if len(self._owners) >= LEASES_MAX:
-            raise LimitExceeded(f"there are {LEASES_MAX} leases already", limit="LEASES_MAX", allowed=LEASES_MAX)
-        while True:
-            lease = self._rng.randrange((1 << 63) - 1) + 1
-            if lease not in self._owners:
-                return lease
+        return self.ownership.new_lease()
 
     def lease_grant(self, ttl_s: float, lease: int = 0) -> asyncio.Future[TxnResult]:
         validate_ttl("ttl_s", ttl_s)
         put = Put(keys.lease(lease or self.new_lease()), wire.encode(LeaseRecord(ttl_s)))
         return self.commit(Txn(then=(put,)))
 
-    def lease_renew(self, lease: int) -> float:
-        if lease in self._leases:
-            return self._leases.renew(lease)
-        record = self.mvcc.get(keys.lease(lease))
-        return 0.0 if record is None else self._take_over(lease, record)
+    def lease_renew(self, lease: int) -> float | asyncio.Future[float]:
+        if self._loop is None:
+            raise Closed("the store is not running")
+        return self.ownership.renew(lease)
 
     def lease_revoke(self, lease: int) -> asyncio.Future[TxnResult]:
         return self.commit(Txn(then=(EndLease(lease),)))
 
     def lease_remaining_s(self, lease: int) -> float | None:
-        if lease in self._leases:
-            return self._leases.remaining_s(lease)
-        record = self.mvcc.get(keys.lease(lease))  # another replica runs its clock: it has this much at the most
-        return None if record is None else wire.decode(LeaseRecord, record.value).ttl_s
+        return self.ownership.remaining_s(lease)
 
     def leases(self) -> list[int]:
-        return list(self._owners)
+        return self.ownership.leases()
 
     def listen_leases(self, listener: LeaseListener) -> None:
-        self._leases.listen(listener)
-
-    def _records(self) -> list[tuple[int, LeaseRecord]]:
-        found = map(self.mvcc.get, self.mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES)))
-        return [(keys.lease_number(kv.key), wire.decode(LeaseRecord, kv.value)) for kv in found if kv is not None]
-
-    def _lease_changed(self, change: Change) -> None:
-        lease = keys.lease_number(change.key)
-        if change.kv is None:
-            self._owners.pop(lease, None)
-            self._leases.ended(lease)
-            return
-        record = wire.decode(LeaseRecord, change.kv.value)
-        before = wire.decode(LeaseRecord, change.prev.value) if change.prev is not None else None
-        self._owners[lease] = record.owner
-        if record.owner != self.replica:
-            self._leases.ended(lease)
-        elif before is not None and record.attached > before.attached and lease in self._leases:
-            pass  # a key was put on it; its clock goes on
-        elif before is not None and before.owner != self.replica and lease in self._leases:
-            pass  # it was taken over when its renewal was heard
-        else:
-            self._leases.granted(lease, record.ttl_s)
-
-    def _take_over(self, lease: int, record: KeyValue) -> float:
-        """Run the clock of a lease that another replica owned; return its TTL, 0.0 if nothing can be written."""
-        ttl_s = wire.decode(LeaseRecord, record.value).ttl_s
-        if self.read_only is not None:
-            return ttl_s  # its owner, or whoever adopts it, will hear of the next one
-        old = wire.decode(LeaseRecord, record.value)
-        mine = wire.encode(msgspec.structs.replace(old, owner=self.replica))
-        same = Compare(record.key, "mod", "=", record.mod_revision)
-        self._leases.granted(lease, ttl_s)
-        self.commit(Txn((same,), (Put(record.key, mine),))).add_done_callback(lambda _done: self._taken_over(lease))
-        return ttl_s
-
-    def _taken_over(self, lease: int) -> None:
-        if self._owners.get(lease) != self.replica:
-            self._leases.ended(lease)  # it has ended, or its record changed: the next renewal tries again
-
-    def _standing_lease(self, lease: int) -> KeyValue | None:
-        return self.mvcc.get(keys.lease(lease)) if self._owners.get(lease) == self.replica else None
-
-    def _end_lease(self, lease: int, record: KeyValue) -> None:
-        txn = Txn((Compare(record.key, "mod", "=", record.mod_revision),), (EndLease(lease),))
-        self.commit(txn, ops_max=WRITES_OF_ONE_MAX).add_done_callback(lambda _done: self._not_ended(lease))
-
-    def _not_ended(self, lease: int) -> None:
-        """If a key was put on it at the last moment, it is due again; if it is gone there is nothing to do."""
-        if lease in self._owners and lease in self._leases:
-            self._leases.resume(lease)
-
-    # --- the replicas -------------------------------------------------------------------------------------------
-
-    async def _join(self) -> None:
-        self._membership = await self._cluster.grant(_MEMBER_TTL_S)
-        key = self._layout.members + self.replica.encode()
-        await self._cluster.txn([], [Write(key, b"", self._membership)], key)
-        self._members[self.replica] = None
-
-    async def _stay(self) -> None:
-        """Keep the membership alive, for ever; without it for half its TTL, nothing is written here any more."""
-        loop = asyncio.get_running_loop()
-        heard = loop.time()
-        while True:
-            await asyncio.sleep(_MEMBER_TTL_S / 5)
-            try:
-                async with asyncio.timeout(_MEMBER_TTL_S / 5):
-                    if not await self._cluster.keep_alive(self._membership):
-                        await self._join()
-                heard = loop.time()
-            except (Unreachable, Refused, TimeoutError) as error:
-                if loop.time() - heard >= _MEMBER_TTL_S / 2:
-                    self._fail(f"no etcd quorum answers: {str(error) or 'timeout'}")
-
-    def _sweep(self) -> None:
-        assert self._loop is not None
-        self._adopt_orphans()
-        self._timers["sweep"] = self._loop.call_later(_SWEEP_S, self._sweep)
-
-    def _adopt_orphans(self) -> None:
-        """Take over those leases of dead replicas that fall to this one."""
-        if self.read_only is not None or self._loop is None or self.replica not in self._members:
-            return
-        alive = list(self._members)
-        for lease, owner in tuple(self._owners.items()):
-            if owner not in self._members and lease not in self._leases:
-                record = self.mvcc.get(keys.lease(lease))
-                if record is not None and rendezvous(record.key, alive) == self.replica:
-                    self._take_over(lease, record)
+        self.ownership.clock.listen(listener)
 
     def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
-        owner = self._owners.get(lease, "") if local else ""
-        if owner in self._members:
-            return owner == self.replica
-        return self.replica in self._members and rendezvous(name, list(self._members)) == self.replica
+        return self.ownership.in_charge(name, lease, local)
 
     def listen_charges(self, listener: Callable[[], None]) -> None:
-        self._charges.append(listener)
-
-    def _members_changed(self) -> None:
-        self._adopt_orphans()
-        for listener in self._charges:
-            listener()
+        self.ownership.listen_charges(listener)
 
     def numbers(self) -> dict[str, int]:
         return {
@@ -612,13 +483,11 @@ class EtcdStore:
             "history_revisions": self.mvcc.history_length(),
             "keys": len(self.mvcc),
             "value_bytes": self.mvcc.value_bytes,
-            "leases": len(self._owners),
-            "leases_owned": len(self._leases),
             "watchers": self._hub.watchers,
             "commits": self._commits,
             "read_only": int(self.read_only is not None),
-            "loop_late_max_us": int(self._leases.late_s_max * 1e6),
-            "replicas": len(self._members),
+            "loop_late_max_us": int(self.ownership.clock.late_s_max * 1e6),
+            **self.ownership.numbers(),
             "etcd_batches": self._waiting.made,
             "etcd_conflicts": self._conflicts,
             "etcd_resyncs": self._resyncs,

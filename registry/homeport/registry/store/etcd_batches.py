@@ -7,6 +7,7 @@ The store's revisions count from the one that created its name, so they are etcd
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -101,12 +102,14 @@ class Batches:
     """The queue of transactions that wait, and what is made of its front.
 
     Args:
-        replica: who writes; leases that are granted here are its own.
+        name: who writes.
+        owner: says whose the leases are that are granted here.
     """
 
-    def __init__(self, layout: Layout, replica: str) -> None:
+    def __init__(self, layout: Layout, name: str, owner: Callable[[], str]) -> None:
         self._layout = layout
-        self._replica = replica
+        self._name = name
+        self._owner = owner
         self.queue: deque[Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self.made = 0
 
@@ -154,7 +157,7 @@ class Batches:
             batch.guards = [self._layout.guard(key, mod) for key, mod in seen.items()]
         if batch.writes:
             self.made += 1
-            batch.name = f"{self._replica}/{self.made}".encode()
+            batch.name = f"{self._name}/{self.made}".encode()
             batch.writes.append(Write(self._layout.last, batch.name))
         return batch
 
@@ -181,7 +184,7 @@ class Batches:
             if change.key.startswith(keys.LEASES):
                 record = wire.decode(LeaseRecord, kv.value)
                 if not record.owner:
-                    value = wire.encode(msgspec.structs.replace(record, owner=self._replica))
+                    value = wire.encode(msgspec.structs.replace(record, owner=self._owner()))
             elif kv.lease and (change.prev is None or change.prev.lease != kv.lease):
                 attached[kv.lease] = None
             writes[change.key] = self._layout.write(change.key, value, kv.lease)

@@ -66,26 +66,35 @@ class LeaseClock:
         return lease in self._table
 
     def clear(self) -> None:
-        """Begin anew, with no leases."""
+        """Begin anew, with no leases: whatever stands is granted again, here or elsewhere."""
         self._table = LeaseTable(self._now())
-        self._overdue.clear()
+        for lease in tuple(self._overdue):
+            self._not_overdue(lease)
 
     def granted(self, lease: int, ttl_s: float) -> None:
         """A lease begins, or begins anew, now."""
         self._table.grant(self._now(), lease, ttl_s)
 
     def ended(self, lease: int) -> None:
-        """A lease is gone, or is another clock's."""
+        """A lease is gone."""
         self._table.end(lease)
         self._overdue.pop(lease, None)
 
+    def handed_over(self, lease: int) -> None:
+        """A lease is another clock's now: that it was overdue by this one means nothing any more."""
+        self._table.end(lease)
+        self._not_overdue(lease)
+
     def renew(self, lease: int) -> float:
         """Start its TTL anew and return it in seconds, 0.0 if it is not here."""
+        self._not_overdue(lease)
+        return self._table.renew(self._now(), lease)
+
+    def _not_overdue(self, lease: int) -> None:
         if lease in self._overdue:
             del self._overdue[lease]
             for listener in self._listeners:
                 listener.renewed(lease)
-        return self._table.renew(self._now(), lease)
 
     def remaining_s(self, lease: int) -> float | None:
         return self._table.remaining_s(self._now(), lease)

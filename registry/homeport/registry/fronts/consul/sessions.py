@@ -61,9 +61,9 @@ async def destroy(call: Call) -> Answer:
     return YES
 
 
-def renew(call: Call) -> Answer:
+async def renew(call: Call) -> Answer:
     """Start a session's TTL anew."""
-    session = call.agent.sessions.renew(call.name)
+    session = await call.agent.sessions.renew(call.name)
     if session is None:
         raise Refusal(404, f"Session id {call.name!r} not found")
     return Answer(body=bodies.encode([_shown(call.agent, session)]))

@@ -1,0 +1,317 @@
+"""Which replicas live, and which of them runs the clock of which lease.
+
+A replica lives under a name that hangs on the one lease of etcd, and under another whenever it has to join anew: so
+nothing that it owned before is still its own when others may have taken it over.
+
+`l/<lease>` names the owner. Renewals that the owner hears write nothing. One that another replica hears takes the lease
+over, and is answered when that is written. When a replica is gone, the others share its leases by rendezvous hashing,
+each with its full TTL. etcd lets go of a name `MEMBER_TTL_S` after it last heard of it at the earliest; an owner
+promises nothing any more half that time after it last asked, and so never while another may have taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from math import inf
+from typing import Final, Protocol
+
+import msgspec
+
+from homeport.client.core import wire
+from homeport.client.core.backoff import Rng
+from homeport.client.core.errors import Busy, HomeportError, LimitExceeded, ReadOnly
+from homeport.client.core.model import KeyValue
+from homeport.registry.core import keys
+from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
+from homeport.registry.core.mvcc import Mvcc
+from homeport.registry.core.optimistic import rendezvous
+from homeport.registry.core.txn import Change, Compare, EndLease, Put, Txn, TxnResult
+from homeport.registry.store.answers import fail
+from homeport.registry.store.contract import LeaseRecord
+from homeport.registry.store.etcd_batches import TRIES_MAX, WRITES_OF_ONE_MAX, Layout
+from homeport.registry.store.etcd_cluster import EtcdCluster, Refused, Unreachable, Write
+from homeport.registry.store.lease_clock import LeaseClock
+
+_log = logging.getLogger("homeport.registry.store")
+
+MEMBER_TTL_S: Final = 10  # a replica that says nothing for so long is dead to the others
+PROMISE_S: Final = MEMBER_TTL_S / 2  # half for the owner's promise, half for all that clocks and pauses may be off
+_STAY_S: Final = 1.25  # between two words to etcd: one call that is not answered, and another, fit into the promise
+_RETRY_S: Final = 0.2  # after one that failed
+_SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
+
+
+class Deciding(Protocol):
+    """What is needed of the store."""
+
+    @property
+    def mvcc(self) -> Mvcc: ...
+    @property
+    def read_only(self) -> str | None: ...
+    def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]: ...
+
+
+class Ownership:
+    """The replicas and the owners of leases, as the mirror shows them; told of what changes there.
+
+    Args:
+        name: this process's, that no other has.
+        lost: told when nothing may be promised any more, and why.
+    """
+
+    def __init__(
+        self,
+        store: Deciding,
+        cluster: EtcdCluster,
+        layout: Layout,
+        *,
+        name: str,
+        now: Callable[[], float],
+        rng: Rng,
+        lost: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._layout = layout
+        self._name = name
+        self._now = now
+        self._rng = rng
+        self._lost = lost
+        self.replica = ""  # what this one is called as long as its membership lasts
+        self._joined = 0
+        self._membership = 0  # our etcd lease
+        self._promised_until = -inf
+        self._members: dict[str, None] = {}
+        self._owners: dict[int, str] = {}  # of every lease that stands
+        self._taking: dict[int, asyncio.Task[float]] = {}  # take-overs under way, because a renewal was heard
+        self._adopting: dict[int, None] = {}  # and because the owner is gone
+        self._charges: list[Callable[[], None]] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.clock = LeaseClock(
+            now=now, standing=self._standing, end=self._end, writable=lambda: store.read_only is None
+        )
+
+    # --- the replicas -------------------------------------------------------------------------------------------
+
+    async def join(self) -> None:
+        """Live, under a name that was never used."""
+        asked = self._now()
+        membership = await self._cluster.grant(MEMBER_TTL_S)
+        self._joined += 1
+        replica = f"{self._name}.{self._joined}"
+        key = self._layout.members + replica.encode()
+        await self._cluster.txn([], [Write(key, b"", membership)], key)
+        self._membership = membership
+        self.replica = replica
+        self._members[replica] = None
+        self._heard(asked)
+
+    def start(self, members: list[str]) -> None:
+        """Look after what the mirror holds now; `join` came before."""
+        self._loop = asyncio.get_running_loop()
+        self._members |= dict.fromkeys(members)
+        for kv in map(self._store.mvcc.get, self._store.mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES))):
+            assert kv is not None
+            self._owners[keys.lease_number(kv.key)] = wire.decode(LeaseRecord, kv.value).owner
+        self.clock.start()
+        self._watch_promise()
+        self._sweep()
+
+    def stop(self) -> None:
+        self._loop = None
+        self._promised_until = -inf
+        self.clock.stop()
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._taking.values():
+            task.cancel()
+
+    async def leave(self) -> None:
+        """Say goodbye, so that the others take over at once."""
+        try:
+            await self._cluster.revoke(self._membership)
+        except HomeportError as error:
+            _log.info("the replicas are left without a word: %s", error)
+
+    async def stay(self) -> None:
+        """Keep the membership alive, for ever."""
+        told = True
+        while True:
+            await asyncio.sleep(_STAY_S if told else _RETRY_S)
+            told = await self._say_so()
+
+    async def _say_so(self) -> bool:
+        asked = self._now()
+        try:
+            if await self._cluster.keep_alive(self._membership):
+                self._heard(asked)
+                return True
+            # etcd has let go of us: others take over what was ours, and do so under our eyes.
+            await self.join()
+        except (Unreachable, Refused) as error:
+            _log.info("etcd was not told that this replica lives: %s", error)
+            return False
+        self.clock.clear()
+        self.members_changed()
+        return True
+
+    @property
+    def promising(self) -> bool:
+        """Whether nobody can have taken over what is owned here."""
+        return self._now() < self._promised_until
+
+    def _heard(self, asked: float) -> None:
+        self._promised_until = max(self._promised_until, asked + PROMISE_S)
+
+    def _watch_promise(self) -> None:
+        assert self._loop is not None
+        left_s = self._promised_until - self._now()
+        if left_s <= 0.0:
+            self._lost("no etcd quorum answers")
+        self._timers["promise"] = self._loop.call_later(left_s if left_s > 0.0 else _RETRY_S, self._watch_promise)
+
+    def member_seen(self, member: str, lives: bool) -> bool:
+        """The mirror shows a replica, or that it is gone; return whether that was not known."""
+        new = (member in self._members) != lives
+        if lives:
+            self._members[member] = None
+        else:
+            self._members.pop(member, None)
+        return new
+
+    def members_are(self, members: list[str]) -> None:
+        self._members = dict.fromkeys(members)
+        self.members_changed()
+
+    def members_changed(self) -> None:
+        self._adopt_orphans()
+        for listener in self._charges:
+            listener()
+
+    def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
+        owner = self._owners.get(lease, "") if local else ""
+        if owner in self._members:
+            return owner == self.replica
+        return self.replica in self._members and rendezvous(name, list(self._members)) == self.replica
+
+    def listen_charges(self, listener: Callable[[], None]) -> None:
+        self._charges.append(listener)
+
+    # --- leases -------------------------------------------------------------------------------------------------
+
+    def new_lease(self) -> int:
+        if len(self._owners) >= LEASES_MAX:
+            raise LimitExceeded(f"there are {LEASES_MAX} leases already", limit="LEASES_MAX", allowed=LEASES_MAX)
+        while True:
+            lease = self._rng.randrange((1 << 63) - 1) + 1
+            if lease not in self._owners:
+                return lease
+
+    def leases(self) -> list[int]:
+        return list(self._owners)
+
+    def remaining_s(self, lease: int) -> float | None:
+        if lease in self.clock:
+            return self.clock.remaining_s(lease)
+        record = self._store.mvcc.get(keys.lease(lease))  # another's clock: it has this much at the most
+        return None if record is None else wire.decode(LeaseRecord, record.value).ttl_s
+
+    def renew(self, lease: int) -> float | asyncio.Future[float]:
+        """As the store's `lease_renew`."""
+        assert self._loop is not None
+        owner = self._owners.get(lease)
+        if owner is None:
+            return 0.0
+        own = owner == self.replica
+        # What was heard counts here, even if it cannot be promised: nothing is taken for silent that is not.
+        ttl_s = self.clock.renew(lease) if own else 0.0
+        if not self.promising:
+            refused: asyncio.Future[float] = self._loop.create_future()
+            fail(refused, ReadOnly("etcd does not answer: another replica may own the lease, and end it"))
+            return refused
+        if own:
+            return ttl_s
+        taking = self._taking.get(lease)
+        if taking is None:
+            taking = self._taking[lease] = self._loop.create_task(self._take_over(lease), name="homeport take-over")
+            taking.add_done_callback(lambda _done: self._taking.pop(lease, None))
+        return asyncio.shield(taking)
+
+    async def _take_over(self, lease: int) -> float:
+        """Run the clock of a lease that another replica owned; return its TTL once that is written, 0.0 if it is gone.
+
+        Raises:
+            ReadOnly: nothing can be written.
+            OutcomeUnknown: nobody knows whether it was.
+            Busy: its record changes all the time.
+        """
+        for _ in range(TRIES_MAX):
+            record = self._store.mvcc.get(keys.lease(lease))
+            if record is None:
+                return 0.0
+            found = wire.decode(LeaseRecord, record.value)
+            if found.owner == self.replica:  # adopted meanwhile
+                return self.clock.renew(lease)
+            if (await self._store.commit(self._mine(record, found))).succeeded:
+                return found.ttl_s
+        raise Busy(f"the record of the lease has changed {TRIES_MAX} times", retry_after_s=_RETRY_S)
+
+    def _mine(self, record: KeyValue, found: LeaseRecord) -> Txn:
+        mine = wire.encode(msgspec.structs.replace(found, owner=self.replica))
+        return Txn((Compare(record.key, "mod", "=", record.mod_revision),), (Put(record.key, mine),))
+
+    def changed(self, change: Change) -> None:
+        """The mirror shows another record of a lease: its clock starts or stops here."""
+        lease = keys.lease_number(change.key)
+        if change.kv is None:
+            self._owners.pop(lease, None)
+            self.clock.ended(lease)
+            return
+        record = wire.decode(LeaseRecord, change.kv.value)
+        before = wire.decode(LeaseRecord, change.prev.value) if change.prev is not None else LeaseRecord(0.0)
+        self._owners[lease] = record.owner
+        if record.owner != self.replica:
+            self.clock.handed_over(lease)
+        elif before.owner != self.replica or record.attached <= before.attached or lease not in self.clock:
+            self.clock.granted(lease, record.ttl_s)  # else a key was put on it, and its clock goes on
+
+    def _standing(self, lease: int) -> KeyValue | None:
+        return self._store.mvcc.get(keys.lease(lease)) if self._owners.get(lease) == self.replica else None
+
+    def _end(self, lease: int, record: KeyValue) -> None:
+        txn = Txn((Compare(record.key, "mod", "=", record.mod_revision),), (EndLease(lease),))
+        self._store.commit(txn, ops_max=WRITES_OF_ONE_MAX).add_done_callback(lambda _done: self._not_ended(lease))
+
+    def _not_ended(self, lease: int) -> None:
+        """If a key was put on it at the last moment, it is due again; if it is gone there is nothing to do."""
+        if lease in self._owners and lease in self.clock:
+            self.clock.resume(lease)
+
+    def _sweep(self) -> None:
+        assert self._loop is not None
+        self._adopt_orphans()
+        self._timers["sweep"] = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _adopt_orphans(self) -> None:
+        """Take over those leases of dead replicas that fall to this one."""
+        if self._store.read_only is not None or self._loop is None or self.replica not in self._members:
+            return
+        alive = list(self._members)
+        for lease, owner in tuple(self._owners.items()):
+            if owner in self._members or lease in self._adopting:
+                continue
+            record = self._store.mvcc.get(keys.lease(lease))
+            if record is not None and rendezvous(record.key, alive) == self.replica:
+                self._adopting[lease] = None
+                adopted = self._store.commit(self._mine(record, wire.decode(LeaseRecord, record.value)))
+                adopted.add_done_callback(lambda _done, lease=lease: self._adopting.pop(lease, None))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+
+    def numbers(self) -> dict[str, int]:
+        return {
+            "leases": len(self._owners),
+            "leases_owned": len(self.clock),
+            "replicas": len(self._members),
+        }
