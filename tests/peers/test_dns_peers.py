@@ -21,8 +21,7 @@ import pytest
 from homeport.client.core.messages import Deregister, Register
 from homeport.client.core.model import Instance
 from homeport.registry import Registry
-from homeport.registry.fronts.consul.agent import NoOutlet
-from homeport.registry.peers import Peer
+from homeport.registry.peers import NoOutlet, Peer
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.peers.conftest import RunProgram

@@ -66,6 +66,22 @@ class Outlet(Protocol):
         ...
 
 
+class NoOutlet:
+    """A client without a connection of its own: nothing is sent to it, and its going away means nothing."""
+
+    def ready(self) -> bool:
+        return False
+
+    def send(self, watch: int, outgoing: object) -> None:
+        raise AssertionError("nobody watches through this")
+
+    def deliver(self, watch: int, outgoing: object) -> bool:
+        raise AssertionError("nobody watches through this")
+
+    def wake(self) -> None:
+        raise AssertionError("nobody watches through this")
+
+
 class ServiceWatch:
     """One peer following one service; `missed` are revisions it has not been sent, `applied` what it has acted on."""
 

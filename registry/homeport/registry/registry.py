@@ -36,6 +36,7 @@ from homeport.registry.health.probes import Call, Prober
 from homeport.registry.health.scheduler import Scheduler
 from homeport.registry.operations import Operations
 from homeport.registry.peers import Peer, Peers
+from homeport.registry.reaping import Reaping
 from homeport.registry.sessions import Sessions
 from homeport.registry.statuses import StatusWriter
 from homeport.registry.store.embedded import EmbeddedStore
@@ -146,6 +147,7 @@ class Registry:
         self._prober = Prober(self._calls)
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
         self._aliases = Aliases(self.catalogue, self._in_charge, self._statuses.report)
+        self._reaping = Reaping(self.operations, self._in_charge, now=now)
         self._rpc = RpcFront(self.operations, self._peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
         self._dns = DnsFront(self.operations, self._dns_settings, rng=self._rng)
@@ -154,6 +156,7 @@ class Registry:
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
         self._doubts.start()
         self._sessions.start()
+        self._reaping.start()
         self._started = True
 
     def _make_store(self, now: Callable[[], float], backup: str | None) -> EmbeddedStore | EtcdStore:
@@ -193,6 +196,7 @@ class Registry:
         for link in tuple(self._links):
             link.lost()
         await self._sessions.close()
+        await self._reaping.close()
         await self._scheduler.close()
         await self._prober.close()
         self._statuses.close()

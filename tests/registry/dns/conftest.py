@@ -19,9 +19,8 @@ from homeport.registry import DnsSettings, Registry
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import CheckRecord
 from homeport.registry.core.txn import Put, Txn
-from homeport.registry.fronts.consul.agent import NoOutlet
 from homeport.registry.fronts.dns.front import DnsFront
-from homeport.registry.peers import Peer
+from homeport.registry.peers import NoOutlet, Peer
 
 SEED = 20_260_225
 DEADLINE_S = 5.0

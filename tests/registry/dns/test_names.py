@@ -19,8 +19,7 @@ from homeport.registry import DnsSettings, Registry
 from homeport.registry.core import keys
 from homeport.registry.core.queries import Asked, Dns, Query, Template
 from homeport.registry.core.txn import Delete, Put, Txn
-from homeport.registry.fronts.consul.agent import NoOutlet
-from homeport.registry.peers import Peer
+from homeport.registry.peers import NoOutlet, Peer
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.registry.dns.conftest import Asker, MakeDns, Texts

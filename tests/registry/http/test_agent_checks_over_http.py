@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from homeport.client import Check
 from homeport.registry import Registry
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
@@ -75,6 +76,117 @@ async def test_a_check_that_cannot_be_is_refused(http: Http, asked: dict[str, ob
     await http("PUT", "/v1/agent/service/register", {"Name": "web", "Check": {"TTL": "1h"}})
     assert (await http("PUT", "/v1/agent/check/register", asked)).status == status
     assert list((await http("GET", "/v1/agent/checks")).json) == ["service:web"]
+
+
+COMMON = {"interval_s": 5.0, "timeout_s": 10.0, "passing_after": 1, "critical_after": 1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (
+            {
+                "HTTP": "https://127.0.0.1:9/x",
+                "Method": "POST",
+                "Header": {"B": ["2", "3"], "A": ["1"]},
+                "Body": "ping",
+                "TLSSkipVerify": True,
+                "TLSServerName": "orders.example",
+                "DisableRedirects": True,
+                "OutputMaxSize": 100,
+                "Interval": "5s",
+                "Timeout": "3s",
+                "SuccessBeforePassing": 3,
+                "FailuresBeforeWarning": 2,
+                "FailuresBeforeCritical": 4,
+            },
+            {
+                "kind": "http",
+                "url": "https://127.0.0.1:9/x",
+                "method": "POST",
+                "headers": {"A": "1", "B": "2, 3"},
+                "body": "ping",
+                "tls_verify": False,
+                "tls_name": "orders.example",
+                "redirects": False,
+                "output_bytes_max": 100,
+                "interval_s": 5.0,
+                "timeout_s": 3.0,
+                "passing_after": 3,
+                "warning_after": 2,
+                "critical_after": 4,
+            },
+        ),
+        (
+            {"HTTP": "http://127.0.0.1:9/", "OutputMaxSize": 1_000_000, "Interval": "5s"},
+            {"kind": "http", "url": "http://127.0.0.1:9/", **COMMON},
+        ),
+        (
+            {"TCP": "127.0.0.1:9", "TCPUseTLS": True, "TLSServerName": "x", "Interval": "5s"},
+            {"kind": "tcp", "address": "127.0.0.1:9", "tls": True, "tls_name": "x", **COMMON},
+        ),
+        (
+            {"GRPC": "127.0.0.1:9/shop.Orders", "GRPCUseTLS": True, "TLSSkipVerify": True, "Interval": "5s"},
+            {
+                "kind": "grpc",
+                "address": "127.0.0.1:9",
+                "grpc_service": "shop.Orders",
+                "tls": True,
+                "tls_verify": False,
+                **COMMON,
+            },
+        ),
+        ({"GRPC": "127.0.0.1:9", "Interval": "5s"}, {"kind": "grpc", "address": "127.0.0.1:9", **COMMON}),
+        ({"AliasService": "db"}, {"kind": "alias", "alias_id": "db"}),
+        ({"AliasService": "db", "AliasNode": "far"}, {"kind": "alias", "alias_id": "db", "alias_node": "far"}),
+        ({"AliasNode": "far"}, {"kind": "alias", "alias_node": "far"}),
+        (
+            {"TTL": "5s", "Status": "warning", "DeregisterCriticalServiceAfter": "90m"},
+            {"kind": "ttl", "ttl_s": 5.0, "initial": "warning", "deregister_after_s": 5400.0},
+        ),
+    ],
+)
+async def test_every_field_of_a_check_is_acted_on(
+    http: Http, registry: Registry, asked: dict[str, object], expected: dict[str, object]
+) -> None:
+    answer = await http("PUT", "/v1/agent/service/register", {"Name": "web", "Check": {**asked, "CheckID": "it"}})
+    assert answer.status == 200, answer.text
+    entry = registry.catalogue.find("home", "web")
+    assert entry is not None
+    assert entry.registered.checks == (Check(name="it", **expected),)  # type: ignore[arg-type]
+    shown = (await http("GET", "/v1/agent/checks")).json["it"]
+    assert shown["Type"] == expected["kind"]
+
+
+PROBED = {"HTTP": "http://127.0.0.1:9/", "Interval": "5s"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"Args": ["true"], "Interval": "5s"}, "Args is not supported: script checks are remote code execution"),
+        ({"Script": "true", "Interval": "5s"}, "Script is not supported: script checks"),
+        ({"DockerContainerID": "x", "Interval": "5s"}, "DockerContainerID is not supported"),
+        ({"H2PING": "127.0.0.1:9", "Interval": "5s"}, "H2PING is not supported: a ping"),
+        ({"UDP": "127.0.0.1:9", "Interval": "5s"}, "UDP is not supported: nothing says"),
+        ({"OSService": "sshd", "Interval": "5s"}, "OSService is not supported"),
+        ({**PROBED, "TCP": "127.0.0.1:9"}, "got HTTP and TCP"),
+        ({"HTTP": "http://127.0.0.1:9/"}, "Interval must be > 0"),
+        ({"AliasService": "db", "Interval": "5s"}, "Interval cannot be set for Alias"),
+        ({"AliasService": "db", "TTL": "5s"}, "got TTL and AliasService or AliasNode"),
+        ({**PROBED, "FailuresBeforeWarning": 3, "FailuresBeforeCritical": 2}, "can't be higher"),
+        ({**PROBED, "OutputMaxSize": -1}, "OutputMaxSize must be positive"),
+        ({"TTL": "5s", "OutputMaxSize": 10}, "OutputMaxSize is not supported but for HTTP"),
+        ({**PROBED, "Body": "x" * 5000}, "4096 bytes"),
+        ({"GRPC": "nowhere", "Interval": "5s"}, "host:port"),
+    ],
+)
+async def test_a_check_that_would_not_be_acted_on_is_refused_with_the_reason(
+    http: Http, asked: dict[str, object], why: str
+) -> None:
+    answer = await http("PUT", "/v1/agent/service/register", {"Name": "web", "Check": asked})
+    assert answer.status == 400
+    assert why in answer.text
 
 
 async def test_a_session_stands_on_checks_of_its_node(http: Http, eventually: Eventually) -> None:

@@ -428,7 +428,6 @@ async def test_odd_names_survive_with_the_agent(http: Http, name: str) -> None:
 
 
 def _peer(registry: Registry) -> Any:
-    from homeport.registry.fronts.consul.agent import NoOutlet
-    from homeport.registry.peers import Peer
+    from homeport.registry.peers import NoOutlet, Peer
 
     return Peer(NoOutlet())

@@ -6,9 +6,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 
+from homeport.client import Check
+from homeport.client.core.messages import Register
+from homeport.client.core.model import Instance
 from homeport.mesh.testing import connector_factory, virtual_now, virtual_time
 from homeport.registry import Registry
 
@@ -100,3 +104,20 @@ async def test_a_check_that_others_look_after_has_its_time_enforced_too() -> Non
         await asyncio.sleep(35)
         assert registry.catalogue.find("far", "db") is None
         assert registry.catalogue.find("far", "") is not None, "its node stays"
+
+
+@virtual_time()
+async def test_no_front_needs_to_be_open_for_it_and_a_restart_starts_the_time_anew(tmp_path: Path) -> None:
+    check = Check(name="up", kind="tcp", address="127.0.0.1:9", interval_s=1.0, deregister_after_s=60.0)
+    kept = Check(name="up", kind="tcp", address="127.0.0.1:9", interval_s=1.0)
+    async with Registry(tmp_path, node="home") as registry, registry.client() as client:
+        await client.call(Register(instance=Instance(service="web", id="goes", port=9, checks=(check,))))
+        await client.call(Register(instance=Instance(service="web", id="stays", port=9, checks=(kept,))))
+        await asyncio.sleep(59)
+        assert registry.catalogue.find("home", "goes") is not None
+    async with Registry(tmp_path, node="home") as registry:
+        await asyncio.sleep(59)
+        assert registry.catalogue.find("home", "goes") is not None
+        await asyncio.sleep(35)
+        assert registry.catalogue.find("home", "goes") is None
+        assert registry.catalogue.find("home", "stays") is not None

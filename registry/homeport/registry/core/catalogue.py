@@ -48,6 +48,7 @@ class CheckRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     status: Status
     output: str = ""
     extra: dict[str, bytes] = {}
+    deregister_after_s: float = 0.0  # of a check that others look after, as in `Check`
 
 
 class Entry:

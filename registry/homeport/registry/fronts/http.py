@@ -19,7 +19,6 @@ from aiohttp import web
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
-from homeport.client.core.messages import Deregister
 from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import Change
 from homeport.registry.fronts import access_log
@@ -46,7 +45,6 @@ from homeport.registry.fronts.consul.calls import (
     decode_query,
     decode_variable,
 )
-from homeport.registry.fronts.consul.reaping import SWEEP_S
 from homeport.registry.fronts.consul.table import TABLE, Match, Routes
 from homeport.registry.fronts.consul.waiting import Resource
 from homeport.registry.fronts.http_bodies import BODIES_BYTES_MAX, Bodies, pieces, stream
@@ -121,8 +119,6 @@ class HttpFront:
         self._agent: Agent | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._blocked: dict[asyncio.Future[bool], None] = {}  # True: something changed; False: answer as it is
-        self._sweep_timer: asyncio.TimerHandle | None = None
-        self._reaping: asyncio.Task[None] | None = None
         self._under_way = 0
         self._quiet = asyncio.Event()  # set when the front is closing and nothing is under way
         self._closing = False
@@ -147,7 +143,6 @@ class HttpFront:
             )
             self._agent = Agent(self._operations, _advertised(bare), loop.time(), self.numbers, self._rng)
             self._operations.store.listen(self._revision)
-            self._arm_sweep()
         listener = await loop.create_server(self._server.accept, bare or None, int(port))
         self._listeners.append(listener)
         return f"{host}:{listener.sockets[0].getsockname()[1]}"
@@ -159,11 +154,6 @@ class HttpFront:
             _wake(woken, False)
         if self._agent is not None:
             self._agent.end_streams()
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
-        if self._reaping is not None:
-            self._reaping.cancel()
-            await asyncio.wait([self._reaping])
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.close()
@@ -321,35 +311,8 @@ class HttpFront:
 
     def _revision(self, revision: int, changes: tuple[Change, ...]) -> None:
         assert self._agent is not None
-        assert self._loop is not None
         if not self._closing:
-            self._agent.revision(revision, changes, self._loop.time())
-
-    def _arm_sweep(self) -> None:
-        assert self._loop is not None
-        self._sweep_timer = self._loop.call_later(SWEEP_S, self._sweep)
-
-    def _sweep(self) -> None:
-        """Look for services that were critical for longer than they asked to be kept."""
-        assert self._agent is not None
-        assert self._loop is not None
-        if self._agent.reaper and (self._reaping is None or self._reaping.done()):
-            due = self._agent.reaper.due(self._loop.time())
-            if due:
-                self._reaping = self._loop.create_task(self._reap(due), name="reap critical services")
-        self._arm_sweep()
-
-    async def _reap(self, due: list[tuple[str, str]]) -> None:
-        assert self._agent is not None
-        for node, id_ in due:
-            await asyncio.sleep(0)  # others have their turn, however many there are to see to
-            if not self._agent.reaper.is_due((node, id_), asyncio.get_running_loop().time()):
-                continue  # it recovered, or went, meanwhile
-            try:
-                await self._operations.deregister(Deregister(id_, node), self._agent.peer())
-                log.info("deregistered %s on %s: critical for longer than it asked to be kept", id_, node)
-            except HomeportError as error:
-                log.warning("could not deregister %s on %s, which is critical: %s", id_, node, error)
+            self._agent.revision(revision, changes)
 
 
 def _target(raw: str) -> str:

@@ -21,12 +21,11 @@ from homeport.registry.core.indexes import Indexes
 from homeport.registry.core.limits import DELETIONS_REMEMBERED
 from homeport.registry.core.sessions import Session
 from homeport.registry.core.txn import Change
-from homeport.registry.fronts.consul.reaping import Reaper
 from homeport.registry.fronts.consul.registrations import EXTRA, check_id
 from homeport.registry.fronts.consul.waiting import Topic, Waits
 from homeport.registry.fronts.metrics import FrontNumbers
 from homeport.registry.operations import Operations
-from homeport.registry.peers import Peer
+from homeport.registry.peers import NoOutlet, Peer
 
 DATACENTER: Final = "dc1"  # the name Consul gives a datacenter that was given none
 # Clients ask for the version to know what the API can do; after the plus stands who really answers.
@@ -36,22 +35,6 @@ VERSION: Final = f"1.21.4+homeport.{version('homeport')}"
 def node_id(node: str) -> str:
     """A node's id, which Consul draws once and keeps; here it follows from the name, so every replica says the same."""
     return str(uuid.UUID(bytes=hashlib.blake2b(node.encode(), digest_size=16).digest(), version=4))
-
-
-class NoOutlet:
-    """A client without a connection of its own: nothing is sent to it, and its going away means nothing."""
-
-    def ready(self) -> bool:
-        return False
-
-    def send(self, watch: int, outgoing: object) -> None:
-        raise AssertionError("nobody watches through this")
-
-    def deliver(self, watch: int, outgoing: object) -> bool:
-        raise AssertionError("nobody watches through this")
-
-    def wake(self) -> None:
-        raise AssertionError("nobody watches through this")
 
 
 class Agent:
@@ -74,14 +57,13 @@ class Agent:
         self.query_indexes = Indexes(self.store.mvcc, keys.QUERIES)
         self.waits = Waits(self.catalogue)
         self.node_sessions = LastChanges(DELETIONS_REMEMBERED, self.store.mvcc.revision)  # by node
-        self.reaper = Reaper(self.catalogue)
         self.services_shown = (0, b"")  # the list of services as last encoded, and the index it is of
         # Node and CheckID -> the checks that go by it, each as of whom (of the node itself: an empty id) and its name.
         self._checks: dict[tuple[str, str], dict[tuple[InstanceKey, str], None]] = {}
         self._check_ids: dict[InstanceKey, list[tuple[str, str]]] = {}  # and back: CheckID and name
         for name, node in self.catalogue.nodes.items():
             for id_ in ("", *node.ids):
-                self._follow((name, id_), now)
+                self._follow((name, id_))
 
     @property
     def rng(self) -> Rng:
@@ -108,7 +90,7 @@ class Agent:
         """Whether a CheckID is taken by some other instance on its node, or by the node."""
         return any(owner != key for owner, _ in self._checks.get((key[0], id_), ()))
 
-    def revision(self, revision: int, changes: tuple[Change, ...], now: float) -> None:
+    def revision(self, revision: int, changes: tuple[Change, ...]) -> None:
         """Take in one revision, after the catalogue has."""
         self.key_indexes.apply(revision, changes)
         self.session_indexes.apply(revision, changes)
@@ -120,7 +102,7 @@ class Agent:
         touched = self.catalogue.touched
         if touched.revision == revision:
             for key in touched.keys:
-                self._follow(key, now)
+                self._follow(key)
             self.waits.revision()
 
     def _session_changed(self, change: Change, revision: int) -> None:
@@ -130,9 +112,8 @@ class Agent:
         self.node_sessions.add(node, revision)
         self.waits.wake(Topic("sessions", node))
 
-    def _follow(self, key: InstanceKey, now: float) -> None:
+    def _follow(self, key: InstanceKey) -> None:
         entry = self.catalogue.find(*key)
-        self.reaper.put(key, entry, now)
         ids = self._ids(entry) if entry is not None else []
         old = self._check_ids.get(key, [])
         if ids == old:

@@ -29,12 +29,12 @@ from homeport.registry.fronts.consul.durations import format_duration
 from homeport.registry.fronts.consul.registrations import (
     EXTRA,
     NODE_MAINTENANCE,
-    REAP_AFTER_S_MIN,
     SERVICE_MAINTENANCE,
     CheckDetails,
     Details,
     details_of,
     duration_s,
+    reap_after_s,
     to_instance,
     told_details,
 )
@@ -259,8 +259,8 @@ def set_check(agent: Agent, overlay: Overlay, asked: writes.CatalogCheck) -> sha
     if status is None:
         raise Refusal(400, f"Invalid check status: {asked.status!r} must be 'passing', 'warning' or 'critical'")
     standing = _standing(agent, overlay, node, id_)
-    definition, reap_after_s = _definition(asked.definition)
-    if reap_after_s and not id_:
+    definition, after_s = _definition(asked.definition)
+    if after_s and not id_:
         raise Refusal(400, "DeregisterCriticalServiceAfter needs a ServiceID: it is a service that is deregistered")
     owner = find_check(agent, overlay, node, name)
     if owner is not None and owner[0] != id_:
@@ -269,13 +269,11 @@ def set_check(agent: Agent, overlay: Overlay, asked: writes.CatalogCheck) -> sha
         return rows.state(set_maintenance(overlay, standing, on=True, reason=asked.notes))
     if catalogue_verbs.defined(standing, name) is not None:
         raise VerbFailed(f"check {quoted(name)} is run by the registry; report it with /v1/agent/check/update")
-    told = CheckDetails(
-        name=asked.name or name, notes=asked.notes, reap_after_s=reap_after_s, kind=asked.type, definition=definition
-    )
+    told = CheckDetails(name=asked.name or name, notes=asked.notes, kind=asked.type, definition=definition)
     data = wire.encode(told)
     if len(data) > EXTRA_BYTES_MAX:
         raise Refusal(400, f"Name, Notes and Definition have {len(data)} bytes; allowed: at most {EXTRA_BYTES_MAX}")
-    record = CheckRecord(status, capped(asked.output), {EXTRA: data})
+    record = CheckRecord(status, capped(asked.output), {EXTRA: data}, after_s)
     kv = catalogue_verbs.tell(overlay, standing, name, record)
     return rows.told(standing.instance, name, record, told, kv)
 
@@ -385,7 +383,7 @@ def _definition(target: writes.CheckTarget) -> tuple[dict[str, object], float]:
             seconds = duration_s(field, shown[field])
             shown[field] = format_duration(seconds)
             if field == "DeregisterCriticalServiceAfter" and seconds > 0:
-                return shown, max(seconds, REAP_AFTER_S_MIN)
+                return shown, reap_after_s(seconds)
     return shown, 0.0
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from homeport.client.core import wire
 from homeport.client.core.errors import ProtocolError
-from homeport.client.core.model import Check, Instance, State, Status
+from homeport.client.core.model import DEREGISTER_AFTER_S_MIN, OUTPUT_BYTES_MAX, Check, Instance, State, Status
 from homeport.registry.core.catalogue import Catalogue, CheckRecord, Entry
 from homeport.registry.fronts.consul.answers import Refusal
 from homeport.registry.fronts.consul.durations import parse_duration
@@ -24,7 +24,7 @@ NODE_MAINTENANCE: Final = "_node_maintenance"
 SERVICE_MAINTENANCE: Final = "_service_maintenance:"  # and the service's ID
 CHECK_TIMEOUT_S: Final = 10.0  # Consul's default
 CHECK_INTERVAL_S_MIN: Final = 1.0  # shorter ones are raised to this, as in Consul
-REAP_AFTER_S_MIN: Final = 60.0  # and so is DeregisterCriticalServiceAfter: a restart must not cost a registration
+_TARGETS: Final = {"alias": "AliasService or AliasNode"}
 _INITIAL: Final[dict[str, Status]] = {
     "": "critical",
     "passing": "passing",
@@ -38,21 +38,11 @@ _CHECKS_REFUSED: Final[dict[str, str]] = {
     "script": "script checks are remote code execution, so there are none",
     "docker_container_id": "script checks are remote code execution, so there are none",
     "shell": "script checks are remote code execution, so there are none",
-    "udp": "UDP checks are not supported; use http, tcp or ttl",
-    "grpc": "gRPC checks are not supported yet; use http, tcp or ttl",
-    "grpc_use_tls": "gRPC checks are not supported yet; use http, tcp or ttl",
-    "h2ping": "HTTP/2 ping checks are not supported; use http, tcp or ttl",
-    "alias_node": "alias checks are not supported yet",
-    "alias_service": "alias checks are not supported yet",
-    "os_service": "OS service checks are not supported",
-    "body": "HTTP checks are sent without a body",
-    "disable_redirects": "HTTP checks follow redirects",
-    "tls_server_name": "HTTP checks verify the name in their URL",
-    "tls_skip_verify": "HTTP checks verify certificates",
-    "tcp_use_tls": "TCP checks connect without TLS",
+    "udp": "nothing says whether a datagram arrived; use HTTP, TCP, GRPC or TTL",
+    "h2ping": "a ping is answered below the service, whatever its state; use GRPC or HTTP",
+    "os_service": "this registry looks over the network, not at a machine's services; use HTTP, TCP, GRPC or TTL",
     "proxy_http": "checks go to the service itself",
     "proxy_grpc": "checks go to the service itself",
-    "output_max_size": "4 KB of a check's output are kept, no other size",
 }
 _SERVICES_REFUSED: Final[dict[str, str]] = {
     "kind": "there is no service mesh of Consul's kind, only typical services",
@@ -68,7 +58,6 @@ class CheckDetails(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: str = ""
     notes: str = ""
-    reap_after_s: float = 0.0  # how long it may be critical before its service is deregistered; 0: for ever
     kind: str = ""  # of a check that others look after: what they call it, and what it looks at
     definition: dict[str, object] = {}
 
@@ -150,7 +139,7 @@ def to_instance(
         default = f"service:{id_}" if len(defined) == 1 else f"service:{id_}:{number}"
         name = check.check_id or check.id or default
         if name in details:
-            raise Refusal(400, f"Invalid check: CheckID {name!r} is used twice")
+            raise _invalid(f"CheckID {name!r} is used twice")
         ours, known = to_check(check, name)
         checks.append(ours)
         details[name] = msgspec.structs.replace(known, name=check.name or f"Service '{definition.name}' check")
@@ -193,48 +182,81 @@ def to_check(check: CheckDefinition, name: str) -> tuple[Check, CheckDetails]:
     Raises:
         Refusal: 400; something is missing, contradicts itself, or is not supported.
     """
-    return _to_check(check, name), CheckDetails(check.name or name, check.notes, _reap_after_s(check))
+    ours = _to_check(check, name)
+    after_s = duration_s("DeregisterCriticalServiceAfter", check.deregister_critical_service_after)
+    ours = msgspec.structs.replace(ours, deregister_after_s=reap_after_s(after_s))
+    return ours, CheckDetails(check.name or name, check.notes)
 
 
 def _to_check(check: CheckDefinition, name: str) -> Check:
     _refuse_given(check, _CHECKS_REFUSED)
-    targets = [kind for kind in ("ttl", "http", "tcp") if getattr(check, kind)]
+    alias = bool(check.alias_service or check.alias_node)
+    targets = [kind for kind in ("ttl", "http", "tcp", "grpc") if getattr(check, kind)] + ["alias"] * alias
     if len(targets) != 1:
-        given = " and ".join(target.upper() for target in targets) or "none"
-        raise Refusal(400, f"Invalid check: one of TTL, HTTP and TCP must be provided, got {given}")
+        given = " and ".join(_TARGETS.get(target, target.upper()) for target in targets) or "none"
+        raise _invalid(f"one of TTL, HTTP, TCP, GRPC and AliasService or AliasNode must be provided, got {given}")
     initial = _INITIAL.get(check.status)
     if initial is None:
-        raise Refusal(400, f"Invalid check: Status {check.status!r} must be 'passing', 'warning' or 'critical'")
-    if check.ttl:
+        raise _invalid(f"Status {check.status!r} must be 'passing', 'warning' or 'critical'")
+    kind = targets[0]
+    if check.output_max_size and kind != "http":
+        raise _invalid("OutputMaxSize is not supported but for HTTP checks: of others 4 KB are kept")
+    if check.output_max_size < 0:
+        raise _invalid("OutputMaxSize must be positive")
+    if kind == "ttl":
         if check.interval:
-            raise Refusal(400, "Invalid check: Interval and TTL cannot both be specified")
+            raise _invalid("Interval and TTL cannot both be specified")
         return Check(name=name, kind="ttl", ttl_s=duration_s("TTL", check.ttl), initial=initial)
     interval_s = duration_s("Interval", check.interval)
-    if interval_s <= 0:
-        raise Refusal(400, "Invalid check: Interval must be > 0 for HTTP and TCP checks")
-    critical_after = max(check.failures_before_critical, 1)
-    if check.failures_before_warning and max(check.failures_before_warning, 1) != critical_after:
-        raise Refusal(
-            400, "Invalid check: FailuresBeforeWarning is supported only when it equals FailuresBeforeCritical"
+    if kind == "alias":
+        if interval_s:
+            raise _invalid("Interval cannot be set for Alias checks")
+        return Check(
+            name=name, kind="alias", alias_node=check.alias_node, alias_id=check.alias_service, initial=initial
         )
-    return Check(
+    if interval_s <= 0:
+        raise _invalid("Interval must be > 0 for HTTP, TCP and GRPC checks")
+    critical_after = max(check.failures_before_critical, 1)
+    if check.failures_before_warning > critical_after:
+        raise _invalid("FailuresBeforeWarning can't be higher than FailuresBeforeCritical")
+    common = Check(
         name=name,
-        kind="http" if check.http else "tcp",
-        url=check.http,
-        method=check.method or "GET",
-        headers={header: ", ".join(values) for header, values in sorted(check.header.items())},
-        address=check.tcp,
+        kind="tcp",
+        tls_verify=not check.tls_skip_verify,
+        tls_name=check.tls_server_name,
         interval_s=max(interval_s, CHECK_INTERVAL_S_MIN),
         timeout_s=duration_s("Timeout", check.timeout) or CHECK_TIMEOUT_S,
         passing_after=max(check.success_before_passing, 1),
+        warning_after=max(check.failures_before_warning, 0),
         critical_after=critical_after,
         initial=initial,
     )
+    if kind == "tcp":
+        return msgspec.structs.replace(common, address=check.tcp, tls=check.tcp_use_tls)
+    if kind == "grpc":
+        address, _, service = check.grpc.partition("/")
+        return msgspec.structs.replace(
+            common, kind="grpc", address=address, grpc_service=service, tls=check.grpc_use_tls
+        )
+    return msgspec.structs.replace(
+        common,
+        kind="http",
+        url=check.http,
+        method=check.method or "GET",
+        headers={header: ", ".join(values) for header, values in sorted(check.header.items())},
+        body=check.body,
+        redirects=not check.disable_redirects,
+        output_bytes_max=min(check.output_max_size or OUTPUT_BYTES_MAX, OUTPUT_BYTES_MAX),
+    )
 
 
-def _reap_after_s(check: CheckDefinition) -> float:
-    seconds = duration_s("DeregisterCriticalServiceAfter", check.deregister_critical_service_after)
-    return max(seconds, REAP_AFTER_S_MIN) if seconds > 0 else 0.0
+def _invalid(why: str) -> Refusal:
+    return Refusal(400, f"Invalid check: {why}")
+
+
+def reap_after_s(asked_s: float) -> float:
+    """How long a check may be critical before its service is deregistered, raised to what is possible; 0: for ever."""
+    return max(asked_s, DEREGISTER_AFTER_S_MIN) if asked_s > 0 else 0.0
 
 
 def duration_s(field: str, value: object) -> float:
@@ -244,7 +266,7 @@ def duration_s(field: str, value: object) -> float:
     try:
         return parse_duration(value) if value else 0.0
     except ValueError as error:
-        raise Refusal(400, f"Invalid check: {field}: {error}") from None
+        raise _invalid(f"{field}: {error}") from None
 
 
 def _refuse_given(definition: CheckDefinition | ServiceDefinition, refused: dict[str, str]) -> None:

@@ -214,7 +214,7 @@ def _check(agent: Agent, entry: Entry, check: OurCheck, details: Details) -> sha
     output = record.output if record else ""
     if check.kind == "ttl" and record is None:
         output = _TTL_EXPIRED
-    probed = check.kind != "ttl"
+    probed = check.kind not in ("ttl", "alias")
     return shapes.Check(
         node=one.node,
         check_id=check_id(one, check.name),

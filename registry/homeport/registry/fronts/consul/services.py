@@ -72,7 +72,7 @@ async def register_check(call: Call) -> Answer:
     if not name:
         raise Refusal(400, "Missing check name")
     check, details = to_check(asked, name)
-    if details.reap_after_s and not asked.service_id:
+    if check.deregister_after_s and not asked.service_id:
         raise Refusal(400, "DeregisterCriticalServiceAfter needs a ServiceID: it is a service that is deregistered")
 
     def attempt(overlay: Overlay) -> None:

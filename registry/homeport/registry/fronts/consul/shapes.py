@@ -32,26 +32,26 @@ class CheckDefinition(_Sent, frozen=True, kw_only=True):
     failures_before_warning: int = 0
     failures_before_critical: int = 0
     deregister_critical_service_after: str | int = ""
-    # Known, and refused where given: taking them without acting on them would be a lie.
     body: str = ""
     disable_redirects: bool = False
     tls_server_name: str = ""
     tls_skip_verify: bool = False
     tcp_use_tls: bool = False
+    grpc: str = ""
+    grpc_use_tls: bool = False
+    alias_node: str = ""
+    alias_service: str = ""
+    output_max_size: int = 0
+    # Known, and refused where given: taking them without acting on them would be a lie.
     args: list[str] = []
     script: str = ""
     docker_container_id: str = ""
     shell: str = ""
     udp: str = ""
-    grpc: str = ""
-    grpc_use_tls: bool = False
     h2ping: str = ""
-    alias_node: str = ""
-    alias_service: str = ""
     os_service: str = ""
     proxy_http: str = ""
     proxy_grpc: str = ""
-    output_max_size: int = 0
 
 
 class TaggedAddress(msgspec.Struct, frozen=True, rename=go_name):
