@@ -116,6 +116,8 @@ def test_the_registry_of_the_file_holds_for_every_command(tmp_path: Path, comman
         ("[[service]]\nname = 'db'\n", "a [[service]] has"),
         ("[[tcp]]\nservice = 'sidecar'\n", "a [[tcp]] has exactly listen"),
         ("[[tcp]]\nlisten = 'sidecar'\nservice = 'db'\n", "'sidecar' is not HOST:PORT"),
+        ("[[routing]]\nsettings = 'sidecar'\n", "a [[routing]] has a service"),
+        ("[[routing]]\nservice = 'sidecar'\nroute = []\n", "sidecar: Object contains unknown field `route`"),
         ("[sidecar.timeouts]\nfirst-bite = 3\n", "where NAME is one of connect, head, body, first-byte,"),
         ("[sidecar.limits]\nline-bytes = 10\n", "line_bytes must be at least 256"),
         ("x = \n", "Invalid value"),

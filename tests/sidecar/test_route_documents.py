@@ -95,6 +95,16 @@ def test_the_store_counts_for_more_than_the_configuration() -> None:
     assert not table.offer("others", None, 7)
 
 
+def test_a_changed_configuration_names_the_services_it_changes() -> None:
+    table = RouteTable({"a": parsed(GOOD), "B": parsed(GOOD)})
+    table.offer("c", GOOD, 5)
+    assert table.configure({"b": parsed(GOOD), "c": parsed(b"{}"), "d": parsed(GOOD)}) == ["a", "d"]
+    assert [service for service, _ in table] == ["b", "c", "d"]
+    assert table.router("a") is None
+    table.offer("c", None, 6)
+    assert table.configure({}) == ["b", "c", "d"]
+
+
 def test_what_is_withdrawn_is_forgotten() -> None:
     table = RouteTable()
     with pytest.raises(InvalidArgument):

@@ -11,11 +11,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from homeport.client import Client
 from homeport.registry import Registry
 from homeport.sidecar import Route, Routing, Sidecar, Workers
+from homeport.sidecar.core.routing import parsed
 from tests.conftest import Eventually
 from tests.sidecar.conftest import Net
 
@@ -112,6 +114,15 @@ async def test_the_configuration_holds_while_the_store_says_nothing(net: Net, cl
     await see(net, sidecar, 501)
     await client.kv.delete(KEY)
     await see(net, sidecar, 404)
+
+
+async def test_a_changed_configuration_takes_effect(net: Net) -> None:
+    sidecar = await net.sidecar(static={"orders": ["127.0.0.1:1"]}, routes={"orders": parsed(aborting(501))})
+    assert await status_of(net, sidecar) == 501
+    sidecar.reconfigure(msgspec.structs.replace(sidecar.options, routes={"orders": parsed(aborting(502))}))
+    assert await status_of(net, sidecar) == 502
+    sidecar.reconfigure(msgspec.structs.replace(sidecar.options, routes={}))
+    assert await status_of(net, sidecar) == 503
 
 
 async def test_routes_outlive_the_sidecar_and_the_registry(net: Net, tmp_path: Path) -> None:

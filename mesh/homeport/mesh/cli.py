@@ -4,7 +4,8 @@ Every option is also a key of `--config homeport.toml` and an environment variab
 `[serve]` is `HOMEPORT_SERVE_HTTP`. The key `registry` at the top, and `HOMEPORT_REGISTRY`, hold for every command.
 `[sidecar.timeouts]` and `[sidecar.limits]` hold the bounds of `--timeout` and `--limit`, and so for `run`.
 `[[service]]` tables (`name`, `endpoints`) name services that register nowhere, and `[[tcp]]` tables (`listen`,
-`service`) local ports that stand for a service, for `sidecar` and `run`.
+`service`) local ports that stand for a service, for `sidecar` and `run`; `[[routing]]` tables are documents of routes,
+each with its `service`.
 Exit codes: 0 done, 1 the answer is no, 2 usage, 3 the registry cannot be reached.
 """
 
@@ -114,6 +115,15 @@ COMMANDS: Final[dict[str, Entry]] = {
             "homeport kv watch config/ --prefix",
         ),
     ),
+    "routes": Entry(
+        "homeport.mesh.commands.routes:routes",
+        "Change where requests to a service go.",
+        (
+            "homeport routes check orders.toml",
+            "homeport routes put orders orders.toml",
+            "homeport routes get orders",
+        ),
+    ),
     "render": Entry(
         "homeport.mesh.commands.render:render",
         "Write files from templates, again on every change.",
@@ -174,6 +184,10 @@ COMMANDS: Final[dict[str, Entry]] = {
 # Keys that may stand at the top of the file, and then hold for every command that has the option.
 _SHARED_KEYS: Final = ("registry",)
 _OWN_KEYS: Final = ("log-level",)  # options of `homeport` itself
+_ACTIONS: Final = {
+    "kv": ("get", "put", "delete", "list", "watch", "export", "import"),
+    "routes": ("get", "put", "delete"),
+}
 _STATIC_COMMANDS: Final = ("sidecar", "run")
 
 CONFIG: Final = "homeport.config"  # where a context keeps the file's path and its signature when it was read,
@@ -287,15 +301,17 @@ def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
     listed = {
         "static": [_static_service(ctx, table) for table in config.pop("service", [])],
         "tcp": [_tcp_port(ctx, table) for table in config.pop("tcp", [])],
+        "routes": [_routing(ctx, table) for table in config.pop("routing", [])],
     }
     for name, table in config.items():
         if name not in COMMANDS or not isinstance(table, dict):
             keys = ", ".join((*_SHARED_KEYS, *_OWN_KEYS))
-            ctx.fail(f"--config: {name!r} is neither a command nor one of {keys}, service, tcp.")
+            ctx.fail(f"--config: {name!r} is neither a command nor one of {keys}, service, tcp, routing.")
     defaults = {name: {**shared, **_option_names(config.get(name, {}))} for name in COMMANDS}
     if shared:
-        for action in ("get", "put", "delete", "list", "watch", "export", "import"):
-            defaults["kv"][action] = {**shared, **defaults["kv"].get(action, {})}
+        for command, actions in _ACTIONS.items():
+            for action in actions:
+                defaults[command][action] = {**shared, **defaults[command].get(action, {})}
     for name in _STATIC_COMMANDS:
         for key in ("limits", "timeouts"):  # tables in the file, repeatable options on the command line
             if isinstance(table := defaults[name].get(key), dict):
@@ -322,6 +338,16 @@ def _tcp_port(ctx: click.Context, table: Any) -> str:
             return f"{listen}={service}"
         case _:
             raise click.UsageError('--config: a [[tcp]] has exactly listen = "host:port" and a service.', ctx)
+
+
+def _routing(ctx: click.Context, table: Any) -> str:
+    import json  # only where there are routes
+
+    match table:
+        case {"service": str(service), **document}:
+            return f"{service}={json.dumps(document, default=str)}"
+        case _:
+            raise click.UsageError("--config: a [[routing]] has a service, and what a document of routes has.", ctx)
 
 
 def _option_names(table: dict[str, Any]) -> dict[str, Any]:

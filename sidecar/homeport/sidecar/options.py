@@ -129,4 +129,11 @@ class Given(TypedDict, total=False):
 
 
 DEFAULT: Final = Options()
-RELOADED: Final = ("static", "passthrough", "limits", "timeouts", "start_traces")  # what can change while it runs
+RELOADED: Final = (
+    "static",
+    "passthrough",
+    "limits",
+    "timeouts",
+    "start_traces",
+    "routes",
+)  # what can change while it runs

@@ -24,6 +24,7 @@ from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.core.router import Place
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
+from homeport.sidecar.core.routing import Routing
 from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, UpstreamTls
 from homeport.sidecar.core.snapshot import Known, Snapshot
 from homeport.sidecar.http1.downstream import Downstream
@@ -125,7 +126,7 @@ class Outbound(Listener):
         self.mirrors: set[Nobody] = set()  # copies of requests, under way
         self.mirrors_dropped = 0  # too many, or too large
         self.delayed = 0  # requests that were delayed on purpose
-        self.ends_exchanges = self.ends_exchanges or self.table.ends_exchanges
+        self._routes_end = self.table.ends_exchanges  # whether any route has, or had, a time for a whole exchange
         self.clusters: dict[str, Cluster] = {}
         self.subscriptions: dict[str, Following] = {}
         self._discovery = discovery
@@ -147,9 +148,16 @@ class Outbound(Listener):
         return fixed
 
     def reconfigure(
-        self, static: Mapping[str, Sequence[str]], passthrough: Sequence[str], bounds: Limits, timeouts: Timeouts
+        self,
+        static: Mapping[str, Sequence[str]],
+        passthrough: Sequence[str],
+        bounds: Limits,
+        timeouts: Timeouts,
+        routes: Mapping[str, Routing],
     ) -> None:
         """Act on a changed configuration; requests under way end as they began."""
+        for changed in self.table.configure(routes):
+            self._apply(changed)
         self.limits, self.timeouts = bounds, timeouts
         self._hosts = Hosts(static, passthrough)
         self._by_host.clear()
@@ -159,6 +167,7 @@ class Outbound(Listener):
         }
         waiting: dict[str, list[Waiting]] = {}
         for service, each in list(self.clusters.items()):
+            each.first_byte_s = timeouts.first_byte_s
             each.per_try_s = each.settings.per_try_s or timeouts.first_byte_s
             if each.fixed != (service in wanted):  # hosts that are passed to come back when somebody asks, if they may
                 waiting[service] = self._waiting.pop(service, [])
@@ -202,11 +211,19 @@ class Outbound(Listener):
             self.on_change()
         if not changed:
             return
-        self.ends_exchanges = self.ends_exchanges or self.table.ends_exchanges
+        self._apply(service)
+
+    def _apply(self, service: str) -> None:
+        """Act on what the table says of a service now."""
+        self._routes_end = self._routes_end or self.table.ends_exchanges
         for name, each in self.clusters.items():
             if name.lower() == service.lower():
                 each.configure(self._settings_of(name), self.now())
                 each.router = self.table.router(name)
+
+    @property
+    def ends_exchanges(self) -> bool:
+        return self._routes_end or super().ends_exchanges
 
     def begin_routed(self, exchange: Exchange, cluster: Cluster) -> None:
         RoutedExchange(exchange, cluster, self).begin_routed()

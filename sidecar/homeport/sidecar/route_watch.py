@@ -67,7 +67,8 @@ class RouteWatch:
             async with asyncio.timeout_at(self._wait_until_s):
                 await self._read.wait()
         except TimeoutError:
-            _log.warning("no registry says how to route: using the routes of %d services", len(self.documents))
+            level = logging.WARNING if self.documents else logging.INFO
+            _log.log(level, "no registry says how to route: using the routes of %d services", len(self.documents))
 
     def stop(self) -> None:
         """Follow no more."""

@@ -165,7 +165,9 @@ class Sidecar:
         if self.inbound is not None:
             self.inbound.app.per_try_s = options.timeouts.first_byte_s
         if self.outbound is not None:
-            self.outbound.reconfigure(options.static, options.passthrough, options.limits, options.timeouts)
+            self.outbound.reconfigure(
+                options.static, options.passthrough, options.limits, options.timeouts, options.routes
+            )
 
     async def _recall(self, outbound: Outbound, path: Path) -> None:
         self._last_known = LastKnown(path, outbound.last_known)

@@ -33,8 +33,20 @@ from homeport.mesh.commands.options import (
     tcp_ports,
 )
 from homeport.mesh.commands.reloading import Reloading
+from homeport.mesh.commands.routes import routes_option
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
-from homeport.sidecar import Handover, Limits, Observing, Options, ServerTls, Sidecar, Timeouts, Workers, take_over
+from homeport.sidecar import (
+    Handover,
+    Limits,
+    Observing,
+    Options,
+    Routing,
+    ServerTls,
+    Sidecar,
+    Timeouts,
+    Workers,
+    take_over,
+)
 from homeport.sidecar.core.access import LogFormat
 from homeport.sidecar.workers import WORKERS_MAX
 
@@ -87,6 +99,7 @@ def read_proxy(
     inbound: str,
     admin: str,
     static: tuple[str, ...],
+    routes: dict[str, Routing],
     tcp: tuple[str, ...],
     passthrough: tuple[str, ...],
     state_dir: Path | None,
@@ -113,6 +126,7 @@ def read_proxy(
             outbound=outbound,
             admin=admin,
             static=static_services(static),
+            routes=routes,
             tcp=tcp_ports(tcp),
             passthrough=passthrough,
             limits=limits,
@@ -177,6 +191,13 @@ def proxy_options(command: Callable[..., None]) -> Callable[..., None]:
                 metavar="HOST:PORT=NAME",
                 multiple=True,
                 help="A local port whose connections go to instances of a service, whatever they speak; repeatable.",
+            ),
+            click.option(
+                "--routes",
+                metavar="NAME=FILE",
+                multiple=True,
+                callback=routes_option,
+                help="Where requests to a service go, while the store has no routes of it; repeatable.",
             ),
             click.option(
                 "--passthrough",

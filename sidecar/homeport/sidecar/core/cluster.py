@@ -151,10 +151,10 @@ class Cluster(Generic[C]):
     """All endpoints of one service and its counters; each optional feature is an object of its own, None when off."""
 
     __slots__ = (
-        "_first_byte_s", "_views", "_warming", "_weighed_at_s", "adaptive", "affinity", "budget", "candidates",
-        "circuit", "connect_failures", "connects", "endpoints", "fixed", "known", "met", "outliers", "per_try_s",
-        "replays", "requests", "retries", "retry_settings", "router", "service", "settings", "timeouts", "times",
-        "times_sum_s", "used_at_s",
+        "_views", "_warming", "_weighed_at_s", "adaptive", "affinity", "budget", "candidates", "circuit",
+        "connect_failures", "connects", "endpoints", "first_byte_s", "fixed", "known", "met", "outliers",
+        "per_try_s", "replays", "requests", "retries", "retry_settings", "router", "service", "settings", "timeouts",
+        "times", "times_sum_s", "used_at_s",
     )  # fmt: skip
 
     def __init__(
@@ -167,7 +167,7 @@ class Cluster(Generic[C]):
         per_try_s: float = limits.Timeouts().first_byte_s,
     ) -> None:
         self.service = service
-        self._first_byte_s = per_try_s
+        self.first_byte_s = per_try_s  # where the settings do not say otherwise
         self.router: Router | None = None  # its routes, if it has any
         self._views: dict[Hashable, View[C]] = {}
         self.endpoints: dict[InstanceKey, Endpoint[C]] = {}
@@ -194,7 +194,7 @@ class Cluster(Generic[C]):
 
     def _take(self, settings: ServiceSettings) -> None:
         self.settings = settings
-        self.per_try_s = settings.per_try_s or self._first_byte_s
+        self.per_try_s = settings.per_try_s or self.first_byte_s
         self.retry_settings: Retries | None = settings.retries
         budget = settings.retries.budget if settings.retries is not None else None
         self.budget = RetryBudget(budget) if budget is not None else None

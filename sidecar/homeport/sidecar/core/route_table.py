@@ -48,10 +48,7 @@ class RouteTable:
         self.refused = 0  # documents that were not right
         self._share = share
         self._services: dict[str, Routed] = {}
-        for service, routing in (file or {}).items():
-            entry = self._services.setdefault(service.lower(), Routed())
-            entry.file = routing
-            self._route(entry)
+        self.configure(file or {})
 
     def __iter__(self) -> Iterator[tuple[str, Routed]]:
         return iter(sorted(self._services.items()))
@@ -74,6 +71,20 @@ class RouteTable:
         if routing is None or routing.settings is None:
             return None
         return divided(routing.settings, self._share)
+
+    def configure(self, file: Mapping[str, Routing]) -> list[str]:
+        """Let the configuration say this, and nothing else; return the services for which that changes anything."""
+        file = {service.lower(): routing for service, routing in file.items()}
+        changed: list[str] = []
+        for service in sorted(self._services.keys() | file.keys()):
+            entry = self._services.setdefault(service, Routed())
+            before, entry.file = entry.in_force, file.get(service)
+            if entry.in_force != before:
+                self._route(entry)
+                changed.append(service)
+            if entry.file is None and entry.store is None and not entry.error:
+                del self._services[service]
+        return changed
 
     def offer(self, service: str, document: bytes | None, revision: int) -> bool:
         """Take in what the store holds for a service, None for nothing any more; return whether anything changes.

@@ -53,7 +53,6 @@ class Listener(Acceptor[Downstream]):
         self.pseudonym = pseudonym.encode()
         self.via_line = b"Via: 1.1 %b" % self.pseudonym
         self.outbox = Outbox(loop)
-        self.ends_exchanges = timeouts.total_s is not None  # whether any exchange has an `ends_s`
         self.start_traces = False  # whether a request that bears no `traceparent` gets one
         self.tls: Renewed | None = None  # how clients are met; set before the first `accept`
         self._drained: asyncio.Event | None = None
@@ -116,6 +115,11 @@ class Listener(Acceptor[Downstream]):
     def tls_to(self, cluster: Cluster, endpoint: Endpoint) -> tuple[ssl.SSLContext, str] | None:
         """How a connection to `endpoint` is encrypted, and the name that its certificate must bear; None: not."""
         return None
+
+    @property
+    def ends_exchanges(self) -> bool:
+        """Whether any exchange may have an `ends_s`."""
+        return self.timeouts.total_s is not None
 
     def sweep(self, now: float) -> None:
         """Act on every deadline that has passed."""
