@@ -11,12 +11,14 @@ import pytest
 
 Eventually = Callable[..., Awaitable[None]]
 
+PATIENCE_S = 30.0  # only a failure waits that long, and a busy machine is none
+
 
 @pytest.fixture
 def eventually() -> Eventually:
-    """`await eventually(condition, within_s=5)`: return when the condition holds, fail when it has not in time."""
+    """`await eventually(condition)`: return when the condition holds, fail when it has not in time."""
 
-    async def wait(condition: Callable[[], object], within_s: float = 5.0) -> None:
+    async def wait(condition: Callable[[], object], within_s: float = PATIENCE_S) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
         while not condition():

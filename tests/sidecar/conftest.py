@@ -17,7 +17,7 @@ from homeport.sidecar import Sidecar, Workers
 from homeport.sidecar.route_watch import Keys
 
 SEED = 20_260_101
-PATIENCE_S = 10.0  # a test that waits longer for an event has failed
+PATIENCE_S = 30.0  # a test that waits longer for an event has failed
 
 
 def pytest_asyncio_loop_factories(

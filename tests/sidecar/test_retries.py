@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
 from homeport.client.core.model import Instance
-from homeport.sidecar import Timeouts
+from homeport.sidecar import Circuit, ServiceSettings, Timeouts
 from homeport.sidecar.core import limits
+from homeport.sidecar.sockets import address_of
 
 if TYPE_CHECKING:
     from tests.sidecar.conftest import Net, Raw
@@ -96,7 +98,10 @@ async def test_a_reset_of_a_reused_connection_is_repeated_on_a_fresh_one_for_get
 
 
 @pytest.mark.parametrize("reused", [True, False])
-async def test_a_post_is_never_repeated_once_it_was_sent(net: Net, reused: bool) -> None:
+async def test_a_post_is_never_repeated_once_it_was_sent(
+    net: Net, reused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "POOL_IDLE_ONCE_S", 60.0)
     posts: list[bytes] = []
     feed = net.registrar.feed("orders")
     other = await net.answering(net.ok(b"other"))
@@ -120,6 +125,59 @@ async def test_a_post_is_never_repeated_once_it_was_sent(net: Net, reused: bool)
     assert [head[:4] for head in posts] == [b"POST"]
     assert fickle.connections == 1
     assert other.connections == 0
+
+
+@pytest.mark.parametrize("method", [b"POST", b"GET"])
+async def test_only_what_can_be_repeated_goes_out_on_a_connection_that_has_been_idle_for_long(
+    net: Net, monkeypatch: pytest.MonkeyPatch, method: bytes
+) -> None:
+    monkeypatch.setattr(limits, "POOL_IDLE_S", 60.0)
+    monkeypatch.setattr(limits, "POOL_IDLE_ONCE_S", -1.0)  # whatever the clock: too long
+    upstream = await net.answering(net.ok())
+    sidecar = await net.proxy_to(upstream)
+    await net.ask(sidecar, net.get())
+    await net.ask(sidecar, net.get(method=method.decode()))
+    assert upstream.connections == (2 if method == b"POST" else 1)
+    await net.ask(sidecar, net.get())
+    assert upstream.connections == (2 if method == b"POST" else 1), "none is lost to the pool"
+
+
+async def test_a_post_is_not_written_to_a_connection_whose_end_is_here_but_not_yet_heard_of(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "POOL_IDLE_ONCE_S", 60.0)
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        sidecar = await net.sidecar(static={"orders": [address_of(listening)]})
+        client = await net.dial(sidecar)
+        async with asyncio.timeout(net.patience_s):
+            client.send(net.get(close=False))
+            first, _ = await loop.sock_accept(listening)
+            await loop.sock_recv(first, 4096)
+            await loop.sock_sendall(first, net.ok())
+            await client.head()
+            await client.exactly(2)
+            client.send(net.get(method="POST"))  # both are in the kernel before the loop looks
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            first.close()
+            second, _ = await loop.sock_accept(listening)
+            with second:
+                assert (await loop.sock_recv(second, 4096)).startswith(b"POST ")
+                await loop.sock_sendall(second, net.ok())
+                assert (await client.until_end()).endswith(b"hi")
+
+
+async def test_a_post_uses_what_is_there_where_no_more_connections_may_be_opened(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "POOL_IDLE_S", 60.0)
+    monkeypatch.setattr(limits, "POOL_IDLE_ONCE_S", -1.0)  # whatever the clock: too long
+    upstream = await net.answering(net.ok())
+    sidecar = await net.proxy_to(upstream, settings=ServiceSettings(circuit=Circuit(connections_max=1)))
+    await net.ask(sidecar, net.get())
+    assert (await net.ask(sidecar, net.get(method="POST"))).endswith(b"hi")
+    assert upstream.connections == 1
 
 
 async def test_a_get_that_was_reset_before_any_byte_is_answered_by_another_host(net: Net) -> None:

@@ -139,10 +139,7 @@ class Wire(asyncio.Transport):
         self.lost = self.closing = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"peername": ("192.0.2.1", 5), "socket": self}.get(name, default)
-
-    def setsockopt(self, *_option: object) -> None:
-        """As its own socket."""
+        return {"peername": ("192.0.2.1", 5)}.get(name, default)  # no socket, like every network in memory
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         assert not self.ended, "write after write_eof"

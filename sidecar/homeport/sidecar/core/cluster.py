@@ -91,6 +91,10 @@ class Endpoint(Generic[C]):
             return idle.pop()
         return None
 
+    def put_back(self, connection: C) -> None:
+        """It was taken and not used: the newest is what it was before."""
+        self.idle.append(connection)
+
     def give_back(self, connection: C, now: float) -> bool:
         """Keep a connection for the next request; False means that the caller closes it."""
         if self.gone or not self.available:

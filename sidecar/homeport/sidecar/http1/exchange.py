@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from homeport.sidecar.core import limits
 from homeport.sidecar.core.histogram import BOUNDS_S
-from homeport.sidecar.core.retries import Failure, may_retry
+from homeport.sidecar.core.retries import IDEMPOTENT, Failure, may_retry
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1 import bodies, framing
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
@@ -225,6 +225,14 @@ class Exchange:
         self.endpoint = endpoint
         self._tried.append(endpoint)
         upstream = None if fresh else endpoint.take(now)
+        if (
+            upstream is not None
+            and self.request.method not in IDEMPOTENT
+            and not upstream.is_surely_open(now)
+            and (circuit is None or circuit.may_connect)
+        ):
+            endpoint.put_back(upstream)
+            upstream = None
         if upstream is not None:
             self._send(upstream, now)
             return

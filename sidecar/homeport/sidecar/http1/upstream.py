@@ -8,6 +8,7 @@ anything is closed, since it could only be an answer that nobody asked for.
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from homeport.sidecar.core import cluster, limits
@@ -141,6 +142,21 @@ class Upstream(asyncio.Protocol):
             if body.rest:
                 exchange.reusable = False
         exchange.response_piece(piece, body.done, body.trailers)
+
+    def is_surely_open(self, now: float) -> bool:
+        """Whether an idle connection may carry a request that cannot be sent again.
+
+        It must not have been idle for long, and the kernel must not know of anything from the other end: all that can
+        come while nothing was asked is its end, which the loop may hear of only after this request.
+        """
+        if now - self.idle_since_s > limits.POOL_IDLE_ONCE_S:
+            return False
+        under = self.transport.get_extra_info("socket")
+        if under is None or not hasattr(select, "poll"):  # in memory, or Windows
+            return True
+        ready = select.poll()
+        ready.register(under.fileno(), select.POLLIN)
+        return not ready.poll(0)
 
     def lend(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Give the connection to an exchange and send its request, or as much of it as there is."""
