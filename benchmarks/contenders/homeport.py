@@ -73,7 +73,7 @@ def sidecar(
     port = free_port()
     command = [*_SIDECAR, "--registry", f"127.0.0.1:{registry.rpc_port}", "--outbound", f"127.0.0.1:{port}", *options]
     ready = answers(f"http://127.0.0.1:{port}/", host=service)
-    return stage.server(f"sidecar{''.join(options)}", command, ready, cores), port
+    return stage.server(f"sidecar{''.join(options).replace('/', '-')}", command, ready, cores), port
 
 
 def inbound(stage: Stage, registry: Registry, app_port: int) -> tuple[Server, int]:

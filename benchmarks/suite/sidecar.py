@@ -28,6 +28,14 @@ _MEMORY: Final = (
     Metric("per_connection", "KiB", "lower"),
     Metric("empty", "MiB", "lower"),
 )
+_LOG: Final = ("--access-log", "/dev/null")  # the disk is not what is measured
+_OBSERVED: Final = (
+    ("homeport", "homeport sidecar, neither log nor traces", ()),
+    ("log", "with an access log in JSON", _LOG),
+    ("log-common", "with an access log in the common format", (*_LOG, "--access-log-format", "common")),
+    ("tracing", "with a span of its own in every trace, none sampled", ("--tracing", "0")),
+    ("both", "with the JSON log and tracing", (*_LOG, "--tracing", "0")),
+)
 _SHARED: Final = "generator: wrk and the upstream, which share a core unless there is a third"
 
 StartProxy = Callable[[Stage, Sequence[int]], tuple[Server, int]]
@@ -109,6 +117,17 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             ),
         ),
         Case(
+            "sidecar/observed",
+            "what do an access log and traces cost a request?",
+            f"wrk, 32 connections, GET of {len(proxies.SMALL_BODY)} bytes; three endpoints of one upstream",
+            "homeport",
+            tuple(
+                _contender(name, about, _with(*options), _wrk("/", 32, scale.turn_s, 0), upstream=proxies.upstream)
+                for name, about, options in _OBSERVED
+            ),
+            notes=(_SHARED,),
+        ),
+        Case(
             "sidecar/idle",
             f"how much memory do {_IDLE} idle connections take?",
             f"{_IDLE} connections, each used for one request and then kept",
@@ -183,14 +202,19 @@ def _registry(stage: Stage, ports: Sequence[int]) -> homeport.Registry:
     return registry
 
 
-def _homeport(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+def _homeport(stage: Stage, upstreams: Sequence[int], *options: str) -> tuple[Server, int]:
     registry = _registry(stage, upstreams)
     with ExitStack() as undo:
         undo.enter_context(registry.server)
-        server, port = homeport.sidecar(stage, registry, _SERVICE)
+        server, port = homeport.sidecar(stage, registry, _SERVICE, *options)
         undo.pop_all()
     server.with_it(registry.server)
     return server, port
+
+
+def _with(*options: str) -> StartProxy:
+    """Ours, with options."""
+    return lambda stage, upstreams: _homeport(stage, upstreams, *options)
 
 
 def _both(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:

@@ -106,6 +106,7 @@ COMMANDS: Final[dict[str, Entry]] = {
             "homeport stats --json",
         ),
     ),
+    "top": Entry("homeport.mesh.commands.top:top", "Watch what goes through sidecars, live."),
     "kv": Entry(
         "homeport.mesh.commands.kv:kv",
         "Read and write the key-value store.",

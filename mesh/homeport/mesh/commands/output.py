@@ -54,5 +54,7 @@ _STYLES: Final = {
     "warning": "yellow",
     "draining": "yellow",
     "critical": "red",
+    "ejected": "red",
+    "suspect": "yellow",
     "maintenance": "magenta",
 }
