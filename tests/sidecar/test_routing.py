@@ -353,6 +353,23 @@ async def test_a_document_says_how_the_service_is_called(net: Net) -> None:
     assert sidecar.outbound.clusters["orders"].router is None
 
 
+@pytest.mark.parametrize("outbound", ["off", "127.0.0.1:0"])
+async def test_a_local_port_stands_for_a_service(net: Net, outbound: str) -> None:
+    upstream, other = await named(net, b"hi"), await named(net, b"other")
+    net.registrar.feed("orders").say(upstream.instance())
+    net.registrar.feed("billing").say(other.instance("billing"))
+    routes = {"orders": Routing(routes=(Route(match=Match(path="/x"), fault=Fault(abort_status=501)),))}
+    sidecar = await net.sidecar(outbound=outbound, http={"orders": "127.0.0.1:0"}, routes=routes)
+    at = "http:orders"
+    host = sidecar.at[at]
+    assert body(await net.ask(sidecar, net.get(host=host), at)) == b"hi"
+    assert f"Host: {host}\r\n".encode() in upstream.heads[0]  # as the client said
+    assert b"501 " in head(await net.ask(sidecar, net.get("/x", host), at))
+    # Whoever names a service otherwise means it.
+    assert body(await net.ask(sidecar, net.get("http://billing/", host), at)) == b"other"
+    assert body(await net.ask(sidecar, net.get(host=host, extra="x-homeport-service: billing\r\n"), at)) == b"other"
+
+
 async def test_connect_goes_by_routes_too(net: Net) -> None:
     sidecar = await two_versions(net, Route(match=Match(methods=("CONNECT",)), to=(NEW,)), Route(to=(OLD,)))
     for _ in range(4):

@@ -265,6 +265,7 @@ def test_a_worker_is_told_all_options(tmp_path: Path) -> None:
         app="127.0.0.1:3",
         static={"db": ["127.0.0.1:4"]},
         tcp={"orders": "127.0.0.1:5"},
+        http={"billing": "127.0.0.1:6"},
         passthrough=["example.org"],
         concurrency_max=10,
         limits=Limits(headers=7),

@@ -3,9 +3,9 @@
 Every option is also a key of `--config homeport.toml` and an environment variable, named as it is written: `http` of
 `[serve]` is `HOMEPORT_SERVE_HTTP`. The key `registry` at the top, and `HOMEPORT_REGISTRY`, hold for every command.
 `[sidecar.timeouts]` and `[sidecar.limits]` hold the bounds of `--timeout` and `--limit`, and so for `run`.
-`[[service]]` tables (`name`, `endpoints`) name services that register nowhere, and `[[tcp]]` tables (`listen`,
-`service`) local ports that stand for a service, for `sidecar` and `run`; `[[routing]]` tables are documents of routes,
-each with its `service`.
+`[[service]]` tables (`name`, `endpoints`) name services that register nowhere, and `[[tcp]]` and `[[http]]` tables
+(`listen`, `service`) local ports that stand for a service, for `sidecar` and `run`; `[[routing]]` tables are documents
+of routes, each with its `service`.
 Exit codes: 0 done, 1 the answer is no, 2 usage, 3 the registry cannot be reached.
 """
 
@@ -301,13 +301,14 @@ def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
     own = {key.replace("-", "_"): config.pop(key) for key in _OWN_KEYS if key in config}
     listed = {
         "static": [_static_service(ctx, table) for table in config.pop("service", [])],
-        "tcp": [_tcp_port(ctx, table) for table in config.pop("tcp", [])],
+        "tcp": [_local_port(ctx, "tcp", table) for table in config.pop("tcp", [])],
+        "http": [_local_port(ctx, "http", table) for table in config.pop("http", [])],
         "routes": [_routing(ctx, table) for table in config.pop("routing", [])],
     }
     for name, table in config.items():
         if name not in COMMANDS or not isinstance(table, dict):
             keys = ", ".join((*_SHARED_KEYS, *_OWN_KEYS))
-            ctx.fail(f"--config: {name!r} is neither a command nor one of {keys}, service, tcp, routing.")
+            ctx.fail(f"--config: {name!r} is neither a command nor one of {keys}, service, tcp, http, routing.")
     defaults = {name: {**shared, **_option_names(config.get(name, {}))} for name in COMMANDS}
     if shared:
         for command, actions in _ACTIONS.items():
@@ -333,12 +334,12 @@ def _static_service(ctx: click.Context, table: Any) -> str:
             )
 
 
-def _tcp_port(ctx: click.Context, table: Any) -> str:
+def _local_port(ctx: click.Context, kind: str, table: Any) -> str:
     match table:
         case {"listen": str(listen), "service": str(service), **rest} if not rest:
             return f"{listen}={service}"
         case _:
-            raise click.UsageError('--config: a [[tcp]] has exactly listen = "host:port" and a service.', ctx)
+            raise click.UsageError(f'--config: a [[{kind}]] has exactly listen = "host:port" and a service.', ctx)
 
 
 def _routing(ctx: click.Context, table: Any) -> str:

@@ -19,7 +19,7 @@ from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.routing import Routing
 from homeport.sidecar.core.settings import ServiceSettings, divided
 from homeport.sidecar.observer import NOTHING, Observing
-from homeport.sidecar.outbound import instance_at
+from homeport.sidecar.outbound import HTTP_PREFIX, instance_at
 from homeport.sidecar.sockets import parse_address
 from homeport.sidecar.tcp import PREFIX
 from homeport.sidecar.tls import ServerTls
@@ -35,6 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         admin: `host:port` for operators and scrapers.
         static: Services that register nowhere: name to `host:port` addresses. Never looked up in the registry.
         tcp: Local ports that stand for a service each, for what is not HTTP/1.1: its name to `host:port`.
+        http: The same for HTTP/1.1, with all that the outbound does for it.
         passthrough: Hosts outside the registry, `host` or `host:port`, that requests may go to.
         concurrency_max: Requests under way at the application; more are turned away, for others to serve.
         limits: How large and how many; one for both listeners.
@@ -57,6 +58,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     admin: str | None = None
     static: Mapping[str, Sequence[str]] = {}
     tcp: Mapping[str, str] = {}
+    http: Mapping[str, str] = {}
     passthrough: Sequence[str] = ()
     concurrency_max: int = fixed.ACTIVE_MAX
     limits: Limits = Limits()
@@ -70,7 +72,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     routes: Mapping[str, Routing] = {}
 
     def __post_init__(self) -> None:
-        for name in ("static", "tcp", "services", "routes"):  # nobody changes them afterwards, not even who made them
+        for name in (
+            "static",
+            "tcp",
+            "http",
+            "services",
+            "routes",
+        ):  # nobody changes them afterwards, not even who made them
             msgspec.structs.force_setattr(self, name, dict(getattr(self, name)))
         addresses = self.addresses
         for address in addresses.values():
@@ -88,7 +96,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """What is to be listened at, by the listener's name."""
         three = {"outbound": self.outbound, "inbound": self.inbound, "admin": self.admin}
         named = {name: address for name, address in three.items() if address is not None and address != "off"}
-        return named | {PREFIX + service: address for service, address in self.tcp.items()}
+        ports = {PREFIX + service: address for service, address in self.tcp.items()}
+        return named | ports | {HTTP_PREFIX + service: address for service, address in self.http.items()}
 
     def share(self, count: int) -> Options:
         """What each of `count` workers may do, so that all of them together do what these options allow.
@@ -115,6 +124,7 @@ class Given(TypedDict, total=False):
     admin: str | None
     static: Mapping[str, Sequence[str]]
     tcp: Mapping[str, str]
+    http: Mapping[str, str]
     passthrough: Sequence[str]
     concurrency_max: int
     limits: Limits

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
@@ -27,6 +28,7 @@ from homeport.sidecar.core.routes import Hosts, Passed, Refusal
 from homeport.sidecar.core.routing import Routing
 from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, UpstreamTls
 from homeport.sidecar.core.snapshot import Known, Snapshot
+from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
@@ -37,11 +39,12 @@ from homeport.sidecar.http1.routed import RoutedExchange
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
 from homeport.sidecar.last_known import confirmed, taken
 from homeport.sidecar.route_watch import Keys, RouteWatch
-from homeport.sidecar.sockets import parse_address
+from homeport.sidecar.sockets import BACKLOG, parse_address
 from homeport.sidecar.tls import Renewed
 
 _log = logging.getLogger("homeport.sidecar")
 
+HTTP_PREFIX: Final = "http:"  # of the names of local ports that stand for a service, which follows
 TLS_META: Final = "tls"  # an instance whose meta says "true" here is met over TLS,
 TLS_NAME_META: Final = "tls-server-name"  # and its certificate bears this name, if not its address
 
@@ -95,6 +98,22 @@ def instance_at(service: str, address: str) -> Instance:
     if not port:
         raise ValueError(f"{address!r} needs a port from 1 to 65535")
     return Instance(service=service, id=address, address=host, port=port)
+
+
+class PortClient(Downstream):
+    """A client of a local port that stands for one service: its requests name no other by their Host."""
+
+    __slots__ = ("_service",)
+
+    def __init__(self, outbound: Outbound, service: bytes) -> None:
+        super().__init__(outbound)
+        self._service = service
+
+    def parse(self, data: bytes, end: int, bounds: Limits) -> RequestHead:
+        request = framing.parse_request(data, end, bounds)
+        if not any(name == SERVICE for name, _ in request.mesh):
+            request.mesh += ((SERVICE, self._service),)
+        return request
 
 
 class Outbound(Listener):
@@ -224,6 +243,13 @@ class Outbound(Listener):
     @property
     def ends_exchanges(self) -> bool:
         return self._routes_end or super().ends_exchanges
+
+    async def accept_for(self, service: str, listening: socket.socket) -> None:
+        """Accept at a socket that stands for one service."""
+        self.keep(service)
+        name = service.encode()
+        server = await self.loop.create_server(lambda: PortClient(self, name), sock=listening, backlog=BACKLOG)
+        self._servers.append(server)
 
     def begin_routed(self, exchange: Exchange, cluster: Cluster) -> None:
         RoutedExchange(exchange, cluster, self).begin_routed()

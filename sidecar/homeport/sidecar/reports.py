@@ -18,7 +18,7 @@ from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.http1.upstream import Cluster
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.observer import Observer
-from homeport.sidecar.outbound import Outbound
+from homeport.sidecar.outbound import HTTP_PREFIX, Outbound
 from homeport.sidecar.tcp import TcpListener
 
 BOUNDS: Final = (*(repr(bound) for bound in BOUNDS_S), "+Inf")  # of the buckets of latencies, in seconds
@@ -148,7 +148,8 @@ def routes(sidecar: Watched) -> dict[str, object]:
         source = "passthrough" if isinstance(service, Passed) else "static" if cluster.fixed else "registry"
         services.append({"service": str(service), "direction": "outbound", "source": source, "known": cluster.known})
     documents = [_documented(service, entry) for service, entry in outbound.table] if outbound is not None else []
-    return {"tcp": ports, "services": services, "documents": documents}
+    http = {name.removeprefix(HTTP_PREFIX): at for name, at in sidecar.at.items() if name.startswith(HTTP_PREFIX)}
+    return {"tcp": ports, "http": http, "services": services, "documents": documents}
 
 
 def _documented(service: str, entry: Routed) -> dict[str, object]:

@@ -30,7 +30,7 @@ from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.observer import Observer
 from homeport.sidecar.options import DEFAULT, RELOADED, Given, Options
-from homeport.sidecar.outbound import Discovery, Outbound, instance_at
+from homeport.sidecar.outbound import HTTP_PREFIX, Discovery, Outbound, instance_at
 from homeport.sidecar.sockets import address_of, bind
 from homeport.sidecar.tcp import TcpListener
 from homeport.sidecar.tls import Renewed
@@ -113,7 +113,7 @@ class Sidecar:
             if options.observing.anything:
                 self.observer = Observer(options.observing, self._rng)
                 self.observer.start()
-            if "outbound" in self._addresses or options.tcp:
+            if "outbound" in self._addresses or options.tcp or options.http:
                 self.outbound = Outbound(
                     loop,
                     self._rng,
@@ -129,10 +129,16 @@ class Sidecar:
                 )
                 if options.state_file is not None:
                     await self._recall(self.outbound, options.state_file)
+                if self.outbound.route_watch is not None and ("outbound" in self._addresses or options.http):
+                    self.outbound.route_watch.start()
+                    await self.outbound.route_watch.read()
+                self._prepare(self.outbound)
+                for service in options.http:
+                    name_of_port = HTTP_PREFIX + service
+                    for each in self._bound(name_of_port):
+                        await self.outbound.accept_for(service, each)
+                    self.at[name_of_port] = address_of(self._bound(name_of_port)[0])
                 if "outbound" in self._addresses:
-                    if self.outbound.route_watch is not None:
-                        self.outbound.route_watch.start()
-                        await self.outbound.route_watch.read()
                     self.at["outbound"] = await self._listen(self.outbound)
                 for service in options.tcp:
                     self.tcp.append(TcpListener(self.outbound, service))
@@ -182,10 +188,13 @@ class Sidecar:
             self._sockets[name] = bind(self._addresses[name])
         return self._sockets[name]
 
-    async def _listen(self, listener: Listener | TcpListener) -> str:
+    def _prepare(self, listener: Listener | TcpListener) -> None:
         if isinstance(listener, Listener):
             listener.start_traces = self.options.start_traces
         listener.observer = self.observer
+
+    async def _listen(self, listener: Listener | TcpListener) -> str:
+        self._prepare(listener)
         bound = self._bound(listener.name)
         for each in bound:
             await listener.accept(each)

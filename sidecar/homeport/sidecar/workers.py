@@ -116,7 +116,7 @@ class Workers:
         self._name = ""
         self._workers: list[_Worker] = []
         self._keeping: list[asyncio.Task[None]] = []
-        routed = "outbound" in self._addresses
+        routed = "outbound" in self._addresses or bool(self.options.http)
         self._fan_out = FanOut(client, self.options.state_file, self._rng, self._tell_routes if routed else None)
         self._admin: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None

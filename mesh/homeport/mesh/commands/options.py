@@ -55,7 +55,7 @@ def static_service(text: str) -> str:
     return text
 
 
-def tcp_port(text: str) -> str:
+def local_port(text: str) -> str:
     """An option's type: HOST:PORT=NAME, a local port that stands for a service."""
     at, equals, name = text.rpartition("=")
     if not (name and equals):
@@ -64,12 +64,12 @@ def tcp_port(text: str) -> str:
     return text
 
 
-def tcp_ports(texts: Iterable[str]) -> dict[str, str]:
+def local_ports(option: str, texts: Iterable[str]) -> dict[str, str]:
     """What those options say: addresses by name."""
     ports: dict[str, str] = {}
     for at, _, name in (text.rpartition("=") for text in texts):
         if name in ports:
-            raise click.UsageError(f"--tcp: {name!r} stands at {ports[name]} already; a service has one port.")
+            raise click.UsageError(f"{option}: {name!r} stands at {ports[name]} already; a service has one port.")
         ports[name] = at
     return ports
 

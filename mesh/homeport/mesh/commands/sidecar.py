@@ -26,11 +26,11 @@ from homeport.mesh.commands.options import (
     bounds_option,
     default_data_dir,
     listener,
+    local_port,
+    local_ports,
     registry_option,
     static_service,
     static_services,
-    tcp_port,
-    tcp_ports,
 )
 from homeport.mesh.commands.reloading import Reloading
 from homeport.mesh.commands.routes import routes_option
@@ -101,6 +101,7 @@ def read_proxy(
     static: tuple[str, ...],
     routes: dict[str, Routing],
     tcp: tuple[str, ...],
+    http: tuple[str, ...],
     passthrough: tuple[str, ...],
     state_dir: Path | None,
     inbound_tls_cert: Path | None,
@@ -127,7 +128,8 @@ def read_proxy(
             admin=admin,
             static=static_services(static),
             routes=routes,
-            tcp=tcp_ports(tcp),
+            tcp=local_ports("--tcp", tcp),
+            http=local_ports("--http", http),
             passthrough=passthrough,
             limits=limits,
             timeouts=timeouts,
@@ -187,10 +189,17 @@ def proxy_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--tcp",
-                type=tcp_port,
+                type=local_port,
                 metavar="HOST:PORT=NAME",
                 multiple=True,
                 help="A local port whose connections go to instances of a service, whatever they speak; repeatable.",
+            ),
+            click.option(
+                "--http",
+                type=local_port,
+                metavar="HOST:PORT=NAME",
+                multiple=True,
+                help="The same for what speaks HTTP/1.1, with retries, routes and all; repeatable.",
             ),
             click.option(
                 "--routes",

@@ -38,6 +38,7 @@ class Downstream(asyncio.Protocol):
     )  # fmt: skip
 
     transport: asyncio.Transport
+    parse = staticmethod(framing.parse_request)
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -157,7 +158,7 @@ class Downstream(asyncio.Protocol):
             self.resume_reading(PIPELINE)
             return False
         self._in_head = False
-        request = framing.parse_request(data, end, self.listener.limits)
+        request = self.parse(data, end, self.listener.limits)
         data = data[end:]
         self._buffer = b""
         length = request.length
