@@ -173,15 +173,18 @@ class EndpointsThread:
 
     def __init__(self, *addresses: str, client: Callable[[], Client] | None = None, token: str = "") -> None:
         self._make = client or (lambda: Client(*addresses, token=token))
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop  # made by `start`: a loop does not survive a fork
         self._thread: threading.Thread | None = None
+        self._started = False
         self._client: Client
         self._endpoints: Endpoints
 
     def start(self) -> None:
         """Start the thread; connecting goes on behind it."""
-        if self._thread is not None or self._loop.is_closed():
+        if self._started:
             raise Closed("these endpoints start once")
+        self._started = True
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="homeport endpoints", daemon=True)
         self._thread.start()
         self._run(self._begin())
