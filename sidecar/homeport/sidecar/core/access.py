@@ -15,6 +15,7 @@ Response flags are Envoy's where Envoy has them:
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -49,14 +50,26 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def time_of(at_s: float) -> str:
     """The wall clock's time as an entry has it."""
-    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second = int(at_s)
+    return f"{_iso(second)}.{int((at_s - second) * 1000):03d}Z"
+
+
+# Many lines are of the same second, and calendars are the dearest part of a line.
+@lru_cache(maxsize=4)
+def _iso(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=4)
+def _common(iso: str) -> str:
+    return datetime.fromisoformat(iso).strftime("%d/%b/%Y:%H:%M:%S +0000")
 
 
 def line(entry: Entry, form: LogFormat) -> bytes:
     """The entry's line, with its newline; nothing that a client sends can end it early."""
     if form == "json":
         return _encode(entry) + b"\n"
-    at = datetime.fromisoformat(entry.time).strftime("%d/%b/%Y:%H:%M:%S %z")
+    at = _common(entry.time[:19])
     request = _quoted(f"{entry.method} {entry.target} {entry.protocol}") if entry.method else "-"
     status = entry.status or "-"
     common = f'{entry.client} - - [{at}] "{request}" {status} {entry.bytes_out or "-"}'
@@ -65,4 +78,6 @@ def line(entry: Entry, form: LogFormat) -> bytes:
 
 
 def _quoted(text: str) -> str:
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return text
     return "".join(each if each.isprintable() and each not in '"\\' else f"\\x{ord(each) & 0xFF:02x}" for each in text)

@@ -14,6 +14,7 @@ from typing import Final
 from homeport.client.core.backoff import Rng
 
 _PARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_NOT_ZERO: Final = 1 << 64 | 1  # a bit of either id, since neither may be all zeros
 _SAMPLED: Final = 1
 _KNOWN_FLAGS: Final = 3  # sampled, and that the trace's id is random; others must be 0 when sent (level 2)
 
@@ -48,18 +49,22 @@ def join(lines: Sequence[bytes], sampling: float, rng: Rng) -> tuple[Context, li
     states: list[bytes] = []
     others: list[bytes] = []
     for line in lines:
-        start = line[:12].lower()
-        if start == b"traceparent:":
+        if line[:5].lower() != b"trace":  # nearly all
+            others.append(line)
+            continue
+        name = line.partition(b":")[0].lower()
+        if name == b"traceparent":
             parents.append(line[12:].strip())
-        elif start[:11] == b"tracestate:":
+        elif name == b"tracestate":
             states.append(line)
         else:
             others.append(line)
-    span = f"{1 + rng.randrange((1 << 64) - 1):016x}"
+    drawn = f"{rng.randrange((1 << 192) - 1) | _NOT_ZERO:048x}"  # one draw for both ids
+    span = drawn[32:]
     found = _parsed(parents[0]) if len(parents) == 1 else None
     if found is None:
         flags = 2 | _SAMPLED if rng.random() < sampling else 2
-        context = Context(f"{1 + rng.randrange((1 << 128) - 1):032x}", "", span, flags)
+        context = Context(drawn[:32], "", span, flags)
     else:
         trace, parent, flags = found
         context = Context(trace, parent, span, flags)
