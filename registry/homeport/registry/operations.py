@@ -72,7 +72,7 @@ from homeport.client.core.messages import (
 from homeport.client.core.model import Instance, InstanceKey, KeyValue, validate_instance, validate_name
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue, CheckRecord
-from homeport.registry.core.explaining import explain
+from homeport.registry.core.explaining import Beside, explain
 from homeport.registry.core.health import capped
 from homeport.registry.core.limits import (
     CONNECTION_CALLS_MAX,
@@ -179,6 +179,7 @@ class Operations:
         server: str,
         token: str,
         restore: Callable[[str], None],
+        beside: Callable[[InstanceKey], Beside],
     ) -> None:
         self.store = store
         self.catalogue = catalogue
@@ -189,6 +190,7 @@ class Operations:
         self.node = node
         self._server = server
         self.token = token
+        self._beside = beside
         self._restore = restore  # puts a verified backup in the place of everything, soon, and removes the file
         self._transfers = Transfers(store)
         self._handlers: dict[type[Request[Any]], Callable[[Any, Peer], Any]] = {
@@ -507,7 +509,8 @@ class Operations:
         return ServiceList(self.catalogue.index, page, more)
 
     def explain(self, request: Explain, _peer: Peer) -> Explained:
-        found = explain(self.catalogue, (request.node, request.id))
+        key = (request.node, request.id)
+        found = explain(self.catalogue, key, self._beside(key))
         if found is None:
             raise NotFound(f"there is no instance {request.id!r} on node {request.node!r}")
         return Explained(*found)

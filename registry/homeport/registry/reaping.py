@@ -30,7 +30,7 @@ class Reaping:
         self._operations = operations
         self._catalogue = operations.catalogue
         self._in_charge = in_charge
-        self._now = now
+        self.now = now
         self._peer = Peer(NoOutlet())
         self._timer: asyncio.TimerHandle | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -38,7 +38,7 @@ class Reaping:
 
     def start(self) -> None:
         """Take in what is there; to be called after the catalogue listens, and before anything is awaited."""
-        now = self._now()
+        now = self.now()
         for service in self._catalogue.services.values():
             for key in service.entries:
                 self.reaper.touched(key, now)
@@ -57,7 +57,7 @@ class Reaping:
     def _revision(self, revision: int, _changes: tuple[Change, ...]) -> None:
         touched = self._catalogue.touched
         if touched.revision == revision:
-            now = self._now()
+            now = self.now()
             for key in touched.keys:
                 self.reaper.touched(key, now)
 
@@ -66,7 +66,7 @@ class Reaping:
 
     def _sweep(self) -> None:
         if self.reaper and (self._sweeping is None or self._sweeping.done()):
-            due = self.reaper.due(self._now())
+            due = self.reaper.due(self.now())
             if due:
                 self._sweeping = asyncio.get_running_loop().create_task(self._reap(due), name="reap critical instances")
         self._arm()
@@ -75,7 +75,7 @@ class Reaping:
         for node, id_ in due:
             await asyncio.sleep(0)  # others have their turn, however many there are to see to
             entry = self._catalogue.find(node, id_)
-            if entry is None or not self._in_charge(entry) or self.reaper.left_s((node, id_), self._now()) >= 0:
+            if entry is None or not self._in_charge(entry) or self.reaper.left_s((node, id_), self.now()) >= 0:
                 continue  # it went, or recovered meanwhile; or another replica sees to it
             try:
                 await self._operations.deregister(Deregister(id_, node, entry.lease), self._peer)

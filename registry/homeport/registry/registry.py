@@ -23,10 +23,12 @@ from homeport.client.core.errors import Closed, HomeportError, InvalidArgument, 
 from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import OWN, Catalogue, Entry
+from homeport.registry.core.explaining import Beside
 from homeport.registry.core.health import is_local
 from homeport.registry.core.txn import Change
 from homeport.registry.direct import DirectLink, DirectTransport
 from homeport.registry.doubts import Doubts
+from homeport.registry.fronts.consul.registrations import details_of
 from homeport.registry.fronts.dns.front import DnsFront
 from homeport.registry.fronts.dns.settings import DnsSettings
 from homeport.registry.fronts.http import HttpFront
@@ -142,6 +144,7 @@ class Registry:
             server=f"homeport/{version('homeport')}",
             token=self._token,
             restore=self._restore_soon,
+            beside=self._beside,
         )
         self._statuses = StatusWriter(self.store, self.catalogue, self._doubts)
         self._prober = Prober(self._calls)
@@ -320,6 +323,21 @@ class Registry:
         if not self._started:
             raise Unavailable("the registry is being restored")
         return self.operations
+
+    def _beside(self, key: InstanceKey) -> Beside:
+        """What an explanation says beyond the catalogue."""
+        entry, node = self.catalogue.find(*key), self.catalogue.find(key[0], "")
+        if entry is None:
+            return Beside()
+        now = self._reaping.now()
+        return Beside(
+            lease_left_s=self.store.lease_remaining_s(entry.lease) if entry.lease else None,
+            kept_s=entry.kept_until - now,
+            deregistered_in_s=self._reaping.reaper.left_s(key, now),
+            looked=self._scheduler.looked(key) if self._in_charge(entry) else None,
+            reason=details_of(entry.registered).maintenance_reason,
+            node_reason=details_of(node.registered).maintenance_reason if node is not None else "",
+        )
 
     # --- what happens -------------------------------------------------------------------------------------------
 

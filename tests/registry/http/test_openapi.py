@@ -151,6 +151,7 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "GET /healthz": (Asked(),),
     "GET /readyz": (Asked(),),
     "GET /metrics": (Asked(),),
+    "GET /explain/{service name}": (Asked("web", more=("id=web",)), Asked("none", status=404)),
     "GET /sd/prometheus": (Asked(more=("service=web&tag=v1&passing", "filter=Service.Port%20%3D%3D%208080")),),
 }
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import Check, Instance, InstanceKey, Status
+from homeport.registry.core.explaining import Looked
 from homeport.registry.core.health import OUTPUT_INTERVAL_S, CheckState, Verdict, first_start, next_start
 from homeport.registry.core.limits import PROBES_AT_ONCE
 
@@ -140,6 +141,18 @@ class Scheduler:
         """Checks that are due and wait for others to end. Looks at every check: for a scrape, not for a loop."""
         now = self._now()
         return sum(due <= now and run.stamp == stamp for due, stamp, run in self._heap)
+
+    def looked(self, key: InstanceKey) -> dict[str, Looked]:
+        """How the looks at each check of an instance stand; empty for an unknown key."""
+        target = self._targets.get(key)
+        if target is None:
+            return {}
+        runs = [*target.runs.values(), *([target.connect] if target.connect is not None else [])]
+        now = self._now()
+        return {
+            run.check.name: Looked(run.state.recent, 0.0 if run.task is not None else max(run.due - now, 0.001))
+            for run in runs
+        }
 
     def put(self, instance: Instance, known: Mapping[str, Status] = _NOTHING_KNOWN) -> None:
         """Follow an instance that appeared or changed; a no-op once closed.

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
+from homeport.client.core.messages import Explain
 from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER, VERSION, Agent, node_id
 from homeport.registry.fronts.consul.answers import TEXT, Answer, Refusal
@@ -101,6 +104,27 @@ def _server(agent: Agent) -> str:
 def healthz(_call: Call) -> Answer:
     """Whether the process answers at all."""
     return Answer(body=b"ok\n", content_type=TEXT)
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Whether an instance takes new traffic, and why."""
+
+    node: str
+    id: str
+    available: bool
+    reasons: tuple[str, ...]
+
+
+def explain(call: Call) -> Answer:
+    """Why each instance of a service, or the one asked for, is in or out, in words."""
+    service = call.agent.catalogue.services.get(call.name)
+    wanted = call.text("id")
+    found = []
+    for node, id_ in sorted(service.entries) if service is not None else ():
+        if wanted in ("", id_):
+            explained = call.agent.operations.explain(Explain(id=id_, node=node), call.agent.peer())
+            found.append(Told(node, id_, explained.available, explained.reasons))
+    return Answer(status=200 if found else 404, body=bodies.encode(found))
 
 
 def readyz(call: Call) -> Answer:

@@ -719,6 +719,18 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     ),
     Endpoint(
         method="GET",
+        path="/explain/{service name}",
+        summary="why each instance of a service is in or out, in words",
+        view=about.explain,
+        parameters=(
+            Parameter("id", "text", "supported", "one instance alone, by its service ID"),
+            Parameter("token", "text"),
+        ),
+        answers=list[about.Told],
+        statuses=(200, 404),
+    ),
+    Endpoint(
+        method="GET",
         path="/metrics",
         summary="numbers for Prometheus",
         view=exposition,
