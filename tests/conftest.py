@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator
 
@@ -28,6 +29,15 @@ def eventually() -> Eventually:
             await turn.wait()
 
     return wait
+
+
+pytest_plugins = ["pytester"]  # for tests/kit, to run pytest in pytest; only an outermost conftest may ask for it
+
+
+def pytest_configure() -> None:
+    """What is started in the background ignores Ctrl-C, and so would all that it starts and interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

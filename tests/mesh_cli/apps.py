@@ -76,8 +76,7 @@ class Run:
 
     def ready(self) -> tuple[int, str, str]:
         """The app's process id, its proxy and its inbound address, once it runs."""
-        word, pid, proxy, inbound = self.homeport.line(self.process).split()
-        assert word == "ready"
+        _word, pid, proxy, inbound = self.homeport.line_with(self.process, "ready ").split()
         return int(pid), proxy, inbound
 
 

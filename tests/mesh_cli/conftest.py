@@ -57,6 +57,14 @@ class Processes:
         assert process.stdout is not None
         return process.stdout.readline()
 
+    def line_with(self, process: subprocess.Popen[str], beginning: str) -> str:
+        """The next line that begins so, past whatever was logged before it."""
+        passed = []
+        while not (line := self.line(process)).startswith(beginning):
+            passed.append(line)
+            assert line, f"no line begins with {beginning!r}, but: {passed}"
+        return line
+
     def serve(
         self, http: str = "127.0.0.1:0", rpc: str = "127.0.0.1:0", where: Sequence[str] = ("--memory",)
     ) -> Serving:
@@ -66,7 +74,7 @@ class Processes:
             where: the options that say where the data is.
         """
         process = self.start("serve", "--http", http, "--rpc", rpc, *where)
-        line = self.line(process)
+        line = self.line_with(process, "homeport: serving")
         found = re.fullmatch(r"homeport: serving  http (\S+)  rpc (\S+)  dns (\S+)  data (.+)\n", line)
         assert found, f"not a ready line: {line!r}"
         self.registry = found[2]

@@ -183,8 +183,7 @@ def test_a_sidecar_brings_calls_to_services_that_the_file_names(homeport: Proces
         '[sidecar]\noutbound = "127.0.0.1:0"\nadmin = "off"\n'
     )
     process = homeport.start("--config", str(config), "sidecar")
-    words = listening(homeport, process)
-    assert words[:3] == ["homeport:", "sidecar", "outbound"]
+    words = homeport.line_with(process, "homeport: sidecar  outbound ").split()
     assert words[4:9] == ["inbound", "off", "admin", "off", "tcp:database"]
     with urllib.request.urlopen(f"http://{words[9]}/", timeout=DEADLINE_S) as answer:  # what it speaks is not looked at
         assert answer.read() == b"hello"
@@ -214,7 +213,7 @@ def test_a_changed_file_takes_effect_and_a_wrong_one_does_not(homeport: Processe
 
     write(first.server_port)
     process = homeport.start("--config", str(config), "sidecar")
-    words = listening(homeport, process)
+    words = homeport.line_with(process, "homeport: sidecar").split()
     told: list[str] = []
     threading.Thread(target=lambda: told.extend(iter(lambda: homeport.line(process), "")), daemon=True).start()
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://{words[3]}"}))
@@ -240,13 +239,6 @@ def test_a_changed_file_takes_effect_and_a_wrong_one_does_not(homeport: Processe
     for server in (first, second):
         server.shutdown()
         server.server_close()
-
-
-def listening(homeport: Processes, process: subprocess.Popen[str]) -> list[str]:
-    """The words of the line that says where a sidecar listens; what it logs before is passed over."""
-    while not (line := homeport.line(process)).startswith("homeport: sidecar"):
-        assert line, "it ended"
-    return line.split()
 
 
 class Greeting(http.server.BaseHTTPRequestHandler):

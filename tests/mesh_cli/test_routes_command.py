@@ -65,7 +65,7 @@ def test_a_sidecar_has_routes_from_files(homeport: Processes, tmp_path: Path, wh
         text += '[[routing]]\nservice = "orders"\n' + GOOD_TOML.replace("[[routes]]", "[[routing.routes]]")
     config.write_text(text)
     process = homeport.start("--config", str(config), "sidecar", *args)
-    address = homeport.line(process).split()[3]
+    address = homeport.line_with(process, "homeport: sidecar").split()[3]
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://{address}"}))
     with pytest.raises(urllib.error.HTTPError) as answer:
         opener.open("http://orders/", timeout=DEADLINE_S)

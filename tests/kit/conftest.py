@@ -1,3 +1,0 @@
-"""pytester, to run pytest in pytest."""
-
-pytest_plugins = ["pytester"]
