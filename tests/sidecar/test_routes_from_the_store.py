@@ -85,6 +85,19 @@ async def test_a_bad_document_is_refused_aloud_and_the_last_good_one_stays(
     assert 'homeport_route_rq_total{route="all",service="orders"}' in metrics
 
 
+@pytest.mark.parametrize("key", [b"homeport/routes/", b"homeport/routes/Orders", b"homeport/routes/\xff"])
+async def test_a_key_that_names_no_service_is_said_aloud_and_changes_nothing(
+    net: Net, client: Client, key: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    sidecar = await net.sidecar(client=client)
+    await client.kv.put(key, aborting(501))
+    await client.kv.put("homeport/routes/billing", aborting(502))
+    while (await net.ask(sidecar, net.get(host="billing")))[9:12] != b"502":
+        pass
+    assert "holds routes of no service" in caplog.text
+    assert await status_of(net, sidecar) == 404
+
+
 async def test_settings_take_effect_on_a_service_in_use(net: Net, client: Client) -> None:
     hosts = [await net.answering(net.ok(status=b"503 Sick")) for _ in range(2)]
     async with (

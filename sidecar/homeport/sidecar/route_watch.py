@@ -112,8 +112,8 @@ class RouteWatch:
             service = key.decode().removeprefix(PREFIX)
         except UnicodeDecodeError:
             service = ""
-        if not service:
-            _log.error("the key %r holds routes of no service", key[:200])
+        if not service or service != service.lower():  # or two keys would speak of one service
+            _log.error("the key %r holds routes of no service; allowed: a service's name in lower case", key[:200])
             return
         self._tell(service, value, revision)
 
