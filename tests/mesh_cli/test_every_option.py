@@ -56,10 +56,12 @@ def sample(option: click.Option, folder: Path) -> Any:
         "limit": "headers=10",
         "timeout": "connect=3",
         "meta": "a=b",
-        "tcp": "127.0.0.1:1=db",
         "signal": "HUP",
+        "routes": f"db={folder / 'routes.toml'}",
     }
-    return samples.get(written(option), "127.0.0.1:0")
+    (folder / "routes.toml").touch()
+    default = "127.0.0.1:1=db" if option.metavar == "HOST:PORT=NAME" else "127.0.0.1:0"
+    return samples.get(written(option), default)
 
 
 def written(option: click.Option) -> str:
@@ -125,7 +127,7 @@ def test_the_level_of_the_log_is_one_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_is_a_call_that_parses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in ("monday.homeport", "haproxy.cfg.j2", "motd.j2"):
+    for file in ("monday.homeport", "haproxy.cfg.j2", "motd.j2", "orders.toml"):
         (tmp_path / file).touch()
     assert COMMANDS[name].examples
     for example in COMMANDS[name].examples:

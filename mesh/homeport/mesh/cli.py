@@ -106,7 +106,14 @@ COMMANDS: Final[dict[str, Entry]] = {
             "homeport stats --json",
         ),
     ),
-    "top": Entry("homeport.mesh.commands.top:top", "Watch what goes through sidecars, live."),
+    "top": Entry(
+        "homeport.mesh.commands.top:top",
+        "Watch what goes through sidecars, live.",
+        (
+            "homeport top",
+            "homeport top --admin 127.0.0.1:15000,10.0.0.7:15000 --once --json",
+        ),
+    ),
     "kv": Entry(
         "homeport.mesh.commands.kv:kv",
         "Read and write the key-value store.",
