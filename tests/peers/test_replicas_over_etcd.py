@@ -217,6 +217,28 @@ async def test_without_a_quorum_reads_go_on_and_come_back_without_a_restart(
             await eventually(lambda: registry.catalogue.find(registry.node, "o") is None)
 
 
+async def test_a_registry_moves_into_etcd_and_back(store: str, tmp_path: Path) -> None:
+    old, back = str(tmp_path / "old"), str(tmp_path / "back")
+
+    async def migrate(source: str, target: str) -> None:
+        command = [sys.executable, "-m", "homeport.mesh.cli", "migrate", source, target]
+        await asyncio.to_thread(subprocess.run, command, check=True)
+
+    async with Registry(data_dir=old) as registry, registry.client() as client:
+        for at in range(1_000):
+            await client.kv.put(f"k/{at}", b"%d" % at)
+        at_rpc = (await registry.serve(rpc="127.0.0.1:0")).rpc
+        assert at_rpc is not None
+        await migrate(at_rpc, f"{store}-running")
+    await migrate(old, store)
+    for target in (store, f"{store}-running"):
+        async with Registry(store=target) as registry, registry.client() as client:
+            assert len(await client.kv.list("k/")) == 1_000
+    await migrate(store, back)
+    async with Registry(data_dir=back) as registry, registry.client() as client:
+        assert len(await client.kv.list("k/")) == 1_000
+
+
 async def test_a_start_finds_the_members_that_live(cluster: list[Etcd], store: str) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

@@ -155,6 +155,11 @@ COMMANDS: Final[dict[str, Entry]] = {
         "Put a backup in the place of everything it holds.",
         ("homeport restore monday.homeport",),
     ),
+    "migrate": Entry(
+        "homeport.mesh.commands.migrate:migrate",
+        "Copy a whole registry into etcd, or back.",
+        ("homeport migrate ~/.local/state/homeport etcd://10.0.0.1:2379,10.0.0.2:2379",),
+    ),
     "demo": Entry(
         "homeport.mesh.commands.demo:demo",
         "Run a site of five services under load while things break.",

@@ -43,6 +43,7 @@ from homeport.registry.sessions import Sessions
 from homeport.registry.statuses import StatusWriter
 from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.etcd import EtcdStore
+from homeport.registry.store.etcd_address import link as way_to_etcd
 from homeport.registry.store.etcd_address import parse as parse_etcd
 from homeport.registry.store.journal import FILE_NAME, install_backup, verify_backup
 from homeport.registry.threads import RegistryThread, ThreadsafeTransport
@@ -166,12 +167,7 @@ class Registry:
         at = self._etcd
         if at is None:
             return EmbeddedStore(now=now, rng=self._rng, data_dir=self._data_dir, backup=backup)
-        try:
-            from homeport.registry.store.etcd_link import EtcdLink
-        except ImportError as error:
-            raise InvalidArgument(f"etcd needs `pip install homeport[etcd]` ({error})", field="store") from None
-        link = EtcdLink(at.endpoints, ca=at.ca, cert=at.cert, key=at.key, user=at.user, password=at.password)
-        store = EtcdStore(link, now=now, rng=self._rng, prefix=at.prefix)
+        store = EtcdStore(way_to_etcd(at), now=now, rng=self._rng, prefix=at.prefix)
         store.when_cut_off(lambda: self._rpc.dismiss("etcd's quorum is lost here: another replica may have it"))
         return store
 

@@ -43,7 +43,7 @@ def backup(file: Path, force: bool, registry: str, as_json: bool) -> None:
 
     async def question(client: Client) -> int:
         with NewFile(file, force=force) as new:
-            size = await _fetch(client, new)
+            size = await fetch_backup(client, new)
             held = await asyncio.to_thread(_settled, new)
         if as_json:
             print_json({"file": str(file), "bytes": size, "revision": held.revision, "store_id": held.store_id})
@@ -54,7 +54,7 @@ def backup(file: Path, force: bool, registry: str, as_json: bool) -> None:
     ask(registry, question)
 
 
-async def _fetch(client: Client, new: NewFile) -> int:
+async def fetch_backup(client: Client, new: NewFile) -> int:
     with progress("copying", None, "bytes"):
         size = (await client.call(BackupOpen(), timeout_s=_COPY_TIMEOUT_S)).size
     done = 0

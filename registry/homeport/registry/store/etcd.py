@@ -41,12 +41,12 @@ from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listene
 from homeport.registry.store.etcd_batches import TRIES_MAX, Batch, Batches, Layout, Waiting
 from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
 from homeport.registry.store.etcd_ownership import Ownership
+from homeport.registry.store.etcd_reading import read_all
 from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
 from homeport.registry.store.journal import write_backup
 
 _log = logging.getLogger("homeport.registry.store")
 
-_PAGE: Final = 1000  # keys read at once while the mirror is filled
 _UNKNOWN_S: Final = 5.0  # how long an answer is looked for before its callers are told that nobody knows
 _START_S: Final = 10.0  # how long a start looks for a member that answers
 _RETRY_S: Final = 0.2  # between attempts on a cluster that does not answer
@@ -119,7 +119,9 @@ class EtcdStore:
     async def _begin(self) -> None:
         identity = await self._identity()
         self.store_id = self._layout.named(identity)
-        entries, members, revision = await self._read_all()
+        if (await self._cluster.page(self._layout.migrating, None, 0, 1)).entries:
+            raise Refused(f"a migration to {self._layout.prefix.decode()!r} is under way, or was cut off: run it again")
+        entries, members, revision, self._last_mod = await read_all(self._cluster, self._layout)
         mvcc = Mvcc()
         newest = max((kv.mod_revision for kv in entries), default=FIRST_REVISION)
         newest = max(newest, self._last_mod - self._layout.base)
@@ -144,31 +146,6 @@ class EtcdStore:
             minted = f"{self._rng.randrange(1 << 64):016x}".encode()
             await self._cluster.txn([(self._layout.id, 0)], [Write(self._layout.id, minted)], self._layout.id)
         raise Refused(f"{self._layout.id!r} cannot be read back")
-
-    async def _read_all(self) -> tuple[list[KeyValue], list[str], int]:
-        """Everything under the prefix, page by page at one revision: keys, members, and etcd's revision."""
-        while True:
-            entries: list[KeyValue] = []
-            members: list[str] = []
-            start, revision, more = self._layout.prefix, 0, True
-            self._last_mod = 0
-            try:
-                while more:
-                    page = await self._cluster.page(start, keys.prefix_end(self._layout.prefix), revision, _PAGE)
-                    revision = revision or page.revision
-                    for stored in page.entries:
-                        if stored.key.startswith(self._layout.keys):
-                            entries.append(self._layout.decoded(stored))
-                        elif stored.key.startswith(self._layout.members):
-                            members.append(stored.key.removeprefix(self._layout.members).decode())
-                        elif stored.key == self._layout.last:
-                            self._last_mod = stored.mod_revision
-                    more = page.more and bool(page.entries)
-                    if more:
-                        start = page.entries[-1].key + b"\0"
-            except HistoryGone:
-                continue  # somebody compacted while we read: begin anew
-            return entries, members, revision
 
     async def close(self) -> None:
         """Write what is queued, leave the replicas, and refuse what comes later. Idempotent."""
@@ -250,7 +227,7 @@ class EtcdStore:
     async def _resync(self) -> None:
         """History that the mirror had not seen is gone: read everything, and take in the difference as one revision."""
         try:
-            entries, members, revision = await self._read_all()
+            entries, members, revision, self._last_mod = await read_all(self._cluster, self._layout)
         except (Unreachable, Refused):
             await asyncio.sleep(_RETRY_S)
             return
@@ -408,6 +385,9 @@ class EtcdStore:
             await self._reach(found[0].mod_revision)
 
     async def barrier(self) -> None:
+        await asyncio.ensure_future(self._barrier())  # a task: whoever asks may be none yet, and timeouts need one
+
+    async def _barrier(self) -> None:
         try:
             async with asyncio.timeout(_UNKNOWN_S):
                 await self._catch_up()

@@ -13,6 +13,7 @@ import msgspec
 
 from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.model import is_port
+from homeport.registry.store.etcd_cluster import EtcdCluster
 
 SCHEME: Final = "etcd://"
 PREFIX_DEFAULT: Final = "homeport"
@@ -68,6 +69,19 @@ def parse(address: str) -> EtcdAddress:
         files.get("cert"),
         files.get("key"),
     )
+
+
+def link(at: EtcdAddress) -> EtcdCluster:
+    """A way to that cluster; it connects when it is used.
+
+    Raises:
+        InvalidArgument: what speaks to etcd is not installed.
+    """
+    try:
+        from homeport.registry.store.etcd_link import EtcdLink
+    except ImportError as error:
+        raise InvalidArgument(f"etcd needs `pip install homeport[etcd]` ({error})", field="store") from None
+    return EtcdLink(at.endpoints, ca=at.ca, cert=at.cert, key=at.key, user=at.user, password=at.password)
 
 
 def _malformed(address: str) -> InvalidArgument:

@@ -35,7 +35,7 @@ _BUSY_S: Final = 0.2  # when one that was never fast enough may come back
 class Layout:
     """Where a store has what in etcd."""
 
-    __slots__ = ("base", "id", "keys", "last", "members", "prefix")
+    __slots__ = ("base", "id", "keys", "last", "members", "migrating", "prefix")
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
@@ -43,6 +43,7 @@ class Layout:
         self.id = prefix + b"i/id"
         self.last = prefix + b"i/last"
         self.members = prefix + b"i/m/"
+        self.migrating = prefix + b"i/migrating"  # as long as not everything is there
         self.base = 0  # etcd's revision less ours
 
     def named(self, identity: Stored) -> str:

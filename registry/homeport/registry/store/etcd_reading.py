@@ -1,0 +1,50 @@
+"""Everything that etcd holds of a store, page by page and consistent at one revision."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from homeport.client.core.model import KeyValue
+from homeport.registry.core import keys
+from homeport.registry.store.etcd_batches import Layout
+from homeport.registry.store.etcd_cluster import EtcdCluster, HistoryGone
+
+_PAGE: Final = 1000  # keys read at once
+
+
+class Everything(NamedTuple):
+    """What was found; revisions of `entries` count as the layout does, the others are etcd's."""
+
+    entries: list[KeyValue]
+    members: list[str]
+    revision: int
+    last_mod: int  # of the last batch; 0: there was none
+
+
+async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
+    """Read all that is under the prefix.
+
+    Raises:
+        Unreachable, Refused: as the cluster.
+    """
+    while True:
+        entries: list[KeyValue] = []
+        members: list[str] = []
+        start, revision, more, last_mod = layout.prefix, 0, True, 0
+        try:
+            while more:
+                page = await cluster.page(start, keys.prefix_end(layout.prefix), revision, _PAGE)
+                revision = revision or page.revision
+                for stored in page.entries:
+                    if stored.key.startswith(layout.keys):
+                        entries.append(layout.decoded(stored))
+                    elif stored.key.startswith(layout.members):
+                        members.append(stored.key.removeprefix(layout.members).decode())
+                    elif stored.key == layout.last:
+                        last_mod = stored.mod_revision
+                more = page.more and bool(page.entries)
+                if more:
+                    start = page.entries[-1].key + b"\0"
+        except HistoryGone:
+            continue  # somebody compacted while we read: begin anew
+        return Everything(entries, members, revision, last_mod)
