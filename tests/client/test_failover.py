@@ -6,7 +6,10 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from homeport.client import Client
+import pytest
+
+from homeport.client import Client, Instance, ReadOnly
+from homeport.client.core.messages import Register
 from homeport.mesh.testing import running_loop, virtual_time
 from homeport.registry import Registry
 from homeport.registry.direct import DirectTransport
@@ -111,3 +114,28 @@ async def test_without_any_quorum_a_registration_goes_round_and_is_there_when_it
         for replica in (one, two):
             async with replica.client() as other:
                 assert len(await other.resolve("orders")) == 1
+
+
+@virtual_time(seed=6)
+async def test_a_read_of_the_newest_sees_what_any_replica_has_acknowledged() -> None:
+    etcd = ModelEtcd()
+    slow = ModelLink(etcd, 0.2)
+    async with Replica(ModelLink(etcd, 0.001), 1) as one, Replica(slow, 2) as two, one.client() as a, two.client() as b:
+        for number in range(5):
+            await a.kv.put("a", b"%d" % number)
+            found = await b.kv.get("a", newest=True)
+            assert found is not None
+            assert found.value == b"%d" % number
+        slow.fail(True)
+        with pytest.raises(ReadOnly):
+            await b.kv.get("a", newest=True)
+        assert await b.kv.get("a") is not None
+        slow.fail(False)
+
+
+@virtual_time(seed=7)
+async def test_who_registers_the_same_again_is_told_so() -> None:
+    async with Replica(ModelLink(ModelEtcd(), 0.001), 1) as one, one.client() as client:
+        same = Instance(service="orders", id="o", port=1, ttl_s=3.0)
+        first = await client.call(Register(instance=same))
+        assert await client.call(Register(instance=same, lease=first.lease)) == first

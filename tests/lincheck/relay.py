@@ -21,6 +21,7 @@ class Relay:
         self._links: set[_Side] = set()
         self.fault: Fault = ""  # what the next bytes of that direction meet; then cleared
         self.cuts = 0
+        self._silent = False
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -37,6 +38,19 @@ class Relay:
         """Break every connection now."""
         for side in tuple(self._links):
             side.cut()
+
+    def silence(self) -> None:
+        """Let nothing through any more, and say nothing about it: a partition."""
+        self._silent = True
+
+    def heal(self) -> None:
+        """Let everything through again, on connections that are new."""
+        self._silent = False
+        self.cut_all()
+
+    @property
+    def silent(self) -> bool:
+        return self._silent
 
     async def dial(self, client: _Side) -> None:
         loop = asyncio.get_running_loop()
@@ -84,6 +98,8 @@ class _Side(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         direction = "request" if self._client is None else "answer"
+        if self._relay.silent:
+            return
         if self._relay.fault == direction:
             self._relay.fault = ""
             self._relay.cuts += 1

@@ -125,7 +125,7 @@ class Site:
         self.rpc = f"127.0.0.1:{self.ports.take()}"
         self.edge = f"127.0.0.1:{self.ports.take()}"
         self._stack = stack
-        self._client = Client(self.rpc, name="the tests")
+        self._client = Client(*self.rpc.split(","), name="the tests")
         self.registry: Process | None = None
 
     @classmethod

@@ -27,7 +27,7 @@ from homeport.client.core.errors import (
     Unavailable,
     again,
 )
-from homeport.client.core.limits import CALL_S, CAUGHT_UP_S, REOPEN_S, RESOLVED_MAX, SETTLED_S
+from homeport.client.core.limits import CALL_S, CAUGHT_UP_S, RENEWED_S, REOPEN_S, RESOLVED_MAX, SETTLED_S
 from homeport.client.core.messages import (
     Applied,
     CancelWatch,
@@ -37,6 +37,7 @@ from homeport.client.core.messages import (
     KvList,
     Ping,
     Renew,
+    Renewed,
     Request,
     Resolve,
     Services,
@@ -134,7 +135,7 @@ class Client:
         self.store_id = ""  # of the history that the last link showed: what revisions known here belong to
         self._seen = 0  # the newest revision of it that anything here has shown
         self.kv = Kv(self)
-        self.renewals = Renewals(self.call, self._rng)
+        self.renewals = Renewals(self._renew, self._rng)
 
     async def start(self) -> None:
         """Start connecting; the same as entering the context."""
@@ -216,6 +217,15 @@ class Client:
                 raise ConnectionLost(f"{request.method}: no answer within {timeout_s} s") from None
             reason = f": {self._error.message}" if self._error is not None and self._link is None else ""
             raise Unavailable(f"{request.method}: no registry answered within {timeout_s} s{reason}") from None
+
+    async def _renew(self, request: Renew) -> Renewed:
+        """Renew, at another registry if this one is slow to answer: it may stand still, and no other know of it yet."""
+        late = Unavailable(f"a renewal was not answered within {RENEWED_S} s")
+        timer = asyncio.get_running_loop().call_later(RENEWED_S, self.go_elsewhere, self.link_epoch, late)
+        try:
+            return await self.call(request)
+        finally:
+            timer.cancel()
 
     async def _wait_link(self) -> Link:
         while True:

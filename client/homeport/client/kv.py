@@ -23,9 +23,17 @@ class Kv:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def get(self, key: str | bytes) -> KeyValue | None:
-        """The entry of a key, or None."""
-        return (await self._client.call(KvGet(key=_bytes(key)))).entry
+    async def get(self, key: str | bytes, *, newest: bool = False) -> KeyValue | None:
+        """The entry of a key, or None.
+
+        Args:
+            newest: see all that any replica has acknowledged to anyone (linearizable), for a round trip to etcd; else
+                a replica may be a moment behind others, though never behind what this client has seen.
+
+        Raises:
+            ReadOnly: `newest`, and there is no quorum.
+        """
+        return (await self._client.call(KvGet(key=_bytes(key), newest=newest))).entry
 
     async def put(self, key: str | bytes, value: bytes, *, cas: int | None = None, lease: int = 0) -> int:
         """Write a key and return the revision of the write.

@@ -517,7 +517,14 @@ class Operations:
 
     # --- keys ---------------------------------------------------------------------------------------------------
 
-    def kv_get(self, request: KvGet, _peer: Peer) -> KvFound:
+    def kv_get(self, request: KvGet, _peer: Peer) -> KvFound | Coroutine[Any, Any, KvFound]:
+        return self._newest(request) if request.newest else self._found(request)
+
+    async def _newest(self, request: KvGet) -> KvFound:
+        await self.store.barrier()
+        return self._found(request)
+
+    def _found(self, request: KvGet) -> KvFound:
         found = self.store.mvcc.get(keys.USER + request.key)
         return KvFound(self.store.mvcc.revision, None if found is None else _bare(found))
 

@@ -10,4 +10,5 @@ RENEW_LEASES_MAX: Final = 10_000  # in one call, as registries allow
 CAUGHT_UP_S: Final = 2.0  # for a replica to show what another has shown before; a mirror is a few milliseconds behind
 SETTLED_S: Final = 5.0  # a link that lived this long was no fluke: the next loss begins with short delays again
 RESOLVED_MAX: Final = 1000  # services followed for `resolve` alone: a tenth of the watches a connection may have
+RENEWED_S: Final = 2.0  # for a renewal, where there are other registries: a fifth of the default TTL
 REOPEN_S: Final = 1.0  # before a watch is asked for again that the registry was too busy to open

@@ -214,8 +214,11 @@ class KvFound(_Answer, frozen=True, omit_defaults=True):
 
 
 class KvGet(Request[KvFound], frozen=True, omit_defaults=True):
+    """`newest`: at least as new as anything that any replica has acknowledged; without a quorum, `ReadOnly`."""
+
     method = "kv_get"
     key: bytes
+    newest: bool = False
 
 
 class KvWritten(_Answer, frozen=True, omit_defaults=True):
