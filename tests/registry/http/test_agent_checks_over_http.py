@@ -55,7 +55,7 @@ async def test_a_check_of_the_node_is_run(http: Http, eventually: Eventually) ->
     assert (await http("PUT", "/v1/agent/check/register", asked)).status == 200
     index = (await http("GET", "/v1/health/service/web")).index
     woken = await http("GET", f"/v1/health/service/web?index={index}")
-    assert [check["Status"] for check in woken.json[0]["Checks"]] == ["passing"]
+    assert [check["Status"] for check in woken.json[0]["Checks"]] == ["passing", "passing"]
     server.close()
     await server.wait_closed()
 
@@ -66,7 +66,7 @@ async def test_a_check_of_the_node_is_run(http: Http, eventually: Eventually) ->
         ({"TTL": "1h"}, 400),
         ({"Name": "x"}, 400),
         ({"Name": "x", "Args": ["/bin/true"], "Interval": "5s"}, 400),
-        ({"Name": "x", "TTL": "1h", "ServiceID": "none"}, 500),
+        ({"Name": "x", "TTL": "1h", "ServiceID": "none"}, 404),
         ({"Name": "x", "TTL": "1h", "DeregisterCriticalServiceAfter": "2m"}, 400),
         ({"Name": "_node_maintenance", "TTL": "1h"}, 400),
         ({"ID": "service:web", "Name": "x", "TTL": "1h"}, 400),

@@ -146,6 +146,54 @@ async def test_it_is_a_cluster_of_one_and_says_so(http: Http) -> None:
     (server,) = (await http("GET", "/v1/operator/raft/configuration")).json["Servers"]
     assert (server["Node"], server["Address"], server["Leader"], server["Voter"]) == ("home", leader, True, True)
     assert server["ID"] == (await http("GET", "/v1/agent/self")).json["Config"]["NodeID"]
+    itself = (await http("GET", "/v1/agent/self")).json
+    assert itself["Member"] == member
+    assert itself["Stats"]["consul"]["leader_addr"] == leader
+
+
+async def test_the_registry_stands_in_its_catalogue_as_consuls_servers_do(http: Http, registry: Registry) -> None:
+    await http("PUT", "/v1/agent/service/register", {"Name": "web"})
+    assert (await http("GET", "/v1/catalog/services")).json == {"consul": [], "web": []}
+    (row,) = (await http("GET", "/v1/catalog/service/consul")).json
+    assert (row["Node"], row["ServiceID"], row["ServiceAddress"], row["ServicePort"]) == ("home", "consul", "", 8300)
+    (entry,) = (await http("GET", "/v1/health/service/consul?passing")).json
+    assert [check["CheckID"] for check in entry["Checks"]] == ["serfHealth"]
+    assert list((await http("GET", "/v1/catalog/node/home")).json["Services"]) == ["consul", "web"]
+    for path in ("node/home", "state/any", "state/passing"):
+        (check,) = (await http("GET", f"/v1/health/{path}")).json
+        assert (check["Node"], check["CheckID"], check["Status"]) == ("home", "serfHealth", "passing")
+    assert list((await http("GET", "/v1/agent/services")).json) == ["web"], "it is no service of the agent's"
+    assert (await http("GET", "/v1/agent/checks")).json == {}
+    assert list(registry.catalogue.services) == ["web"], "and nobody else sees it"
+    await http("PUT", "/v1/agent/maintenance?enable=true")
+    assert (await http("GET", "/v1/health/service/consul?passing")).json == []
+
+
+async def test_who_registers_in_the_registrys_place_has_it(http: Http) -> None:
+    told = {"CheckID": "serfHealth", "Status": "critical", "Output": "told"}
+    at = {"Node": "home", "Address": "127.0.0.1"}
+    await http("PUT", "/v1/catalog/register", {**at, "Service": {"Service": "consul", "Port": 1}, "Check": told})
+    (entry,) = (await http("GET", "/v1/health/service/consul")).json
+    assert entry["Service"]["Port"] == 1
+    assert [(check["CheckID"], check["Output"]) for check in entry["Checks"]] == [("serfHealth", "told")]
+    await http("PUT", "/v1/catalog/deregister", {**at, "ServiceID": "consul"})
+    (entry,) = (await http("GET", "/v1/health/service/consul")).json
+    assert entry["Service"]["Port"] == 8300
+
+
+async def test_a_service_shows_no_more_than_it_has(http: Http) -> None:
+    await http("PUT", "/v1/agent/service/register", {"Name": "foo"})
+    assert (await http("GET", "/v1/agent/services")).json["foo"] == {
+        "ID": "foo",
+        "Service": "foo",
+        "Tags": [],
+        "Meta": {},
+        "Port": 0,
+        "Address": "",
+        "Weights": {"Passing": 1, "Warning": 1},
+        "EnableTagOverride": False,
+        "Datacenter": "dc1",
+    }
 
 
 @pytest.mark.parametrize(
@@ -155,7 +203,7 @@ async def test_it_is_a_cluster_of_one_and_says_so(http: Http) -> None:
         ("/v1/agent/reload", 501),
         ("/v1/agent/join/10.0.0.1", 501),
         ("/v1/agent/force-leave/home", 400),
-        ("/v1/agent/force-leave/other", 404),
+        ("/v1/agent/force-leave/other", 500),
     ],
 )
 async def test_what_has_no_meaning_here_is_refused_with_a_sentence(http: Http, path: str, status: int) -> None:

@@ -152,7 +152,7 @@ async def test_the_list_of_services_wakes_for_names_and_tags_alone(http: Http) -
     assert not waiting.done()
     assert http.front.numbers.wakes == 0
     await http("PUT", "/v1/agent/service/register", {**WEB, "Tags": ["t"]})
-    assert (await waiting).json == {"web": ["t"]}
+    assert (await waiting).json == {"consul": [], "web": ["t"]}
 
 
 async def test_one_change_wakes_all_who_wait_for_it(http: Http) -> None:

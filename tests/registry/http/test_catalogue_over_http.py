@@ -73,7 +73,7 @@ async def test_a_service_stands_in_every_list_that_may_hold_it(http: Http) -> No
     found = (await http("GET", "/v1/catalog/node/far")).json
     assert found["Services"] == {"db1": entry["Service"]}
     assert (await http("GET", "/v1/catalog/node-services/far")).json["Services"] == [entry["Service"]]
-    assert (await http("GET", "/v1/catalog/services")).json == {"db": ["Primary", "v1"]}
+    assert (await http("GET", "/v1/catalog/services")).json == {"consul": [], "db": ["Primary", "v1"]}
 
 
 async def test_the_same_again_changes_nothing(http: Http, registry: Registry) -> None:
@@ -101,7 +101,7 @@ async def test_a_nodes_check_counts_for_every_instance_on_it_and_no_other(http: 
     assert await names(http, "/v1/health/checks/cache", "CheckID") == [], "a service's own alone"
     assert await names(http, "/v1/health/node/far", "CheckID") == ["disk"]
     assert await names(http, "/v1/health/state/critical", "CheckID") == ["disk"]
-    assert await names(http, "/v1/health/state/any", "CheckID") == ["disk"]
+    assert await names(http, "/v1/health/state/any", "CheckID") == ["disk", "serfHealth"]
     await http("PUT", "/v1/catalog/deregister", {"Node": "far", "CheckID": "disk"})
     assert len((await http("GET", "/v1/health/service/db?passing")).json) == 2
 
@@ -189,7 +189,7 @@ async def test_a_node_that_is_removed_takes_all_with_it(http: Http, registry: Re
     )
     await http("PUT", "/v1/catalog/deregister", {"Node": "far"})
     assert await names(http, "/v1/catalog/nodes", "Node") == ["home"]
-    assert (await http("GET", "/v1/catalog/services")).json == {}
+    assert (await http("GET", "/v1/catalog/services")).json == {"consul": []}
     for prefix in (b"c/", b"s/", b"i/", b"h/", b"l/"):
         assert not list(registry.store.mvcc.keys(prefix, prefix[:-1] + b"0")), prefix
     for asked in ({"Node": "far"}, {"Node": "far", "ServiceID": "x"}, {"Node": "far", "CheckID": "x"}):
@@ -224,7 +224,7 @@ async def test_registering_leaves_what_the_registry_looks_after(http: Http, regi
     asked = {"Node": "home", "Address": "127.0.0.1", "Service": {"Service": "web", "Tags": ["new"]}}
     assert (await http("PUT", "/v1/catalog/register", asked)).status == 200
     (entry,) = (await http("GET", "/v1/health/service/web?passing&tag=new")).json
-    assert [check["CheckID"] for check in entry["Checks"]] == ["service:web"]
+    assert [check["CheckID"] for check in entry["Checks"]] == ["serfHealth", "service:web"]
     assert (await http("PUT", "/v1/agent/check/fail/service:web")).status == 200
     assert (await http("GET", "/v1/health/service/web?passing")).json == []
 
@@ -257,7 +257,7 @@ async def test_tags_that_others_changed_stay_where_they_may_be_overridden(http: 
     told = {"Service": "web", "Tags": ["new"], "EnableTagOverride": override}
     await http("PUT", "/v1/catalog/register", {"Node": "home", "Address": "127.0.0.1", "Service": told})
     await http("PUT", "/v1/agent/service/register", own)
-    assert (await http("GET", "/v1/catalog/services")).json == {"web": ["new"] if override else ["old"]}
+    assert (await http("GET", "/v1/catalog/services")).json == {"consul": [], "web": ["new" if override else "old"]}
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ async def test_odd_names_of_nodes_services_and_checks_survive(http: Http, name: 
     (check,) = (await http("GET", f"/v1/health/node/{path}")).json
     assert (check["CheckID"], check["Output"]) == (name, name)
     assert len((await http("GET", f"/v1/health/service/{path}")).json) == 1
-    assert (await http("GET", "/v1/catalog/services")).json == {name: [name]}
+    assert (await http("GET", "/v1/catalog/services")).json == {"consul": [], name: [name]}
     assert (await http("PUT", "/v1/catalog/deregister", {"Node": name})).json is True
     assert (await http("GET", f"/v1/catalog/node/{path}")).json is None
 

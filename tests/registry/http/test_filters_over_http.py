@@ -43,11 +43,11 @@ async def site(http: Http) -> None:
         ("/v1/catalog/nodes", "rack not in Meta", ["home"]),
         ("/v1/catalog/services", "ServicePort > 80", None),
         ("/v1/catalog/services", "ServicePort == 90", ["web"]),
-        ("/v1/catalog/services", "Node == home and ServiceTags is empty", ["db"]),
+        ("/v1/catalog/services", "Node == home and ServiceTags is empty", ["consul", "db"]),
         ("/v1/catalog/service/web", "NodeMeta.rack == `r-1`", ["web9"]),
         ("/v1/catalog/service/web", 'ServiceKind == ""', ["web1", "web9"]),
         ("/v1/catalog/node/home", "Service == web", ["web1"]),
-        ("/v1/catalog/node-services/home", "Service != web", ["db1"]),
+        ("/v1/catalog/node-services/home", "Service != web", ["consul", "db1"]),
         ("/v1/health/node/home", "Name contains check", ["alive"]),
         ("/v1/health/checks/web", "CheckID == alive", ["alive"]),
         ("/v1/health/service/web", "Service.Port == 90 or Node.Node == nowhere", ["web9"]),
@@ -101,3 +101,11 @@ async def test_a_filtered_read_wakes_and_shows_the_new(http: Http) -> None:
     waiting = await http.blocked(f"{path}&index={first.index}")
     assert (await http("PUT", "/v1/agent/service/register", {"Name": "web", "ID": "new", "Port": 70})).status == 200
     assert [row["Service"]["ID"] for row in (await waiting).json] == ["new"]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("path", ["catalog/nodes", "catalog/service/web", "health/service/web", "health/state/any"])
+async def test_nothing_comes_from_a_peer_for_there_are_none(http: Http, path: str) -> None:
+    for query in ("peer=far", "peer=far&filter=Node+!%3D+x" if "health/service" not in path else "passing&peer=far"):
+        assert (await http("GET", f"/v1/{path}?{query}")).json == [], query
+    assert (await http("GET", f"/v1/{path}?peer=")).json != []

@@ -47,7 +47,7 @@ async def exchange(http: Http, request: bytes) -> bytes:
         ("GET", "/v1/nothing", 404),
         ("GET", "/v2/kv/a", 404),
         ("PUT", "/v1/agent/leave", 501),
-        ("GET", "/v1/acl/tokens", 501),
+        ("GET", "/v1/acl/tokens", 401),
         ("POST", "/v1/kv/a", 405),
         ("GET", "/v1/agent/service/register", 405),
         ("DELETE", "/v1/status/leader", 405),
@@ -104,7 +104,7 @@ async def test_the_consistency_asked_for_is_the_one_that_is_named(http: Http) ->
 
 @pytest.mark.parametrize("query", ["ns=team", "partition=p", "peer=far"])
 async def test_an_option_that_would_not_be_honoured_is_refused(http: Http, query: str) -> None:
-    reply = await http("GET", f"/v1/health/service/web?{query}")
+    reply = await http("GET", f"/v1/kv/web?{query}")
     assert reply.status == 400
     assert query.partition("=")[0] in reply.text
 

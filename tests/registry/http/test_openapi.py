@@ -61,7 +61,7 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "PUT /v1/agent/check/register": (
         Asked(body={"Name": "disk", "TTL": "1h", "Status": "passing"}),
         Asked(body={"Name": "deep", "TTL": "1h", "Status": "passing", "ServiceID": "web1"}),
-        Asked(body={"Name": "lost", "TTL": "1h", "ServiceID": "none"}, status=500),
+        Asked(body={"Name": "lost", "TTL": "1h", "ServiceID": "none"}, status=404),
     ),
     "PUT /v1/agent/check/deregister/{check ID}": (Asked("deep"), Asked("none", status=404)),
     "PUT /v1/agent/maintenance": (Asked("?enable=true&reason=why"), Asked("?enable=false")),
@@ -80,7 +80,7 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "GET /v1/agent/health/service/id/{service ID}": (Asked("web1", more=("format=text",)), Asked("none", status=404)),
     "GET /v1/agent/health/service/name/{service name}": (Asked("web", more=("format=text",)), Asked("no", status=404)),
     "GET /v1/agent/members": (Asked(more=("wan",)),),
-    "PUT /v1/agent/force-leave/{node}": (Asked("other", status=404),),
+    "PUT /v1/agent/force-leave/{node}": (Asked("other", status=500),),
     "GET /v1/agent/metrics": (Asked(more=("format=prometheus",)),),
     "GET /v1/catalog/services": (Asked(more=("stale", "consistent", "cached", "node-meta=os:linux")),),
     "GET /v1/catalog/datacenters": (Asked(),),
@@ -240,4 +240,4 @@ async def test_what_would_be_refused_is_not_described(document: dict[str, Any]) 
     assert not [name for name in operations(document) if name.startswith("* ") or "/v1/acl" in name]
     asked = {one["name"] for operation in operations(document).values() for one in operation["parameters"]}
     assert "dc" in asked
-    assert not asked & {"ns", "partition", "peer"}
+    assert not asked & {"ns", "partition", "sg"}

@@ -25,7 +25,7 @@ def entry(registry: Registry, id_: str) -> Entry:
 
 async def checks(http: Http, service: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = (await http("GET", f"/v1/health/service/{service}")).json[0]["Checks"]
-    return found
+    return [check for check in found if check["ServiceID"]]  # without those of the node
 
 
 async def test_a_registration_is_found_as_it_was_given(http: Http) -> None:
@@ -51,7 +51,8 @@ async def test_a_registration_is_found_as_it_was_given(http: Http) -> None:
         assert service[field] == given[field], field
     assert service["Service"] == "web"
     assert service["CreateIndex"] == service["ModifyIndex"] == found.index
-    alive, probe = one["Checks"]
+    serf, alive, probe = one["Checks"]
+    assert (serf["CheckID"], serf["Status"], serf["ServiceID"]) == ("serfHealth", "passing", "")
     assert (alive["CheckID"], alive["Name"], alive["Notes"]) == ("alive", "is it alive", "ask ops")
     assert (alive["Status"], alive["Type"]) == ("passing", "ttl")
     assert (probe["CheckID"], probe["Name"]) == ("service:web1:2", "Service 'web' check")
@@ -77,7 +78,7 @@ async def test_an_instance_of_others_is_found_with_its_checks(http: Http, regist
         client.register("db", port=5432, ttl_s=30, checks=(Check(name="self", kind="ttl", ttl_s=30),)),
     ):
         (one,) = (await http("GET", "/v1/health/service/db")).json
-        (check,) = one["Checks"]
+        (_, check) = one["Checks"]
         assert check["CheckID"] == f"service:{one['Service']['ID']}:self"
         assert (await http("PUT", f"/v1/agent/check/pass/{check['CheckID']}")).status == 200
         assert len((await http("GET", "/v1/health/service/db?passing")).json) == 1
@@ -88,7 +89,7 @@ async def test_keys_of_a_registration_match_in_any_case_and_older_spelling(http:
     assert (await http("PUT", "/v1/agent/service/register", body)).status == 200
     (one,) = (await http("GET", "/v1/health/service/web")).json
     assert one["Service"]["EnableTagOverride"] is True
-    assert one["Checks"][0]["CheckID"] == "c"
+    assert one["Checks"][1]["CheckID"] == "c"
 
 
 async def test_nulls_and_numbers_of_nanoseconds_are_taken_as_go_sends_them(http: Http, registry: Registry) -> None:
@@ -129,7 +130,7 @@ async def test_an_id_moves_to_the_service_it_is_registered_under_last(http: Http
     await http("PUT", "/v1/agent/service/register", WEB)
     await http("PUT", "/v1/agent/service/register", {**WEB, "Name": "shop"})
     assert (await http("GET", "/v1/health/service/web")).json == []
-    assert (await http("GET", "/v1/catalog/services")).json == {"shop": []}
+    assert (await http("GET", "/v1/catalog/services")).json == {"consul": [], "shop": []}
 
 
 @pytest.mark.parametrize(("verb", "status"), [("pass", "passing"), ("warn", "warning"), ("fail", "critical")])
@@ -183,9 +184,9 @@ async def test_the_list_of_services_is_encoded_once_per_change_and_never_out_of_
     for number in range(3):
         await http("PUT", "/v1/agent/service/register", {**WEB, "Tags": [str(number)]})
         for _ in range(2):
-            assert (await http("GET", "/v1/catalog/services")).json == {"web": [str(number)]}
+            assert (await http("GET", "/v1/catalog/services")).json == {"consul": [], "web": [str(number)]}
     await http("PUT", "/v1/agent/service/deregister/web1")
-    assert (await http("GET", "/v1/catalog/services")).json == {}
+    assert (await http("GET", "/v1/catalog/services")).json == {"consul": []}
 
 
 async def test_what_others_wrote_in_our_place_harms_nobody(http: Http, registry: Registry) -> None:

@@ -335,7 +335,7 @@ def _no_view(method: str, path: str, match: Match | None, endpoint: Endpoint | N
         return Answer(status=404, body=text.encode(), content_type=TEXT)
     if endpoint is not None:
         text = f"{path} is not supported by this registry: {endpoint.note}"
-        return Answer(status=501, body=text.encode(), content_type=TEXT)
+        return Answer(status=endpoint.statuses[0], body=text.encode(), content_type=TEXT)
     allowed = ", ".join(sorted(name for name in match.rows if name != "*"))
     if method == "OPTIONS":
         return Answer(content_type=TEXT, headers={"Allow": allowed})

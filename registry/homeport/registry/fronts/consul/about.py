@@ -14,11 +14,11 @@ from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER, VERSION, Agent, node_id
 from homeport.registry.fronts.consul.answers import TEXT, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
+from homeport.registry.fronts.consul.itself import RPC_PORT
 from homeport.registry.fronts.metrics import exposition, telemetry
 
 _SERF_PORT: Final = 8301  # where Consul's agents gossip; nothing listens there, but clients expect a number
 _SERF_WAN_PORT: Final = 8302
-_RPC_PORT: Final = 8300
 _ALIVE: Final = 1  # as Serf numbers the states of members
 
 
@@ -37,13 +37,17 @@ def agent_self(call: Call) -> Answer:
                     "Server": True,
                     "AdvertiseAddr": agent.address,
                 },
-                member={
-                    "Name": agent.node,
-                    "Addr": agent.address,
-                    "Port": _SERF_PORT,
-                    "Tags": {"dc": DATACENTER, "role": "consul", "id": node_id(agent.node)},
-                    "Status": _ALIVE,
+                member=_member(agent),
+                stats={
+                    "agent": {"services": str(len(agent.catalogue.entries_on(agent.node)))},
+                    "consul": {
+                        "known_datacenters": "1",
+                        "leader": "true",
+                        "leader_addr": _server(agent),
+                        "server": "true",
+                    },
                 },
+                xds={"SupportedProxies": {}},
             )
         )
     )
@@ -51,23 +55,27 @@ def agent_self(call: Call) -> Answer:
 
 def members(call: Call) -> Answer:
     """The members of the cluster; those of other datacenters, if there were any, would come with `wan`."""
-    agent = call.agent
-    name = f"{agent.node}.{DATACENTER}" if call.flag("wan") else agent.node
-    member = shapes.Member(
-        name=name,
+    member = _member(call.agent)
+    if call.flag("wan"):
+        member = msgspec.structs.replace(member, name=f"{member.name}.{DATACENTER}", port=_SERF_WAN_PORT)
+    return Answer(body=bodies.encode([member]))
+
+
+def _member(agent: Agent) -> shapes.Member:
+    return shapes.Member(
+        name=agent.node,
         addr=agent.address,
-        port=_SERF_WAN_PORT if call.flag("wan") else _SERF_PORT,
-        tags={"build": VERSION, "dc": DATACENTER, "id": node_id(agent.node), "port": str(_RPC_PORT), "role": "consul"},
+        port=_SERF_PORT,
+        tags={"build": VERSION, "dc": DATACENTER, "id": node_id(agent.node), "port": str(RPC_PORT), "role": "consul"},
         status=_ALIVE,
     )
-    return Answer(body=bodies.encode([member]))
 
 
 def force_leave(call: Call) -> Answer:
     """There is nobody to be made to leave, and that is the answer."""
     if call.name in (call.agent.node, f"{call.agent.node}.{DATACENTER}"):
         raise Refusal(400, f"{call.name!r} is this registry itself, its only member: stop its process instead")
-    raise Refusal(404, f"No node found with name {call.name!r}")
+    raise Refusal(500, f"agent: No node found with name {call.name!r}")
 
 
 def metrics(call: Call) -> Answer:
@@ -94,11 +102,11 @@ def raft_configuration(call: Call) -> Answer:
     """The servers of the quorum: this one."""
     agent = call.agent
     one = shapes.RaftServer(id=node_id(agent.node), node=agent.node, address=_server(agent))
-    return Answer(body=bodies.encode(shapes.RaftConfiguration(servers=(one,), index=agent.store.mvcc.revision)))
+    return Answer(body=bodies.encode(shapes.RaftConfiguration(servers=(one,))))
 
 
 def _server(agent: Agent) -> str:
-    return f"{agent.address}:{_RPC_PORT}"
+    return f"{agent.address}:{RPC_PORT}"
 
 
 def healthz(_call: Call) -> Answer:

@@ -202,9 +202,16 @@ def _decode(endpoint: Endpoint, query: Query) -> Mapping[str, Any]:
             values[name] = _value(parameter, text)
     if values.get("dc", DATACENTER) not in ("", DATACENTER):
         raise Refusal(500, f"No path to datacenter; this one is {DATACENTER!r}")
+    if values.get("peer"):
+        values["filter"] = _nothing
     if values.get("stale") and values.get("consistent"):
         raise Refusal(400, "Cannot specify ?stale with ?consistent, conflicting semantics.")
     return values
+
+
+def _nothing(_row: object) -> bool:
+    """What chooses from the rows that a peer sent, of which there are none."""
+    return False
 
 
 _decoded: Final = functools.lru_cache(KEPT)(_decode)

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from homeport.registry.core.catalogue import Entry
-from homeport.registry.core.catalogue import Service as CatalogueService
-from homeport.registry.fronts.consul import bodies, rows, shapes
+from homeport.registry.fronts.consul import bodies, itself, rows, shapes
 from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.answers import Answer
 from homeport.registry.fronts.consul.calls import Call
@@ -77,11 +76,14 @@ def node_services(call: Call) -> Answer:
 
 def node_checks(call: Call) -> Answer:
     """The checks of a node and of all that is on it."""
-    return listed(call, rows.checks_on(call.agent, call.name), one_node(call).index())
+    agent, name = call.agent, call.name
+    return listed(call, [*itself.checks(agent, name), *rows.checks_on(agent, name)], one_node(call).index())
 
 
 def _services_on(call: Call) -> Iterable[shapes.Service]:
-    return (rows.service(entry.registered) for entry in call.agent.catalogue.entries_on(call.name))
+    agent = call.agent
+    ours = itself.instances(agent) if call.name == agent.node else []
+    return (rows.service(entry.registered) for entry in (*ours, *agent.catalogue.entries_on(call.name)))
 
 
 # --- services ---------------------------------------------------------------------------------------------------
@@ -92,7 +94,8 @@ def services(call: Call) -> Answer:
     agent = call.agent
     if _chooses(call):
         tags: dict[str, set[str]] = {}
-        every = (entry for _, service in sorted(agent.catalogue.services.items()) for entry in _in_order(service))
+        names = sorted({*agent.catalogue.services, itself.SERVICE})
+        every = (entry for name in names for entry in _in_order(agent, name))
         wanted = node_meta(call)
         found = (rows.service_node(agent, entry) for entry in every)
         for row in chosen(call, (row for row in found if has_meta(row.node_meta, wanted))):
@@ -101,7 +104,8 @@ def services(call: Call) -> Answer:
         return Answer(body=body, index=all_services(call).index())
     index, body = agent.services_shown
     if index != agent.catalogue.index:
-        index, body = agent.services_shown = agent.catalogue.index, bodies.encode(agent.catalogue.tags())
+        tags_of = {itself.SERVICE: (), **agent.catalogue.tags()}
+        index, body = agent.services_shown = agent.catalogue.index, bodies.encode(dict(sorted(tags_of.items())))
     return Answer(body=body, index=index)
 
 
@@ -122,7 +126,8 @@ def health(call: Call) -> Answer:
     agent = call.agent
     found = agent.catalogue.services.get(call.name)
     if found is None:
-        return Answer(body=b"[]", index=one_service(call).index())
+        body = _health(call) if call.name == itself.SERVICE else b"[]"
+        return Answer(body=body, index=one_service(call).index())
     shape = _shape(call)
     if shape in found.answers or len(found.answers) < _SHAPES_KEPT_MAX:
         body = found.answer(shape, lambda _: _health(call))
@@ -171,8 +176,7 @@ def none_of_them(call: Call) -> Answer:
 def _instances(call: Call) -> list[Entry]:
     """The instances of the service that is asked for: those with the tags and on nodes with the metadata asked for."""
     agent = call.agent
-    found = agent.catalogue.services.get(call.name)
-    entries = _in_order(found) if found else []
+    entries = _in_order(agent, call.name)
     if tags := _tags(call):
         entries = [entry for entry in entries if {tag.lower() for tag in entry.seen.tags}.issuperset(tags)]
     if wanted := node_meta(call):
@@ -182,8 +186,11 @@ def _instances(call: Call) -> list[Entry]:
     return entries
 
 
-def _in_order(service: CatalogueService) -> list[Entry]:
-    return [service.entries[key] for key in sorted(service.entries)]
+def _in_order(agent: Agent, name: str) -> list[Entry]:
+    """All instances of a service."""
+    service = agent.catalogue.services.get(name)
+    entries = [service.entries[key] for key in sorted(service.entries)] if service else []
+    return [*itself.instances(agent), *entries] if name == itself.SERVICE else entries
 
 
 def _node_meta_of(agent: Agent, entry: Entry) -> dict[str, str]:

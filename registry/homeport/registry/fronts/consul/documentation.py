@@ -46,7 +46,7 @@ def documentation() -> str:
     lines = ["| endpoint | what | |", "|---|---|---|"]
     for row in TABLE:
         method = "" if row.method == "*" else row.method + " "
-        what = f"**{row.support}**" if row.support != "refused" else "501"
+        what = f"**{row.support}**" if row.support != "refused" else str(row.statuses[0])
         lines.append(f"| `{method}{row.path.replace('{}', '…')}` | {row.summary} | {_noted(what, row.note)} |")
     lines += ["", "| endpoint | parameter | |", "|---|---|---|"]
     for row in TABLE:

@@ -123,7 +123,7 @@ def to_instance(
     if not definition.name:
         raise Refusal(400, "Missing service name")
     _refuse_given(definition, _SERVICES_REFUSED)
-    if any(definition.connect.values()):
+    if any(value is not False for value in definition.connect.values()):  # an empty SidecarService asks for one, too
         raise Refusal(400, "Invalid service: Connect is not supported: there is no service mesh of Consul's kind")
     for name in ("namespace", "partition"):
         if getattr(definition, name) not in ("", "default"):

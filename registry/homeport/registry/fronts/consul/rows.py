@@ -13,7 +13,7 @@ from homeport.client.core.model import Check as OurCheck
 from homeport.client.core.model import Instance, KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import CheckRecord, Entry
-from homeport.registry.fronts.consul import shapes
+from homeport.registry.fronts.consul import itself, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER, Agent, node_id
 from homeport.registry.fronts.consul.durations import format_duration
 from homeport.registry.fronts.consul.registrations import (
@@ -119,7 +119,9 @@ def service_node(agent: Agent, entry: Entry) -> shapes.ServiceNode:
 def health_entry(agent: Agent, entry: Entry) -> shapes.HealthEntry:
     """An instance with its node and all checks that decide about it."""
     return shapes.HealthEntry(
-        node=node_of(agent, entry), service=service(entry.registered), checks=tuple(deciding_checks(agent, entry))
+        node=node_of(agent, entry),
+        service=service(entry.registered),
+        checks=(*itself.checks(agent, entry.registered.node), *deciding_checks(agent, entry)),
     )
 
 
@@ -155,7 +157,8 @@ def own_checks(agent: Agent, entry: Entry) -> list[shapes.Check]:
 
 def every_check(agent: Agent) -> Iterable[shapes.Check]:
     """The checks of all nodes and instances, node by node."""
-    for name in sorted(agent.catalogue.nodes):
+    for name in sorted({*agent.catalogue.nodes, agent.node}):
+        yield from itself.checks(agent, name)
         yield from checks_on(agent, name)
 
 

@@ -86,7 +86,7 @@ async def register_check(call: Call) -> Answer:
         else:
             standing = ensure_node(agent, overlay, agent.node)
         if standing is None:
-            raise Refusal(500, f"ServiceID {asked.service_id!r} does not exist")
+            raise Refusal(404, f"ServiceID {asked.service_id!r} does not exist")
         old = details_of(standing.instance)
         with_it = with_details(standing.instance, msgspec.structs.replace(old, checks={**old.checks, name: details}))
         others = tuple(one for one in with_it.checks if one.name != name)

@@ -19,9 +19,9 @@ from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.answers import YES, Answer, Refusal
 from homeport.registry.fronts.consul.calls import Call
 from homeport.registry.fronts.consul.durations import parse_duration
+from homeport.registry.fronts.consul.itself import SERF_HEALTH
 from homeport.registry.fronts.consul.waiting import Keys, Resource, SessionsOf
 
-SERF_HEALTH: Final = "serfHealth"  # the check of the agent's own node: it passes as long as anybody answers
 _BARE_SECONDS_BELOW: Final = 1000  # a lock delay of fewer nanoseconds means seconds, as in Consul
 _BEHAVIOURS: Final[dict[str, Behaviour]] = {"": "release", "release": "release", "delete": "delete"}
 

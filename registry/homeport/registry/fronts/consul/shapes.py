@@ -305,8 +305,8 @@ class Event(_Shown, frozen=True, kw_only=True):
     l_time: int
 
 
-class AgentService(_Shown, frozen=True, kw_only=True):
-    """A service as its agent knows it."""
+class AgentService(_Shown, frozen=True, kw_only=True, omit_defaults=True):
+    """A service as its agent knows it; what it has none of is left out, as by Consul's agents."""
 
     kind: str = ""
     id: str
@@ -315,7 +315,7 @@ class AgentService(_Shown, frozen=True, kw_only=True):
     meta: dict[str, str]
     port: int
     address: str
-    tagged_addresses: dict[str, TaggedAddress]
+    tagged_addresses: dict[str, TaggedAddress] = {}
     weights: Weights
     enable_tag_override: bool
     datacenter: str
@@ -398,14 +398,16 @@ class RaftConfiguration(_Shown, frozen=True, kw_only=True):
     """Who takes part in the quorum."""
 
     servers: tuple[RaftServer, ...]
-    index: int
+    index: int = 0  # there are no others to agree with on a configuration; of Consul's it is always 0 as well
 
 
 class AgentSelf(_Shown, frozen=True, kw_only=True):
     """What clients ask an agent about itself before anything else."""
 
     config: dict[str, str | bool]
+    debug_config: dict[str, str] = {}  # of Consul's own settings, of which there are none
     coord: dict[str, float] = {}
-    member: dict[str, str | int | dict[str, str]]
+    member: Member
     meta: dict[str, str] = {}
-    stats: dict[str, dict[str, str]] = {}
+    stats: dict[str, dict[str, str]]
+    xds: dict[str, dict[str, list[str]]] = msgspec.field(name="xDS", default={})

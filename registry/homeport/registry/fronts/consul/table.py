@@ -72,7 +72,8 @@ _NEAR: Final = Parameter(
 )
 _TAGS: Final = Parameter("tag", "texts", "supported", "given several times, all must be there")
 _MERGE: Final = Parameter("merge-central-config", "flag", "supported", "there is no central configuration to merge")
-_CHOSEN: Final = (_FILTER, _NEAR, _NODE_META)
+_PEER: Final = Parameter("peer", "text", "supported", "there are no cluster peerings, so nothing comes from a peer")
+_CHOSEN: Final = (_FILTER, _NEAR, _NODE_META, _PEER)
 _FORMAT: Final = Parameter("format", "text", "supported", "text: the status as a word, nothing else")
 _EVENT_FILTER: Final = "a regular expression, of RE2's kind"
 
@@ -80,6 +81,8 @@ _EVENT_FILTER: Final = "a regular expression, of RE2's kind"
 def _get(path: str, summary: str, view: Callable[[Call], Answer], *parameters: Parameter, **more: object) -> Endpoint:
     """A read that can block when it has a resource."""
     shared = EVERY + _READ + (_BLOCKING if "resource" in more else ())
+    if _PEER in parameters:
+        shared = tuple(one for one in shared if one.name != _PEER.name)
     row = Endpoint(method="GET", path=path, summary=summary, view=view, parameters=(*parameters, *shared), read=True)
     return msgspec.structs.replace(row, **more)
 
@@ -93,7 +96,7 @@ def _put(path: str, summary: str, **more: object) -> Endpoint:
 
 def _later(path: str, note: str) -> Endpoint:
     """Consul has it; here it is answered 501 and the reason."""
-    return Endpoint(method="*", path=path, summary="", support="refused", note=note)
+    return Endpoint(method="*", path=path, summary="", support="refused", note=note, statuses=(501,))
 
 
 def _own(path: str, summary: str, view: View, *parameters: Parameter, **more: object) -> Endpoint:
@@ -104,7 +107,13 @@ def _own(path: str, summary: str, view: View, *parameters: Parameter, **more: ob
 
 def _no(method: str, path: str, note: str) -> Endpoint:
     """Consul has it; here it can have no meaning, and is answered 501 and the reason."""
-    return Endpoint(method=method, path=path, summary="", support="refused", note=note, access="write")
+    return Endpoint(method=method, path=path, summary="", support="refused", note=note, statuses=(501,), access="write")
+
+
+def _no_acls(path: str) -> Endpoint:
+    """Part of the ACL system: refused in the words and with the status by which clients know that it is off."""
+    note = "ACL support disabled; a registry has one token or none"
+    return Endpoint(method="*", path=path, summary="", support="refused", note=note, statuses=(401,))
 
 
 @functools.cache
@@ -129,7 +138,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         parameters=EVERY,
         answers=shapes.AgentSelf,
         support="differs",
-        note="Config and Member, without DebugConfig; Version is that of the API, and names Homeport after a plus",
+        note="DebugConfig and xDS are empty; Version is that of the API, and names Homeport after a plus",
     ),
     _put(
         "/v1/agent/service/register",
@@ -246,7 +255,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         "make a member leave",
         view=about.force_leave,
         support="differs",
-        note="there is no other member: always a 404, or a 400 for this one",
+        note="there is no other member: always a 500, or a 400 for this one",
     ),
     _own(
         "/v1/agent/metrics",
@@ -274,6 +283,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         view=agent_services.node_maintenance,
         parameters=(Parameter("enable", "flag"), Parameter("reason", "text")),
     ),
+    _no_acls("/v1/agent/token/{}"),
     _later("/v1/agent/{}", _NOT_YET),
     # --- the catalogue --------------------------------------------------------------------------------------------
     _put(
@@ -316,7 +326,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         answers=dict[str, list[str]],
         rows=shapes.ServiceNode,
         support="differs",
-        note="there is no service named consul",
+        note="the service consul is this registry; it stands in this API alone, not in DNS",
     ),
     _get(
         "/v1/catalog/service/{service name}",
@@ -380,7 +390,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         answers=list[shapes.Check],
         rows=shapes.Check,
         support="differs",
-        note="no serfHealth check: whoever reads this has the registry's word that it lives",
+        note="the agent's own node alone has a serfHealth check, which passes",
     ),
     _get(
         "/v1/health/checks/{service name}",
@@ -404,7 +414,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         answers=list[shapes.HealthEntry],
         rows=shapes.HealthEntry,
         support="differs",
-        note="no serfHealth check; a service being drained shows a critical _service_draining check",
+        note="a service being drained shows a critical _service_draining check",
     ),
     _get(
         "/v1/health/connect/{service name}",
@@ -442,7 +452,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         answers=list[shapes.Check],
         rows=shapes.Check,
         support="differs",
-        note="no serfHealth checks",
+        note="the agent's own node alone has a serfHealth check, which passes",
     ),
     _later("/v1/health/{}", _NOT_YET),
     # --- keys -----------------------------------------------------------------------------------------------------
@@ -683,7 +693,7 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     ),
     # --- what Consul has and this registry has not ----------------------------------------------------------------
     _later("/v1/operator/{}", _NOT_YET),
-    _later("/v1/acl/{}", "there are no ACLs; a registry has one token or none"),
+    _no_acls("/v1/acl/{}"),
     _later("/v1/connect/{}", "there is no service mesh of Consul's kind"),
     _later("/v1/config", "there are no config entries"),
     _later("/v1/config/{}", "there are no config entries"),
