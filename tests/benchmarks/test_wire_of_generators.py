@@ -74,7 +74,7 @@ async def test_answers_are_counted_whatever_the_chunks(chunk: int) -> None:
         answers = b"".join(_answer(stream) for stream in streams)
         for at in range(0, len(answers), chunk):
             lane.data_received(answers[at : at + chunk])
-    await asyncio.wait_for(meter.finished, 5)
+    await asyncio.wait_for(meter.finished, 30)
     assert (meter.outcome().operations, meter.outcome().failed) == (4, 0)
 
 
@@ -85,7 +85,7 @@ async def test_a_call_that_ends_without_a_message_has_failed() -> None:
     meter.start()
     lane.begin()
     lane.data_received(grpc.frame(1, 5, 1, b"\x88"))
-    await asyncio.wait_for(meter.finished, 5)
+    await asyncio.wait_for(meter.finished, 30)
     assert (meter.outcome().operations, meter.outcome().failed) == (1, 1)
     assert "without a message" in meter.outcome().first_error
 
@@ -117,4 +117,4 @@ async def test_a_connection_lost_under_load_ends_the_measurement() -> None:
     lane.begin()
     lane.connection_lost(None)
     with pytest.raises(ConnectionError, match="under load"):
-        await asyncio.wait_for(meter.finished, 5)
+        await asyncio.wait_for(meter.finished, 30)

@@ -49,7 +49,7 @@ async def test_what_is_written_after_lost_was_told_is_told_too(unused_port: int,
             assert found is not None
             assert event.to_revision >= found.mod_revision
             await other.kv.put("a", b"written before the next look")
-            told = await asyncio.wait_for(anext(events), 5.0)
+            told = await asyncio.wait_for(anext(events), 30.0)
             assert isinstance(told, KvEvents)
             assert told.events[0].value == b"written before the next look"
             await closed(events)
@@ -64,7 +64,7 @@ async def test_reading_and_then_watching_leaves_no_gap(connect: Connect) -> None
         assert (known.store_id, known.revision) == (client.store_id, known.entries[0].mod_revision + 1)
         await client.kv.put("s/b", b"2")
         events = client.kv.watch("s/", prefix=True, start_revision=known.revision + 1, store_id=known.store_id)
-        event = await asyncio.wait_for(anext(events), 5.0)
+        event = await asyncio.wait_for(anext(events), 30.0)
         assert isinstance(event, KvEvents)
         assert [change.key for change in event.events] == [b"s/b"]
         await closed(events)
@@ -73,9 +73,9 @@ async def test_reading_and_then_watching_leaves_no_gap(connect: Connect) -> None
 async def test_a_snapshot_of_another_history_is_not_watched_on_from(connect: Connect) -> None:
     async with connect() as client:
         events = client.kv.watch("a", start_revision=2, store_id="0123456789abcdef")
-        assert isinstance(await asyncio.wait_for(anext(events), 5.0), Lost)
+        assert isinstance(await asyncio.wait_for(anext(events), 30.0), Lost)
         await client.kv.put("a", b"1")
-        assert isinstance(await asyncio.wait_for(anext(events), 5.0), KvEvents)
+        assert isinstance(await asyncio.wait_for(anext(events), 30.0), KvEvents)
         await closed(events)
 
 
@@ -105,7 +105,7 @@ async def test_watches_end_when_their_client_is_closed(connect: Connect) -> None
         await client.kv.put("b", b"")
     for ending in waiting:
         with pytest.raises(Closed):
-            await asyncio.wait_for(ending, 5.0)
+            await asyncio.wait_for(ending, 30.0)
     with pytest.raises(Closed):
         await client.resolve("orders")
     assert subscription.known
@@ -123,7 +123,7 @@ async def test_who_waits_to_know_a_service_hears_of_the_clients_end(unused_port:
         await asyncio.wait([known, resolved, first], timeout=0.05)
     for ending in (known, resolved, first):
         with pytest.raises(Closed):
-            await asyncio.wait_for(ending, 5.0)
+            await asyncio.wait_for(ending, 30.0)
     subscription.close()
 
 
@@ -136,7 +136,7 @@ async def test_watches_end_when_the_registry_of_this_process_does() -> None:
         waiting = asyncio.ensure_future(anext(events))
         await asyncio.wait([waiting], timeout=0)
     with pytest.raises(Closed):
-        await asyncio.wait_for(waiting, 5.0)
+        await asyncio.wait_for(waiting, 30.0)
     await client.close()
 
 

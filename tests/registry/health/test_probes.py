@@ -242,8 +242,9 @@ async def test_only_a_refusal_by_the_target_itself_counts_as_refused(prober: Pro
 async def test_a_target_that_does_not_answer_is_critical_after_the_timeout(prober: Prober) -> None:
     async with target(hang) as it:
         begun = asyncio.get_running_loop().time()
-        verdict = await prober.probe(http(it.url, timeout_s=0.2))
-        assert 0.19 < asyncio.get_running_loop().time() - begun < 2
+        async with asyncio.timeout(30):
+            verdict = await prober.probe(http(it.url, timeout_s=0.2))
+        assert asyncio.get_running_loop().time() - begun > 0.19
         assert verdict == Verdict("critical", f"HTTP GET {it.url}: timed out after 0.2 s")
 
 

@@ -216,7 +216,7 @@ async def test_every_answer_is_as_described(http: Http, document: dict[str, Any]
 
 async def test_the_description_of_the_log_is_true(http: Http, document: dict[str, Any]) -> None:
     described = operations(document)[ENDLESS]["responses"]["200"]["content"]
-    async with asyncio.timeout(5), http.session.get(f"http://{http.at}/v1/agent/monitor") as response:
+    async with asyncio.timeout(30), http.session.get(f"http://{http.at}/v1/agent/monitor") as response:
         assert (response.status, list(described)) == (200, [response.content_type])
 
 

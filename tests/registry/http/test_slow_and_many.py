@@ -59,7 +59,7 @@ async def test_a_connection_that_asked_once_may_be_idle_for_longer(http: Http, i
     ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     try:
         writer.write(ask)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await reader.readuntil(b"ok\n")
             silent, other = await connect(http)
             assert await silent.read() == b"", "one that came later is cut off meanwhile"
@@ -113,7 +113,7 @@ async def test_bodies_share_a_budget_and_a_crowd_of_them_is_told_to_come_back(
         await eventually(lambda: impatient.numbers.body_bytes == 299_999)
         second_reader, second = await connect(http)
         second.write(head + b"2" * 299_999)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             refused = await second_reader.readuntil(b"\r\n\r\n")
             assert refused.startswith(b"HTTP/1.1 429 ")
             assert b"Retry-After: 1" in refused

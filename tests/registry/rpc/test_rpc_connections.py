@@ -30,7 +30,7 @@ class RawClient:
 
     async def hear(self) -> Any:
         """The next message, or None when the registry has closed the connection."""
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(30.0):
             while True:
                 for message in self._unpacker:
                     return message

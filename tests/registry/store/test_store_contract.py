@@ -90,7 +90,7 @@ class Reading:
         self.woken.set()
 
     async def next(self) -> Batch | Lost:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (item := self.watcher.take()) is None:
                 self.woken.clear()
                 if not self.watcher.pending:
