@@ -9,10 +9,15 @@ import socket
 from collections.abc import Awaitable, Callable, Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 Eventually = Callable[..., Awaitable[None]]
 
 PATIENCE_S = 30.0  # only a failure waits that long, and a busy machine is none
+
+# How long an example takes says something about the machine, not about us.
+settings.register_profile("homeport", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("homeport")
 
 
 @pytest.fixture
