@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from homeport.client.core.messages import Register, SetState
-from homeport.client.core.model import Check, Instance
+from homeport.client.core.model import TTL_S_MIN, Check, Instance
 from homeport.registry import Registry
 from homeport.registry.core.catalogue import Entry
 
@@ -70,6 +70,13 @@ async def test_a_registration_is_an_instance_like_any_other(http: Http, registry
     (check,) = instance.checks
     assert (check.kind, check.address, check.interval_s, check.timeout_s) == ("tcp", "10.0.0.7:8080", 1.0, 10.0)
     assert (check.passing_after, check.critical_after, check.initial) == (1, 3, "critical")
+
+
+async def test_a_ttl_too_short_to_be_kept_is_raised_to_the_shortest(http: Http, registry: Registry) -> None:
+    await http("PUT", "/v1/agent/service/register", {**WEB, "Check": {"TTL": "100ms", "Status": "passing"}})
+    (check,) = entry(registry, "web1").registered.checks
+    assert check.ttl_s == TTL_S_MIN
+    assert (await http("PUT", "/v1/agent/check/register", {"Name": "more", "TTL": "1ms"})).status == 200
 
 
 async def test_an_instance_of_others_is_found_with_its_checks(http: Http, registry: Registry) -> None:
@@ -263,7 +270,7 @@ async def test_checks_of_services_from_before_the_front_opened_are_known(http: H
         ({"Name": "x", "Check": {"Name": "nothing to do"}}, "one of TTL, HTTP, TCP, GRPC"),
         ({"Name": "x", "Check": {"TTL": "5s", "TCP": "a:1"}}, "TTL and TCP"),
         ({"Name": "x", "Check": {"TTL": "5"}}, "TTL"),
-        ({"Name": "x", "Check": {"TTL": "1ms"}}, "ttl_s"),
+        ({"Name": "x", "Check": {"TTL": "-1s"}}, "ttl_s"),
         ({"Name": "x", "Check": {"TTL": "5s", "Status": "fine"}}, "Status"),
         ({"Name": "x", "Check": {"HTTP": "http://a/"}}, "Interval"),
         ({"Name": "x", "Check": {"HTTP": "ftp://a/", "Interval": "5s"}}, "http://"),

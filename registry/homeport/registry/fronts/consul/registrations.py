@@ -12,7 +12,15 @@ import msgspec
 
 from homeport.client.core import wire
 from homeport.client.core.errors import ProtocolError
-from homeport.client.core.model import DEREGISTER_AFTER_S_MIN, OUTPUT_BYTES_MAX, Check, Instance, State, Status
+from homeport.client.core.model import (
+    DEREGISTER_AFTER_S_MIN,
+    OUTPUT_BYTES_MAX,
+    TTL_S_MIN,
+    Check,
+    Instance,
+    State,
+    Status,
+)
 from homeport.registry.core.catalogue import Catalogue, CheckRecord, Entry
 from homeport.registry.fronts.consul.answers import Refusal
 from homeport.registry.fronts.consul.durations import parse_duration
@@ -206,7 +214,8 @@ def _to_check(check: CheckDefinition, name: str) -> Check:
     if kind == "ttl":
         if check.interval:
             raise _invalid("Interval and TTL cannot both be specified")
-        return Check(name=name, kind="ttl", ttl_s=duration_s("TTL", check.ttl), initial=initial)
+        ttl_s = duration_s("TTL", check.ttl)
+        return Check(name=name, kind="ttl", ttl_s=max(ttl_s, TTL_S_MIN) if ttl_s > 0 else ttl_s, initial=initial)
     interval_s = duration_s("Interval", check.interval)
     if kind == "alias":
         if interval_s:
