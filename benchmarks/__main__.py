@@ -20,7 +20,10 @@ from benchmarks.case import FULL, QUICK
 from benchmarks.machine import describe
 from benchmarks.report import CaseReport, Report, encode, table
 
-NAMES: Final = ("lookups", "sidecar", "failover", "puts", "renewals", "fanout", "consul", "dns", "memory", "balancing")
+NAMES: Final = (
+    *("lookups", "sidecar", "failover", "puts", "renewals", "fanout", "consul", "dns", "memory", "balancing"),
+    "checks",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -94,7 +94,10 @@ class Scale:
     watches: int = 10_000
     watch_connections: int = 100
     deliveries: int = 20  # puts per turn of the fan-out
+    checks: int = 10_000
 
 
 FULL: Final = Scale()
-QUICK: Final = Scale(rounds=2, turn_s=1, services=200, keys=20_000, watches=2_000, watch_connections=20, deliveries=20)
+QUICK: Final = Scale(
+    rounds=2, turn_s=1, services=200, keys=20_000, watches=2_000, watch_connections=20, deliveries=20, checks=2_000
+)
