@@ -165,8 +165,12 @@ async def test_the_registry_stands_in_its_catalogue_as_consuls_servers_do(http: 
     assert list((await http("GET", "/v1/agent/services")).json) == ["web"], "it is no service of the agent's"
     assert (await http("GET", "/v1/agent/checks")).json == {}
     assert list(registry.catalogue.services) == ["web"], "and nobody else sees it"
+    far = {"Node": "far", "Address": "10.0.0.9", "Service": {"Service": "consul"}}
+    await http("PUT", "/v1/catalog/register", far)
+    assert len((await http("GET", "/v1/health/service/consul?passing")).json) == 2
     await http("PUT", "/v1/agent/maintenance?enable=true")
-    assert (await http("GET", "/v1/health/service/consul?passing")).json == []
+    (entry,) = (await http("GET", "/v1/health/service/consul?passing")).json
+    assert entry["Node"]["Node"] == "far"
 
 
 async def test_who_registers_in_the_registrys_place_has_it(http: Http) -> None:

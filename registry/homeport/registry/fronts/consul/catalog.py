@@ -125,9 +125,10 @@ def health(call: Call) -> Answer:
     """The instances of a service with their checks; all of them, or those that pass."""
     agent = call.agent
     found = agent.catalogue.services.get(call.name)
+    if call.name == itself.SERVICE:  # not kept: its own node's maintenance is no change of the others
+        return Answer(body=_health(call), index=one_service(call).index())
     if found is None:
-        body = _health(call) if call.name == itself.SERVICE else b"[]"
-        return Answer(body=body, index=one_service(call).index())
+        return Answer(body=b"[]", index=one_service(call).index())
     shape = _shape(call)
     if shape in found.answers or len(found.answers) < _SHAPES_KEPT_MAX:
         body = found.answer(shape, lambda _: _health(call))
