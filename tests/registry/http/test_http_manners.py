@@ -261,6 +261,17 @@ async def test_the_metrics_are_what_prometheus_reads_and_true(http: Http, regist
     await waiting
 
 
+async def test_readiness_tells_whether_anything_can_be_written_to_who_asks(http: Http, registry: Registry) -> None:
+    assert (await http("GET", "/readyz?writable")).status == 200
+    registry.store.read_only = "no quorum"
+    try:
+        reading, writing = await http("GET", "/readyz"), await http("GET", "/readyz?writable")
+    finally:
+        registry.store.read_only = None
+    assert (reading.status, reading.text) == (200, "ready, read only: no quorum\n")
+    assert (writing.status, writing.text) == (503, "read only: no quorum\n")
+
+
 async def test_a_closing_front_is_not_ready_first_then_finishes_what_is_under_way_and_is_gone(http: Http) -> None:
     assert (await http("GET", "/readyz")).status == 200
     host, port = http.at.split(":")

@@ -136,7 +136,10 @@ def explain(call: Call) -> Answer:
 
 
 def readyz(call: Call) -> Answer:
-    """Whether to send requests here; the front refuses this itself once it is closing."""
+    """Whether to send requests here, or writes; the front refuses this itself once it is closing."""
     read_only = call.agent.store.read_only
-    text = "ready\n" if read_only is None else f"ready, read only: {read_only}\n"
-    return Answer(body=text.encode(), content_type=TEXT)
+    if read_only is None:
+        return Answer(body=b"ready\n", content_type=TEXT)
+    if call.flag("writable"):
+        return Answer(status=503, body=f"read only: {read_only}\n".encode(), content_type=TEXT)
+    return Answer(body=f"ready, read only: {read_only}\n".encode(), content_type=TEXT)

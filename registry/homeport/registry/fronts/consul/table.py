@@ -701,7 +701,14 @@ TABLE: Final[tuple[Endpoint, ...]] = (
     _later("/v1/internal/{}", "internal to Consul"),
     # --- Homeport's own -------------------------------------------------------------------------------------------
     Endpoint(method="GET", path="/healthz", summary="does the process answer", view=about.healthz, access="open"),
-    Endpoint(method="GET", path="/readyz", summary="may requests be sent here", view=about.readyz, access="open"),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        summary="may requests be sent here",
+        parameters=(Parameter("writable", "flag", note="503 also while nothing can be written"),),
+        view=about.readyz,
+        access="open",
+    ),
     Endpoint(
         method="GET",
         path="/v1/openapi.json",
