@@ -11,6 +11,7 @@ import pytest
 from homeport.client.core.errors import HomeportError, ReadOnly
 from homeport.mesh.testing import run_virtual, running_loop, virtual_time
 from homeport.registry.core import keys
+from homeport.registry.store import etcd_ownership
 from homeport.registry.store.etcd_ownership import MEMBER_TTL_S, PROMISE_S
 from tests.registry.store.model_etcd import ModelEtcd
 from tests.registry.store.test_replicas import LATENCY_S, QUIET_S, Replica, replicas, until
@@ -223,3 +224,17 @@ def test_no_lease_ends_before_its_ttl_whoever_hears_its_renewals_and_whatever_is
             assert when >= heard[lease] + TTL_S - 0.001, f"{lease:x} ended {when - heard[lease]:.3f} s after a renewal"
 
     run_virtual(run(), seed=seed)
+
+
+@virtual_time(seed=7)
+async def test_very_many_leases_are_adopted_some_at_a_time_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_ownership, "_ADOPTIONS_MAX", 20)
+    async with replicas(2) as (one, two):
+        await asyncio.gather(*(one.grant(60.0) for _ in range(300)))
+        await two.store.barrier()
+        await one.store.close()
+        most = 0
+        while two.store.numbers()["leases_owned"] < 300:
+            most = max(most, len(two.store.ownership._adopting))
+            await asyncio.sleep(LATENCY_S / 2)
+        assert most == 20

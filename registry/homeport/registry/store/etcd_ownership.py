@@ -40,6 +40,7 @@ MEMBER_TTL_S: Final = 10  # a replica that says nothing for so long is dead to t
 PROMISE_S: Final = MEMBER_TTL_S / 2  # half for the owner's promise, half for all that clocks and pauses may be off
 _STAY_S: Final = 1.25  # between two words to etcd: one call that is not answered, and another, fit into the promise
 _RETRY_S: Final = 0.2  # after one that failed
+_ADOPTIONS_MAX: Final = 2000  # under way at once: some 100 ms of the loop; many more would hold up the word to etcd
 _SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
 
 
@@ -301,13 +302,22 @@ class Ownership:
             return
         alive = list(self._members)
         for lease, owner in tuple(self._owners.items()):
+            if len(self._adopting) >= _ADOPTIONS_MAX:
+                return  # the rest when these are done
             if owner in self._members or lease in self._adopting:
                 continue
             record = self._store.mvcc.get(keys.lease(lease))
             if record is not None and rendezvous(record.key, alive) == self.replica:
                 self._adopting[lease] = None
                 adopted = self._store.commit(self._mine(record, wire.decode(LeaseRecord, record.value)))
-                adopted.add_done_callback(lambda _done, lease=lease: self._adopting.pop(lease, None))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+                adopted.add_done_callback(lambda _done, lease=lease: self._adopted(lease))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+
+    def _adopted(self, lease: int) -> None:
+        """Adopted, or not any more an orphan; whatever failed is tried again by the next sweep."""
+        full = len(self._adopting) >= _ADOPTIONS_MAX
+        self._adopting.pop(lease, None)
+        if full and self._loop is not None:
+            self._loop.call_soon(self._adopt_orphans)
 
     def numbers(self) -> dict[str, int]:
         return {
