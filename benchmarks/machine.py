@@ -22,8 +22,9 @@ _PROGRAMS: Final = {
     "nginx": ("nginx", "-v"),
     "haproxy": ("haproxy", "-v"),
     "etcd": ("etcd", "--version"),
-    "envoy": ("envoy", "--version"),
+    "redis": ("redis-server", "--version"),
     "dnsmasq": ("dnsmasq", "--version"),
+    "envoy": ("envoy", "--version"),
     "dnsperf": ("dnsperf", "-h"),
 }
 _VERSION: Final = re.compile(r"(\d+\.\d+[\w.+~-]*)")

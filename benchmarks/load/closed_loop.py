@@ -8,13 +8,14 @@ from typing import Final
 
 from benchmarks.load.grpc import IN_FLIGHT_BYTES_MAX, StreamingLane, UnaryLane, streaming_frame, unary_frame
 from benchmarks.load.meter import Meter
-from benchmarks.load.plan import DEPTH_MAX, ClosedLoop, GrpcCalls, Outcome, RpcCalls
+from benchmarks.load.plan import DEPTH_MAX, ClosedLoop, GrpcCalls, Outcome, RpcCalls, ZooKeeperCalls
 from benchmarks.load.rpc import RpcLane
+from benchmarks.load.zookeeper import ZooKeeperLane
 
 HOST: Final = "127.0.0.1"
 _OPEN_S: Final = 30.0  # for all connections and their hellos
 
-Lane = RpcLane | UnaryLane | StreamingLane
+Lane = RpcLane | UnaryLane | StreamingLane | ZooKeeperLane
 
 
 async def run(plan: ClosedLoop, ready: Callable[[], Awaitable[None]]) -> Outcome:
@@ -49,6 +50,9 @@ def _prepare(plan: ClosedLoop) -> tuple[Meter[bytes], Callable[[], Lane]]:
         case RpcCalls(bodies):
             meter = Meter(bodies, plan.operations_max)
             return meter, lambda: RpcLane(meter, plan.depth)
+        case ZooKeeperCalls(bodies):
+            meter = Meter(bodies, plan.operations_max)
+            return meter, lambda: ZooKeeperLane(meter, plan.depth)
         case GrpcCalls(path, messages, streaming):
             frames = [(streaming_frame if streaming else unary_frame)(each) for each in messages]
             # Headers come on top, about 150 bytes for each call.

@@ -26,13 +26,19 @@ class GrpcCalls(msgspec.Struct, frozen=True, tag="grpc"):
     streaming: bool = False
 
 
+class ZooKeeperCalls(msgspec.Struct, frozen=True, tag="zookeeper"):
+    """ZooKeeper's calls, in turn: each everything that follows the xid."""
+
+    bodies: list[bytes]
+
+
 class ClosedLoop(msgspec.Struct, frozen=True, kw_only=True, tag="closed_loop"):
     """Each connection keeps `depth` calls in flight for `duration_s`, or until `operations_max` are done, if not 0."""
 
     port: int
     connections: int
     depth: int
-    calls: RpcCalls | GrpcCalls
+    calls: RpcCalls | GrpcCalls | ZooKeeperCalls
     duration_s: float = 3600.0
     operations_max: int = 0
 

@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Scale
-from benchmarks.contenders import etcd, homeport
+from benchmarks.contenders import etcd, homeport, redis, zookeeper
 from benchmarks.load import driver, protobuf
-from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls
+from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls, ZooKeeperCalls
 from benchmarks.load.rpc import rpc_body
+from benchmarks.load.zookeeper import create, get_data
 from benchmarks.servers import Stage
 from homeport.client.core import wire
 from homeport.client.core.messages import Resolve
@@ -65,6 +66,13 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 Contender(
                     "etcd", f"{etcd.ABOUT}; serializable Range of a prefix, same values", _etcd(scale), etcd.missing()
                 ),
+                Contender(
+                    "zookeeper",
+                    f"{zookeeper.ABOUT}; getData of one node that holds all of a service's instances",
+                    _zookeeper(scale),
+                    zookeeper.missing(),
+                ),
+                Contender("redis", redis.ABOUT, _redis(scale), redis.missing()),
             ),
         ),
     )
@@ -142,5 +150,41 @@ def _etcd(scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
                 duration_s=scale.turn_s,
             )
             yield lambda: driver.closed_loop(plan, stage.cores, [peer.server.pid])
+
+    return turns
+
+
+def _whole_services(scale: Scale) -> list[bytes]:
+    """All instances of each service as one value: what a system without ranges would store."""
+    instances = homeport.example_instances(scale.services, scale.instances)
+    return [wire.encode(instances[at : at + scale.instances]) for at in range(0, len(instances), scale.instances)]
+
+
+def _zookeeper(scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        peer = zookeeper.serve(stage)
+        with peer.server:
+            paths = [f"/{homeport.service_name(number)}" for number in range(scale.services)]
+            zookeeper.call(stage, peer, [create(*each) for each in zip(paths, _whole_services(scale), strict=True)])
+            plan = ClosedLoop(
+                port=peer.port,
+                connections=_CONNECTIONS,
+                depth=_DEPTH,
+                calls=ZooKeeperCalls([get_data(path) for path in paths]),
+                duration_s=scale.turn_s,
+            )
+            yield lambda: driver.closed_loop(plan, stage.cores, [peer.server.pid])
+
+    return turns
+
+
+def _redis(scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        server, port = redis.serve(stage)
+        with server:
+            redis.fill(port, _whole_services(scale))
+            yield lambda: redis.get(stage, server, port, scale.services, _CONNECTIONS, _DEPTH, scale.turn_s)
 
     return turns
