@@ -64,13 +64,14 @@ async def test_it_registers_finds_and_deregisters_a_service(client: Any) -> None
         check=consul.Check.ttl("30s"),
     )
     _, services = await call(client.catalog.services)
-    assert services == {"web": ["v1"]}
+    assert services == {"consul": [], "web": ["v1"]}
     _, found = await call(client.health.service, "web")
     (one,) = found
     assert one["Service"]["Address"] == "10.0.0.7"
     assert one["Service"]["Port"] == 8080
     assert one["Service"]["Meta"] == {"rack": "7"}
-    assert [check["Status"] for check in one["Checks"]] == ["critical"]
+    statuses = {check["CheckID"]: check["Status"] for check in one["Checks"]}
+    assert statuses == {"serfHealth": "passing", "service:web1": "critical"}
     assert (await call(client.health.service, "web", passing=True))[1] == []
     assert await call(client.agent.service.deregister, "web1")
     assert (await call(client.health.service, "web"))[1] == []
@@ -95,7 +96,8 @@ async def test_it_reports_a_ttl_check(client: Any) -> None:
     for report, status in (("ttl_pass", "passing"), ("ttl_warn", "warning"), ("ttl_fail", "critical")):
         assert await call(getattr(client.agent.check, report), "service:web1", notes=f"said {status}")
         _, (one,) = await call(client.health.service, "web")
-        assert (one["Checks"][0]["Status"], one["Checks"][0]["Output"]) == (status, f"said {status}")
+        told = next(check for check in one["Checks"] if check["CheckID"] == "service:web1")
+        assert (told["Status"], told["Output"]) == (status, f"said {status}")
 
 
 async def test_what_this_registry_does_not_do_is_an_error_it_shows(client: Any) -> None:

@@ -59,11 +59,11 @@ async function main(at) {
 // Reads the catalogue every way the client can, and puts checks and maintenance on the node.
 async function catalogue(client) {
   assert.deepStrictEqual((await client.catalog.node.list()).map((node) => node.Node), ["home"]);
-  assert.deepStrictEqual(Object.keys((await client.catalog.node.services("home")).Services), ["w"]);
-  assert.deepStrictEqual(await client.catalog.service.list(), { web: [] });
+  assert.deepStrictEqual(Object.keys((await client.catalog.node.services("home")).Services), ["consul", "w"]);
+  assert.deepStrictEqual(await client.catalog.service.list(), { consul: [], web: [] });
   const [row] = await client.catalog.service.nodes("web");
   assert.deepStrictEqual([row.Node, row.ServiceID], ["home", "w"]);
-  assert.deepStrictEqual((await client.health.node("home")).map((check) => check.CheckID), ["service:w"]);
+  assert.deepStrictEqual((await client.health.node("home")).map((check) => check.CheckID), ["serfHealth", "service:w"]);
   assert.deepStrictEqual((await client.health.checks("web")).map((check) => check.Status), ["passing"]);
 
   await client.agent.check.register({ name: "disk", ttl: "30s" });
