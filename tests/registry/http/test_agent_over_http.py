@@ -136,6 +136,14 @@ async def test_maintenance_that_cannot_be_meant_is_refused(http: Http, path: str
 # --- a cluster of one -----------------------------------------------------------------------------------------------
 
 
+async def test_its_usage_counts_what_is_registered(http: Http) -> None:
+    for number in range(3):
+        await http("PUT", "/v1/agent/service/register", {"Name": f"web-{number % 2}", "ID": f"web-{number}"})
+    await http("PUT", "/v1/catalog/register", {"Node": "other", "Address": "10.0.0.2"})
+    usage = (await http("GET", "/v1/operator/usage")).json["Usage"]["dc1"]
+    assert (usage["Nodes"], usage["Services"], usage["ServiceInstances"]) == (2, 2, 3)
+
+
 async def test_it_is_a_cluster_of_one_and_says_so(http: Http) -> None:
     (member,) = (await http("GET", "/v1/agent/members")).json
     assert (member["Name"], member["Addr"], member["Status"]) == ("home", "127.0.0.1", 1)
@@ -146,6 +154,9 @@ async def test_it_is_a_cluster_of_one_and_says_so(http: Http) -> None:
     (server,) = (await http("GET", "/v1/operator/raft/configuration")).json["Servers"]
     assert (server["Node"], server["Address"], server["Leader"], server["Voter"]) == ("home", leader, True, True)
     assert server["ID"] == (await http("GET", "/v1/agent/self")).json["Config"]["NodeID"]
+    health = (await http("GET", "/v1/operator/autopilot/health")).json
+    assert (health["Healthy"], health["FailureTolerance"]) == (True, 0)
+    assert [(one["ID"], one["Healthy"], one["Leader"]) for one in health["Servers"]] == [(server["ID"], True, True)]
     itself = (await http("GET", "/v1/agent/self")).json
     assert itself["Member"] == member
     assert itself["Stats"]["consul"]["leader_addr"] == leader

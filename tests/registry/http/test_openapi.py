@@ -145,6 +145,8 @@ REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
     "GET /v1/coordinate/node/{node}": (Asked("home"), Asked("none", status=404)),
     "GET /v1/coordinate/datacenters": (Asked(),),
     "GET /v1/operator/raft/configuration": (Asked(),),
+    "GET /v1/operator/autopilot/health": (Asked(),),
+    "GET /v1/operator/usage": (Asked(),),
     "GET /v1/snapshot": (Asked(),),
     LAST: (Asked(body=b"no snapshot", status=400),),
     "GET /v1/openapi.json": (Asked(),),

@@ -105,6 +105,37 @@ def raft_configuration(call: Call) -> Answer:
     return Answer(body=bodies.encode(shapes.RaftConfiguration(servers=(one,))))
 
 
+def autopilot_health(call: Call) -> Answer:
+    """Whether the store takes writes; as Consul's does, it says 429 where it does not."""
+    agent = call.agent
+    healthy = agent.store.read_only is None
+    one = shapes.AutopilotServer(
+        id=node_id(agent.node),
+        name=agent.node,
+        address=_server(agent),
+        version=VERSION,
+        last_index=agent.store.mvcc.revision,
+        healthy=healthy,
+    )
+    health = shapes.AutopilotHealth(healthy=healthy, failure_tolerance=0, servers=(one,))
+    return Answer(status=200 if healthy else 429, body=bodies.encode(health))
+
+
+def usage(call: Call) -> Answer:
+    """How much is registered; nothing is of the kinds that Connect counts."""
+    catalogue = call.agent.catalogue
+    instances = sum(len(service.entries) for service in catalogue.services.values())
+    kinds = ("connect-native", "connect-proxy", "ingress-gateway", "mesh-gateway", "terminating-gateway")
+    counted = shapes.Usage(
+        nodes=len({*catalogue.nodes, call.agent.node}),
+        services=len(catalogue.services),
+        service_instances=instances,
+        billable_service_instances=instances,
+        connect_service_instances=dict.fromkeys(kinds, 0),
+    )
+    return Answer(body=bodies.encode(shapes.OperatorUsage(usage={DATACENTER: counted})))
+
+
 def _server(agent: Agent) -> str:
     return f"{agent.address}:{RPC_PORT}"
 

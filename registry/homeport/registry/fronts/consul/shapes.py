@@ -394,6 +394,46 @@ class RaftServer(_Shown, frozen=True, kw_only=True):
     voter: bool = True
 
 
+class AutopilotServer(_Shown, frozen=True, kw_only=True):
+    """A server of the quorum, and how it is."""
+
+    id: str
+    name: str
+    address: str
+    version: str
+    last_index: int
+    healthy: bool
+    serf_status: str = "alive"
+    leader: bool = True
+    last_contact: str = "0s"
+    last_term: int = 1
+    voter: bool = True
+
+
+class AutopilotHealth(_Shown, frozen=True, kw_only=True):
+    """Whether the quorum is well, and how many more servers it can lose."""
+
+    healthy: bool
+    failure_tolerance: int
+    servers: tuple[AutopilotServer, ...]
+
+
+class Usage(_Shown, frozen=True, kw_only=True):
+    """How much is registered in one datacenter."""
+
+    nodes: int
+    services: int
+    service_instances: int
+    billable_service_instances: int
+    connect_service_instances: dict[str, int]
+
+
+class OperatorUsage(_Shown, frozen=True, kw_only=True):
+    """The same by datacenter."""
+
+    usage: dict[str, Usage]
+
+
 class RaftConfiguration(_Shown, frozen=True, kw_only=True):
     """Who takes part in the quorum."""
 

@@ -673,6 +673,19 @@ TABLE: Final[tuple[Endpoint, ...]] = (
         answers=shapes.RaftConfiguration,
     ),
     _own(
+        "/v1/operator/autopilot/health",
+        "whether the store takes writes",
+        about.autopilot_health,
+        answers=shapes.AutopilotHealth,
+    ),
+    _own(
+        "/v1/operator/usage",
+        "how many nodes, services and instances there are",
+        about.usage,
+        Parameter("stale", "flag", "supported", "answers are never stale"),
+        answers=shapes.OperatorUsage,
+    ),
+    _own(
         "/v1/snapshot",
         "the whole store as a file",
         snapshots.save,
