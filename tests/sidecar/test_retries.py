@@ -97,6 +97,25 @@ async def test_a_reset_of_a_reused_connection_is_repeated_on_a_fresh_one_for_get
     assert fickle.connections >= 4
 
 
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 20", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+async def test_a_host_that_had_begun_to_answer_on_a_reused_connection_is_not_asked_again(
+    net: Net, begun: bytes
+) -> None:
+    asked: list[bytes] = []
+
+    async def script(raw: Raw) -> None:
+        asked.append(await raw.head())
+        raw.send(net.ok())
+        asked.append(await raw.head())
+        raw.send(begun)
+
+    sidecar = await net.proxy_to(await net.upstream(script))
+    await net.ask(sidecar, net.get())
+    answer = await net.ask(sidecar, net.get())
+    assert b"HTTP/1.1 50" in answer
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize("reused", [True, False])
 async def test_a_post_is_never_repeated_once_it_was_sent(
     net: Net, reused: bool, monkeypatch: pytest.MonkeyPatch

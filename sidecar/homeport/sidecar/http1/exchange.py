@@ -579,7 +579,7 @@ class Exchange:
             return
         if self._kept is not None and not self.begun and not self._kept_whole:
             self._kept = None
-        stale = upstream.reused
+        stale = upstream.reused and upstream.silent
         self._failed(Failure.STALE if stale else Failure.RESET, "the connection was closed without a complete answer")
 
     def upstream_malformed(self, error: Malformed) -> None:

@@ -143,6 +143,11 @@ class Upstream(asyncio.Protocol):
                 exchange.reusable = False
         exchange.response_piece(piece, body.done, body.trailers)
 
+    @property
+    def silent(self) -> bool:
+        """Whether no byte has come of the answer that is waited for."""
+        return not self._buffer and self._body is None and not self._interims
+
     def is_surely_open(self, now: float) -> bool:
         """Whether an idle connection may carry a request that cannot be sent again.
 
