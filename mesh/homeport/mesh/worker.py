@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from homeport.mesh import heap
 from homeport.mesh.commands.running import configure_logging, loop_factory
 from homeport.sidecar.worker import work
 
@@ -16,6 +17,7 @@ def main() -> None:
     """Run it."""
     level, fd = sys.argv[1:]
     configure_logging(level)
+    heap.keep()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(work(int(fd)))
 

@@ -20,6 +20,7 @@ import msgspec
 
 from homeport.client import Check, Client, Registration, Unavailable
 from homeport.client.core.model import INTERVAL_S_DEFAULT, INTERVAL_S_MIN, TTL_S_DEFAULT, TTL_S_MAX, TTL_S_MIN, Status
+from homeport.mesh import heap
 from homeport.mesh.app import LOCALHOST, App
 from homeport.mesh.commands.options import OFF
 from homeport.mesh.commands.reloading import Reloading
@@ -154,6 +155,7 @@ def run(
             finally:
                 await app.kill()
 
+    heap.keep()
     run_and_exit(work())
 
 

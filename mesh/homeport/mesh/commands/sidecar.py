@@ -20,6 +20,7 @@ import click
 import msgspec
 
 from homeport.client import Client, InvalidArgument
+from homeport.mesh import heap
 from homeport.mesh.commands.options import (
     OFF,
     address,
@@ -338,6 +339,7 @@ def sidecar(proxy: Proxy, app: str | None, takeover: bool) -> None:
             raise
         return ExitCode.DONE
 
+    heap.keep()
     run_and_exit(work())
 
 
