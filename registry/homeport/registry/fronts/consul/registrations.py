@@ -52,6 +52,21 @@ _CHECKS_REFUSED: Final[dict[str, str]] = {
     "proxy_http": "checks go to the service itself",
     "proxy_grpc": "checks go to the service itself",
 }
+# What only checks of some kinds can heed: given to another, it would be a promise that nobody keeps.
+_PROBES: Final = frozenset({"http", "tcp", "grpc"})
+_CHECKS_FITTING: Final[dict[str, frozenset[str]]] = {
+    "header": frozenset({"http"}),
+    "method": frozenset({"http"}),
+    "body": frozenset({"http"}),
+    "disable_redirects": frozenset({"http"}),
+    "tcp_use_tls": frozenset({"tcp"}),
+    "grpc_use_tls": frozenset({"grpc"}),
+    "tls_skip_verify": _PROBES,
+    "tls_server_name": _PROBES,
+    "success_before_passing": _PROBES,
+    "failures_before_warning": _PROBES,
+    "failures_before_critical": _PROBES,
+}
 _SERVICES_REFUSED: Final[dict[str, str]] = {
     "kind": "there is no service mesh of Consul's kind, only typical services",
     "socket_path": "services have an address and a port",
@@ -207,6 +222,12 @@ def _to_check(check: CheckDefinition, name: str) -> Check:
     if initial is None:
         raise _invalid(f"Status {check.status!r} must be 'passing', 'warning' or 'critical'")
     kind = targets[0]
+    unfit = {
+        field: "only " + ", ".join(sorted(fits)).upper() + " checks heed it"
+        for field, fits in _CHECKS_FITTING.items()
+        if kind not in fits
+    }
+    _refuse_given(check, unfit)
     if check.output_max_size and kind != "http":
         raise _invalid("OutputMaxSize is not supported but for HTTP checks: of others 4 KB are kept")
     if check.output_max_size < 0:
