@@ -22,7 +22,7 @@ from benchmarks.report import CaseReport, Report, encode, table
 
 NAMES: Final = (
     *("lookups", "sidecar", "failover", "puts", "renewals", "fanout", "consul", "dns", "memory", "balancing"),
-    "checks",
+    *("checks", "registration", "kv", "startup", "propagation", "holdings", "growth"),
 )
 
 

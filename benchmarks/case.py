@@ -5,7 +5,7 @@ A contender starts its servers once and yields a function that measures one turn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
@@ -68,6 +68,7 @@ class Case:
     Attributes:
         reference: the contender that the others are compared with.
         rounds_max: fewer rounds than asked for, where a turn takes long.
+        sizes: what the contenders of a case differ in, by name, if it is a number: costs are fitted to it.
         warm_up: whether the first round is dropped; not where every turn starts afresh.
     """
 
@@ -80,6 +81,7 @@ class Case:
     rounds_max: int = 1000
     warm_up: bool = True
     notes: tuple[str, ...] = field(default=())
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,20 @@ class Scale:
     watch_connections: int = 100
     deliveries: int = 20  # puts per turn of the fan-out
     checks: int = 10_000
+    registrations: int = 10_000  # a turn
+    sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)  # instances of a registry that grows
 
 
 FULL: Final = Scale()
 QUICK: Final = Scale(
-    rounds=2, turn_s=1, services=200, keys=20_000, watches=2_000, watch_connections=20, deliveries=20, checks=2_000
+    rounds=2,
+    turn_s=1,
+    services=200,
+    keys=20_000,
+    watches=2_000,
+    watch_connections=20,
+    deliveries=20,
+    checks=2_000,
+    registrations=2_000,
+    sizes=(1_000, 10_000),
 )

@@ -50,6 +50,9 @@ _HEADLINES: Final = (
 
 def draw(case: CaseReport, metric: Metric, machine: Machine, file: Path) -> None:
     """One picture: a metric of a case, everyone who has it."""
+    if case.sizes:
+        _draw_growth(case, metric, file)
+        return
     rows = [row for row in case.rows if metric.name in row.figures]
     spreads = [row.figures[metric.name].spread for row in rows]
     figure = Figure(figsize=(9, 0.9 + 0.42 * len(rows)), layout="constrained")
@@ -69,7 +72,42 @@ def draw(case: CaseReport, metric: Metric, machine: Machine, file: Path) -> None
     axes.bar_label(bars, [f" {number(spread.median)}" for spread in spreads], padding=4)
     axes.set_xlabel(f"{metric.name} [{metric.unit}], {metric.better} is better; median and quartiles")
     axes.set_title(_wrapped(f"{case.name}: {case.load}"), fontsize=9, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, case, file)
+
+
+def _draw_growth(case: CaseReport, metric: Metric, file: Path) -> None:
+    """A cost over the size: sizes by powers of ten, costs from zero."""
+    rows = sorted((row for row in case.rows if metric.name in row.figures), key=lambda row: case.sizes[row.name])
+    sizes = [case.sizes[row.name] for row in rows]
+    spreads = [row.figures[metric.name].spread for row in rows]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(
+        sizes,
+        [spread.median for spread in spreads],
+        yerr=([spread.median - spread.q1 for spread in spreads], [spread.q3 - spread.median for spread in spreads]),
+        color=_OURS,
+        ecolor="#333333",
+        marker="o",
+        capsize=3,
+    )
+    for size, spread in zip(sizes, spreads, strict=True):
+        axes.annotate(
+            number(spread.median), (size, spread.median), textcoords="offset points", xytext=(0, 8), ha="center"
+        )
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0, top=1.25 * max(spread.q3 for spread in spreads))
+    axes.set_xlabel("instances")
+    axes.set_ylabel(f"{metric.name} [{metric.unit}]")
+    power = case.exponents.get(metric.name)
+    fitted = "" if power is None else f"; fitted exponent {power:.2f}"
+    axes.set_title(_wrapped(f"{case.name}: {case.load}{fitted}"), fontsize=9, loc="left")
+    _save(figure, case, file)
+
+
+def _save(figure: Figure, case: CaseReport, file: Path) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
     # The same figures give the same file; text stays text, which is small and can be found.
     with rc_context({"svg.hashsalt": case.name, "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
@@ -105,6 +143,9 @@ def page(reports: Sequence[Report]) -> str:
             ]
             lines += ["", *_case_table(case)]
             lines += ["", *(f"- **{row.name}**: {row.about}" for row in case.rows)]
+            lines += [
+                f"- {name} grows with the size to the power of {power:.2f}" for name, power in case.exponents.items()
+            ]
             lines += [f"- {warning}" for warning in case.warnings]
             lines += [f"- {left.name} was skipped: {left.why}" for left in case.skipped]
             lines += [f"- {left.name} failed: {left.why}" for left in case.failed]

@@ -26,6 +26,8 @@ _PROGRAMS: Final = {
     "dnsmasq": ("dnsmasq", "--version"),
     "envoy": ("envoy", "--version"),
     "dnsperf": ("dnsperf", "-h"),
+    "caddy": ("caddy", "version"),
+    "zookeeper": ("dpkg-query", "-W", "zookeeper"),
 }
 _VERSION: Final = re.compile(r"(\d+\.\d+[\w.+~-]*)")
 

@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks.case import Case, Metric, Turn
 from benchmarks.machine import Machine
-from benchmarks.spread import Spread, ahead, spread
+from benchmarks.spread import Spread, ahead, exponent, spread
 
 SCHEMA: Final = 1  # raised when a reader of the previous one would misread a field
 GENERATOR_SHARE_MAX: Final = 0.9  # past this, the generator may be what limits
@@ -53,6 +53,8 @@ class CaseReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skipped: list[Left]
     failed: list[Left]
     warnings: list[str]
+    sizes: dict[str, int] = {}  # what the contenders differ in, if it is a number
+    exponents: dict[str, float] = {}  # by metric: that of the power law that fits its medians best
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -109,7 +111,22 @@ def summarise(
         skipped,
         failed,
         warnings,
+        sizes=dict(case.sizes),
+        exponents=_exponents(case, rows),
     )
+
+
+def _exponents(case: Case, rows: Sequence[Row]) -> dict[str, float]:
+    found = {}
+    for metric in case.metrics:
+        points = [
+            (case.sizes[row.name], row.figures[metric.name].spread.median)
+            for row in rows
+            if row.name in case.sizes and metric.name in row.figures
+        ]
+        if len({size for size, _ in points}) > 1 and all(cost > 0 for _, cost in points):
+            found[metric.name] = exponent([size for size, _ in points], [cost for _, cost in points])
+    return found
 
 
 def _share(shares: Iterable[float | None]) -> Spread | None:
@@ -165,6 +182,7 @@ def table(case: CaseReport) -> str:
         f"  server, generator: share of a core in use; ahead: how many times better {case.reference} did",
         *(f"  {line.rstrip()}" for line in aligned),
         *(f"  {row.name}: {row.about}" for row in case.rows),
+        *(f"  {name} grows with the size to the power of {power:.2f}" for name, power in case.exponents.items()),
         *(f"  note: {warning}" for warning in case.warnings),
         *(f"  skipped: {left.name}: {left.why}" for left in case.skipped),
         *(f"  failed: {left.name}: {left.why}" for left in case.failed),

@@ -7,6 +7,7 @@ machine's mood; and they are turned so that above one always means that the firs
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
@@ -47,6 +48,17 @@ def ahead(reference: Sequence[float], other: Sequence[float], better: Better) ->
     """
     pairs = zip(reference, other, strict=True) if better == "higher" else zip(other, reference, strict=True)
     return [above / below for above, below in pairs if below > 0]
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The exponent of the power law that fits best: the slope of log(cost) over log(size), by least squares.
+
+    Raises:
+        ValueError: there are not two different sizes, or a value is not positive.
+    """
+    if len(set(sizes)) < 2 or min(*sizes, *costs) <= 0:
+        raise ValueError("a fit needs two different sizes, and positive values")
+    return statistics.linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -97,8 +97,11 @@ def register(stage: Stage, registry: Registry, instances: Sequence[Instance]) ->
     driver.closed_loop(plan, stage.cores, ())
 
 
-def example_instances(services: int, instances: int) -> list[Instance]:
-    """What a middling site registers: names, addresses, two tags, a little meta; about 200 bytes each."""
+def example_instances(services: int, instances: int, *, first: int = 0) -> list[Instance]:
+    """What a middling site registers: names, addresses, two tags, a little meta; about 200 bytes each.
+
+    The services are those from number `first` on.
+    """
     return [
         Instance(
             service=service_name(number),
@@ -111,7 +114,7 @@ def example_instances(services: int, instances: int) -> list[Instance]:
             zone=f"zone-{copy % 3}",
             version="1.4.2",
         )
-        for number in range(services)
+        for number in range(first, first + services)
         for copy in range(instances)
     ]
 

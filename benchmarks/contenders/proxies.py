@@ -8,7 +8,7 @@ import os
 import pwd
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,10 @@ HUGE_BYTES: Final = 1024 * 1024
 SMALL_BODY: Final = "a small answer of some hundred bytes, as an API would give it " * 2
 _REQUESTS: Final = 1_000_000_000  # per connection: none is closed for having served long
 _IDLE: Final = 64  # idle upstream connections that a worker keeps: twice what is used
+
+
+# Starts a proxy in front of upstream ports and returns it with its own port.
+Start = Callable[[Stage, Sequence[int]], tuple[Server, int]]
 
 
 def missing(program: str) -> str:
@@ -254,6 +258,36 @@ def _envoy(
         "--disable-hot-restart",
     ]
     return stage.server("envoy", command, answers(f"http://127.0.0.1:{port}/")), port
+
+
+def caddy(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+    """Start Caddy, least connections; its Go runtime finds out itself that it has one core."""
+    port, folder = free_port(), stage.new_folder("caddy")
+    servers = " ".join(f"127.0.0.1:{each}" for each in upstreams)
+    config = folder / "Caddyfile"
+    config.write_text(
+        f"""
+{{
+    admin off
+    auto_https off
+    storage file_system {folder}
+    log {{
+        level ERROR
+    }}
+}}
+http://127.0.0.1:{port}, http://orders:{port} {{
+    bind 127.0.0.1
+    reverse_proxy {servers} {{
+        lb_policy least_conn
+        transport http {{
+            keepalive_idle_conns_per_host {_IDLE}
+        }}
+    }}
+}}
+"""
+    )
+    command = [_program("caddy"), "run", "--config", str(config), "--adapter", "caddyfile"]
+    return stage.server("caddy", command, accepts(port)), port
 
 
 def _socket_address(port: int) -> dict[str, object]:

@@ -6,7 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from benchmarks.load.grpc import IN_FLIGHT_BYTES_MAX, StreamingLane, UnaryLane, streaming_frame, unary_frame
+from benchmarks.load.grpc import (
+    IN_FLIGHT_BYTES_MAX,
+    StreamingLane,
+    UnaryCall,
+    UnaryLane,
+    streaming_frame,
+    unary_parts,
+)
 from benchmarks.load.meter import Meter
 from benchmarks.load.plan import DEPTH_MAX, ClosedLoop, GrpcCalls, Outcome, RpcCalls, ZooKeeperCalls
 from benchmarks.load.rpc import RpcLane
@@ -45,18 +52,22 @@ async def run(plan: ClosedLoop, ready: Callable[[], Awaitable[None]]) -> Outcome
     return meter.outcome()
 
 
-def _prepare(plan: ClosedLoop) -> tuple[Meter[bytes], Callable[[], Lane]]:
+def _prepare(plan: ClosedLoop) -> tuple[Meter[bytes] | Meter[UnaryCall], Callable[[], Lane]]:
     match plan.calls:
         case RpcCalls(bodies):
-            meter = Meter(bodies, plan.operations_max)
-            return meter, lambda: RpcLane(meter, plan.depth)
+            rpc = Meter(bodies, plan.operations_max)
+            return rpc, lambda: RpcLane(rpc, plan.depth)
         case ZooKeeperCalls(bodies):
-            meter = Meter(bodies, plan.operations_max)
-            return meter, lambda: ZooKeeperLane(meter, plan.depth)
-        case GrpcCalls(path, messages, streaming):
-            frames = [(streaming_frame if streaming else unary_frame)(each) for each in messages]
+            zookeeper = Meter(bodies, plan.operations_max)
+            return zookeeper, lambda: ZooKeeperLane(zookeeper, plan.depth)
+        case GrpcCalls() as calls:
+            authority = f"{HOST}:{plan.port}"
             # Headers come on top, about 150 bytes for each call.
-            assert plan.depth * (max(map(len, frames)) + 150) <= IN_FLIGHT_BYTES_MAX
-            meter = Meter(frames, plan.operations_max)
-            lane = StreamingLane if streaming else UnaryLane
-            return meter, lambda: lane(meter, plan.depth, path, f"{HOST}:{plan.port}")
+            assert plan.depth * (max(map(len, calls.messages)) + 160) <= IN_FLIGHT_BYTES_MAX
+            if calls.streaming:
+                stream = Meter([streaming_frame(each) for each in calls.messages], plan.operations_max)
+                return stream, lambda: StreamingLane(stream, plan.depth, calls.path, authority)
+            paths = calls.paths or [calls.path] * len(calls.messages)
+            whole = [unary_parts(path, authority, each) for path, each in zip(paths, calls.messages, strict=True)]
+            unary = Meter(whole, plan.operations_max)
+            return unary, lambda: UnaryLane(unary, plan.depth)

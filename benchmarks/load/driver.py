@@ -22,12 +22,13 @@ import msgspec
 from benchmarks import proc
 from benchmarks.case import Turn
 from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, FanOutOutcome, Hardy, HardyOutcome, OpenLoop, Outcome, Plan
-from benchmarks.servers import ROOT, Cores, MeasurementError, affinity, environment
+from benchmarks.servers import ROOT, Cores, MeasurementError, Server, affinity, environment
 from benchmarks.spread import merged, percentile
 
 T = TypeVar("T")
 
 _GRACE_S: Final = 60.0  # beyond a load's own duration, for it to end
+_SETTLED_S: Final = 0.5  # after the last connection stands, for what is still being read or freed
 _LUA: Final = Path(__file__).with_name("wrk.lua")
 
 
@@ -101,14 +102,19 @@ def _drive(
     servers: Sequence[int],
     kind: type[T],
     meanwhile: Callable[[], None] = lambda: None,
+    standing: Callable[[], None] = lambda: None,
 ) -> tuple[list[T], float]:
-    """Carry out plans at once, one process and core each; return outcomes and the servers' CPU seconds meanwhile."""
+    """Carry out plans at once, one process and core each; return outcomes and the servers' CPU seconds meanwhile.
+
+    `standing` is called when all connections (and watches) stand and nothing has been asked, `meanwhile` under load.
+    """
     started: list[_Generator] = []
     try:
         for plan, core in zip(plans, cores.generators, strict=False):
             started.append(_Generator(plan, core))
         for generator in started:
             generator.wait_ready()
+        standing()
         before = proc.cpu_s(servers)
         for generator in started:
             generator.go()
@@ -224,15 +230,34 @@ def crowd(plan: Crowd, cores: Cores, servers: Sequence[int]) -> Turn:
 def _last_of_many(plan: FanOut | Crowd, operations: int, cores: Cores, servers: Sequence[int]) -> Turn:
     (outcome,), server_cpu_s = _drive([plan], cores, servers, FanOutOutcome)
     ordered = sorted(outcome.deliveries_s)
-    return Turn(
-        {
-            "last_delivery": ordered[len(ordered) // 2] * 1e3,
-            "slowest_put": ordered[-1] * 1e3,
-            "server_cpu": server_cpu_s / operations * 1e6,
-        },
-        server_cpu_s / outcome.wall_s,
-        outcome.cpu_s / outcome.wall_s,
-    )
+    figures = {
+        "last_delivery": ordered[len(ordered) // 2] * 1e3,
+        "slowest_put": ordered[-1] * 1e3,
+        "server_cpu": server_cpu_s / operations * 1e6,
+    }
+    if outcome.latencies_us:
+        figures["p50"] = percentile(outcome.latencies_us, 0.50) / 1e3
+        figures["p99"] = percentile(outcome.latencies_us, 0.99) / 1e3
+    return Turn(figures, server_cpu_s / outcome.wall_s, outcome.cpu_s / outcome.wall_s)
+
+
+def held_bytes(plan: ClosedLoop | FanOut, cores: Cores, server: Server) -> int:
+    """How much a server's resident memory grows while a plan's connections (and watches) stand.
+
+    Raises:
+        MeasurementError: they do not come to stand.
+    """
+    before = server.rss_bytes
+    grown = 0
+
+    def look() -> None:
+        nonlocal grown
+        time.sleep(_SETTLED_S)
+        grown = server.rss_bytes - before
+
+    kind = Outcome if isinstance(plan, ClosedLoop) else FanOutOutcome
+    _drive([plan], cores, (), kind, standing=look)
+    return grown
 
 
 def _expect_success(operations: int, failed: int, error: str) -> None:

@@ -15,6 +15,7 @@ from benchmarks.load import protobuf
 from benchmarks.load.grpc import GrpcConnection, open_stream, streaming_frame, unary_call
 from benchmarks.load.plan import FanOut, FanOutOutcome
 from benchmarks.load.rpc import RpcConnection, head, rpc_body
+from benchmarks.spread import histogram
 from homeport.client.core.messages import KvPut, WatchKv
 
 HOST: Final = "127.0.0.1"
@@ -28,20 +29,35 @@ class Tally:
 
     def __init__(self, watches: int) -> None:
         self.mark = b""
+        self.latencies_us: dict[int, int] = {}
         self._watches = watches
         self._heard = 0
+        self._put_at = 0.0
+        self._chunks: list[tuple[float, int]] = []  # when some were heard, and how many
         self._everybody: asyncio.Future[float] | None = None
 
     def expect(self, mark: bytes) -> asyncio.Future[float]:
         """Count deliveries of `mark` from now on; the result is when the last one came."""
         self.mark, self._heard = mark, 0
         self._everybody = asyncio.get_running_loop().create_future()
+        self._put_at = time.perf_counter()
         return self._everybody
 
     def heard(self, count: int) -> None:
+        if not count:
+            return
         self._heard += count
+        now = time.perf_counter()
+        self._chunks.append((now - self._put_at, count))
         if self._heard >= self._watches and self._everybody is not None and not self._everybody.done():
-            self._everybody.set_result(time.perf_counter())
+            self._everybody.set_result(now)
+
+    def tally(self) -> None:
+        """Enter what was heard into the histogram: between puts, not while deliveries come."""
+        for latency_s, count in self._chunks:
+            (bucket,) = histogram((latency_s * 1e6,))
+            self.latencies_us[bucket] = self.latencies_us.get(bucket, 0) + count
+        self._chunks.clear()
 
 
 class Listener:
@@ -196,7 +212,9 @@ async def run(plan: FanOut, ready: Callable[[], Awaitable[None]]) -> FanOutOutco
         putter.put(plan.key, mark.ljust(plan.value_bytes, b"."))
         async with asyncio.timeout(_DELIVERY_S):
             deliveries_s.append(await everybody - put_at)
-    outcome = FanOutOutcome(deliveries_s, time.perf_counter() - started_at, time.process_time() - cpu_at)
+        tally.tally()
+    wall_s, cpu_s = time.perf_counter() - started_at, time.process_time() - cpu_at
+    outcome = FanOutOutcome(deliveries_s, wall_s, cpu_s, tally.latencies_us)
     for watcher in watchers:
         watcher.transport.abort()
     putter.transport.abort()

@@ -139,16 +139,17 @@ class GrpcConnection(asyncio.Protocol):
             self.opened.set_exception(ConnectionError("the server closed the connection"))
 
 
+# A whole call in three pieces: before, between and behind the two places where its stream's number stands.
+UnaryCall = tuple[bytes, bytes, bytes]
+
+
 class UnaryLane(GrpcConnection):
     """One connection of a closed loop, a stream for each call."""
 
-    def __init__(self, meter: Meter[bytes], depth: int, path: str, authority: str) -> None:
+    def __init__(self, meter: Meter[UnaryCall], depth: int) -> None:
         super().__init__()
         self._meter = meter
         self._depth = depth
-        block = header_block(path, authority)
-        self._headers_head = frame(_HEADERS, _END_HEADERS, 0, block)[:5]  # what stands before a stream's number
-        self._block = block
         self._next_stream = 1
         self._sent_at: dict[int, float] = {}
         self._answered: set[int] = set()
@@ -180,12 +181,12 @@ class UnaryLane(GrpcConnection):
         now = self._meter.now()
         out: list[bytes] = []
         for _ in range(count):
-            data = self._meter.next_call()
-            if data is None:
+            call = self._meter.next_call()
+            if call is None:
                 break
             stream = self._next_stream.to_bytes(4, "big")
-            # `data` is a DATA frame of which only the stream's number is missing.
-            out += (self._headers_head, stream, self._block, data[:5], stream, data[9:])
+            before, between, behind = call
+            out += (before, stream, between, stream, behind)
             self._sent_at[self._next_stream] = now
             self._next_stream += 2
         if out:
@@ -244,9 +245,11 @@ class StreamingLane(GrpcConnection):
         self._meter.broke()
 
 
-def unary_frame(protobuf: bytes) -> bytes:
-    """The DATA frame of a whole request, its stream's number still 0."""
-    return frame(_DATA, _END_STREAM, 0, message(protobuf))
+def unary_parts(path: str, authority: str, protobuf: bytes) -> UnaryCall:
+    """A whole call, its stream's number still missing in both of its frames."""
+    headers = frame(_HEADERS, _END_HEADERS, 0, header_block(path, authority))
+    data = frame(_DATA, _END_STREAM, 0, message(protobuf))
+    return headers[:5], headers[9:] + data[:5], data[9:]
 
 
 def streaming_frame(protobuf: bytes) -> bytes:

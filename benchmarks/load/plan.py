@@ -19,11 +19,15 @@ class RpcCalls(msgspec.Struct, frozen=True, tag="rpc"):
 
 
 class GrpcCalls(msgspec.Struct, frozen=True, tag="grpc"):
-    """gRPC messages, in turn, each a protobuf and a call; with `streaming`, all of a connection are one call."""
+    """gRPC messages, in turn, each a protobuf and a call; with `streaming`, all of a connection are one call.
+
+    `paths`, if there are any, has one for each message, and `path` is not used.
+    """
 
     path: str
     messages: list[bytes]
     streaming: bool = False
+    paths: list[str] = []
 
 
 class ZooKeeperCalls(msgspec.Struct, frozen=True, tag="zookeeper"):
@@ -32,13 +36,16 @@ class ZooKeeperCalls(msgspec.Struct, frozen=True, tag="zookeeper"):
     bodies: list[bytes]
 
 
+Calls = RpcCalls | GrpcCalls | ZooKeeperCalls
+
+
 class ClosedLoop(msgspec.Struct, frozen=True, kw_only=True, tag="closed_loop"):
     """Each connection keeps `depth` calls in flight for `duration_s`, or until `operations_max` are done, if not 0."""
 
     port: int
     connections: int
     depth: int
-    calls: RpcCalls | GrpcCalls | ZooKeeperCalls
+    calls: Calls
     duration_s: float = 3600.0
     operations_max: int = 0
 
@@ -67,11 +74,12 @@ class FanOut(msgspec.Struct, frozen=True, kw_only=True, tag="fan_out"):
 
 
 class FanOutOutcome(msgspec.Struct, frozen=True):
-    """Seconds from each put to its last delivery."""
+    """Seconds from each put to its last delivery; and how long every single one took, where that is counted."""
 
     deliveries_s: list[float]
     wall_s: float
     cpu_s: float
+    latencies_us: dict[int, int] = {}  # a histogram of `benchmarks.spread`
 
 
 class Crowd(msgspec.Struct, frozen=True, kw_only=True, tag="crowd"):

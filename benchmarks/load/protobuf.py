@@ -10,6 +10,7 @@ from typing import Final
 RANGE: Final = "/etcdserverpb.KV/Range"
 PUT: Final = "/etcdserverpb.KV/Put"
 LEASE_GRANT: Final = "/etcdserverpb.Lease/LeaseGrant"
+LEASE_REVOKE: Final = "/etcdserverpb.Lease/LeaseRevoke"
 LEASE_KEEP_ALIVE: Final = "/etcdserverpb.Lease/LeaseKeepAlive"
 WATCH: Final = "/etcdserverpb.Watch/Watch"
 
@@ -43,8 +44,17 @@ def range_request(prefix: bytes, *, serializable: bool) -> bytes:
     return _bytes(1, prefix) + _bytes(2, prefix_end(prefix)) + (_integer(7, 1) if serializable else b"")
 
 
-def put_request(key: bytes, value: bytes) -> bytes:
-    return _bytes(1, key) + _bytes(2, value)
+def get_request(key: bytes) -> bytes:
+    """One key, from this server's own state."""
+    return _bytes(1, key) + _integer(7, 1)
+
+
+def put_request(key: bytes, value: bytes, *, lease: int = 0) -> bytes:
+    return _bytes(1, key) + _bytes(2, value) + (_integer(3, lease) if lease else b"")
+
+
+def lease_revoke_request(lease: int) -> bytes:
+    return _integer(1, lease)
 
 
 def lease_grant_request(lease: int, ttl_s: int) -> bytes:

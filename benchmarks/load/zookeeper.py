@@ -1,4 +1,4 @@
-"""ZooKeeper's client protocol, as much of it as a benchmark asks: a session, `create` and `getData`.
+"""ZooKeeper's client protocol, as much of it as a benchmark asks: a session, and four calls on nodes.
 
 Frames are a length and that many bytes; a call carries an xid, by which its answer is told.
 """
@@ -13,7 +13,11 @@ from benchmarks.load.meter import Meter
 
 _CONNECT: Final = struct.pack(">iqiq", 0, 0, 30_000, 0) + struct.pack(">i", 16) + bytes(16)
 _CREATE: Final = 1
+_DELETE: Final = 2
 _GET_DATA: Final = 4
+_SET_DATA: Final = 5
+_EPHEMERAL: Final = 1
+_ANY_VERSION: Final = -1
 _WORLD: Final = struct.pack(">ii", 1, 31) + struct.pack(">i5s", 5, b"world") + struct.pack(">i6s", 6, b"anyone")
 _LENGTH: Final = struct.Struct(">i")
 _ANSWER: Final = struct.Struct(">iqi")  # xid, zxid, error
@@ -26,9 +30,20 @@ def _buffer(data: bytes) -> bytes:
 HELLO: Final = _buffer(_CONNECT)  # what opens a session
 
 
-def create(path: str, data: bytes) -> bytes:
-    """A call without its frame and xid: a lasting node that anyone may do anything with."""
-    return _LENGTH.pack(_CREATE) + _buffer(path.encode()) + _buffer(data) + _WORLD + _LENGTH.pack(0)
+def create(path: str, data: bytes, *, ephemeral: bool = False) -> bytes:
+    """A call without its frame and xid: a node that anyone may change; ephemeral: it ends with its session."""
+    flags = _LENGTH.pack(_EPHEMERAL if ephemeral else 0)
+    return _LENGTH.pack(_CREATE) + _buffer(path.encode()) + _buffer(data) + _WORLD + flags
+
+
+def delete(path: str) -> bytes:
+    """A call without its frame and xid: the node goes, whatever its version."""
+    return _LENGTH.pack(_DELETE) + _buffer(path.encode()) + _LENGTH.pack(_ANY_VERSION)
+
+
+def set_data(path: str, data: bytes) -> bytes:
+    """A call without its frame and xid: a new value, whatever the version."""
+    return _LENGTH.pack(_SET_DATA) + _buffer(path.encode()) + _buffer(data) + _LENGTH.pack(_ANY_VERSION)
 
 
 def get_data(path: str) -> bytes:

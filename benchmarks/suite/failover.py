@@ -37,14 +37,12 @@ _METRICS: Final = (
     Metric("slowest", "ms", "lower", headline=True),
 )
 
-StartProxy = Callable[[Stage, Sequence[int]], tuple[Server, int]]
-
 
 def cases(scale: Scale) -> tuple[Case, ...]:
     """Killed, where connections break; and stopped, where they do not."""
 
     def contenders(number: signal.Signals) -> tuple[Contender, ...]:
-        def contender(name: str, about: str, start: StartProxy, missing: str = "") -> Contender:
+        def contender(name: str, about: str, start: proxies.Start, missing: str = "") -> Contender:
             return Contender(name, about, _turns(start, number, scale.turn_s + 2), missing)
 
         return (
@@ -80,7 +78,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
 
 
 def _turns(
-    start: StartProxy, number: signal.Signals, duration_s: float
+    start: proxies.Start, number: signal.Signals, duration_s: float
 ) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
@@ -89,7 +87,7 @@ def _turns(
     return turns
 
 
-def _turn(stage: Stage, start: StartProxy, number: signal.Signals, duration_s: float) -> Turn:
+def _turn(stage: Stage, start: proxies.Start, number: signal.Signals, duration_s: float) -> Turn:
     with ExitStack() as running:
         ports = [free_port() for _ in range(_INSTANCES)]
         servers = []

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from benchmarks.case import Case, Contender, Measure, Metric, Scale
+from benchmarks.case import P50, P99, Case, Contender, Measure, Metric, Scale
 from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver
 from benchmarks.load.plan import FanOut
@@ -14,6 +14,8 @@ from benchmarks.servers import Stage
 
 _METRICS: Final = (
     Metric("last_delivery", "ms", "lower", headline=True),
+    P50,
+    P99,
     Metric("slowest_put", "ms", "lower"),
     Metric("server_cpu", "us/op", "lower", headline=True),
 )
@@ -21,15 +23,14 @@ _METRICS: Final = (
 
 def cases(scale: Scale) -> tuple[Case, ...]:
     """One load; each turn opens its watches anew and puts only when all of them stand."""
+    return (case("fanout", scale.watches, scale.watch_connections, scale.deliveries),)
+
+
+def case(name: str, watches: int, connections: int, puts: int) -> Case:
+    """So many watches of one key, and what becomes of puts of it."""
 
     def plan(port: int, system: str) -> FanOut:
-        return FanOut(
-            port=port,
-            system=system,
-            connections=scale.watch_connections,
-            watches=scale.watches,
-            puts=scale.deliveries,
-        )
+        return FanOut(port=port, system=system, connections=connections, watches=watches, puts=puts)
 
     @contextmanager
     def ours(stage: Stage) -> Iterator[Measure]:
@@ -43,17 +44,15 @@ def cases(scale: Scale) -> tuple[Case, ...]:
         with running.server:
             yield lambda: driver.fan_out(plan(running.port, "grpc"), stage.cores, [running.server.pid])
 
-    return (
-        Case(
-            "fanout",
-            "how long does it take from a put until the last of many watches has heard of it?",
-            f"{scale.watches} watches of one key on {scale.watch_connections} connections, {scale.deliveries} puts of "
-            "200 bytes a turn, one after the other; an operation is one delivery",
-            "homeport",
-            (
-                Contender("homeport", "homeport serve, in memory, `watch_kv`", ours),
-                Contender("etcd", f"{etcd.ABOUT}; a connection's watches on one stream", peer, etcd.missing()),
-            ),
-            metrics=_METRICS,
+    return Case(
+        name,
+        "how long does it take from a put until the last of many watches has heard of it?",
+        f"{watches} watches of one key on {connections} connections, {puts} puts of "
+        "200 bytes a turn, one after the other; an operation is one delivery",
+        "homeport",
+        (
+            Contender("homeport", "homeport serve, in memory, `watch_kv`", ours),
+            Contender("etcd", f"{etcd.ABOUT}; a connection's watches on one stream", peer, etcd.missing()),
         ),
+        metrics=_METRICS,
     )

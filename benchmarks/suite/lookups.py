@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
 from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Scale
@@ -24,16 +25,33 @@ from homeport.client.core.messages import Resolve
 _CONNECTIONS: Final = 16
 _DEPTH: Final = 8
 _IN_PROCESS_S: Final = 60.0  # beyond a turn's own duration: to register everything, too
+_GRID_TURN_S: Final = 2  # at most: there are many cases
+_GRID_ROUNDS: Final = 5
+
+
+@dataclass(frozen=True)
+class Load:
+    """Whole services, asked for in turn."""
+
+    services: int
+    instances: int
+    connections: int
+    depth: int
+    turn_s: int
+
+    @property
+    def size(self) -> str:
+        return f"{self.services} services of {self.instances} instances, asked for in turn"
 
 
 def cases(scale: Scale) -> tuple[Case, ...]:
-    """In process and over the network: the two are different questions."""
-    size = f"{scale.services} services of {scale.instances} instances, asked for in turn"
+    """In process and over the network: the two are different questions; then one number varied after the other."""
+    load = Load(scale.services, scale.instances, _CONNECTIONS, _DEPTH, scale.turn_s)
     return (
         Case(
             "lookups/in-process",
             "how many lookups a second can one Python process do?",
-            f"one coroutine, {size}",
+            f"one coroutine, {load.size}",
             "cached client",
             (
                 Contender("dict", "dict[str, tuple]: the ceiling", _in_process("dict", scale)),
@@ -53,28 +71,62 @@ def cases(scale: Scale) -> tuple[Case, ...]:
         Case(
             "lookups/network",
             "how many lookups a second can a registry answer, and what does each cost?",
-            f"{_CONNECTIONS} connections with {_DEPTH} in flight (HTTP: {_CONNECTIONS * _DEPTH} with one), {size}",
+            f"{_CONNECTIONS} connections with {_DEPTH} in flight (HTTP: {_CONNECTIONS * _DEPTH} with one), {load.size}",
             "homeport rpc",
             (
-                Contender("homeport rpc", "homeport serve, in memory, `resolve` over MessagePack-RPC", _rpc(scale)),
+                Contender("homeport rpc", "homeport serve, in memory, `resolve` over MessagePack-RPC", _rpc(load)),
                 Contender(
                     "homeport http",
                     "homeport serve, in memory, /v1/health/service/NAME?passing, wrk",
-                    _http(scale),
+                    _http(load),
                     driver.wrk_missing(),
                 ),
                 Contender(
-                    "etcd", f"{etcd.ABOUT}; serializable Range of a prefix, same values", _etcd(scale), etcd.missing()
+                    "etcd", f"{etcd.ABOUT}; serializable Range of a prefix, same values", _etcd(load), etcd.missing()
                 ),
                 Contender(
                     "zookeeper",
                     f"{zookeeper.ABOUT}; getData of one node that holds all of a service's instances",
-                    _zookeeper(scale),
+                    _zookeeper(load),
                     zookeeper.missing(),
                 ),
-                Contender("redis", redis.ABOUT, _redis(scale), redis.missing()),
+                Contender("redis", redis.ABOUT, _redis(load), redis.missing()),
             ),
         ),
+        *(_varied(load, what, count) for what, counts in _grid(scale) for count in counts),
+    )
+
+
+def _grid(scale: Scale) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """What is varied, and through which counts; the middle one is the load of lookups/network."""
+    most = 30 * scale.services
+    return (
+        ("services", (10, most)),
+        ("instances", (1, 30)),
+        ("connections", (1, 256)),
+        ("depth", (1, 64)),
+    )
+
+
+def _varied(load: Load, what: str, count: int) -> Case:
+    turn_s = min(load.turn_s, _GRID_TURN_S)
+    load = replace(load, turn_s=turn_s, **{what: count})
+    return Case(
+        f"lookups/{what}-{count}",
+        f"how many lookups a second with {count} {what}?",
+        f"{load.connections} connections with {load.depth} in flight, {load.size}",
+        "homeport rpc",
+        (
+            Contender("homeport rpc", "homeport serve, in memory, `resolve` over MessagePack-RPC", _rpc(load)),
+            Contender("etcd", f"{etcd.ABOUT}; serializable Range of a prefix", _etcd(load), etcd.missing()),
+            Contender(
+                "zookeeper",
+                f"{zookeeper.ABOUT}; getData of one node that holds all of a service's instances",
+                _zookeeper(load),
+                zookeeper.missing(),
+            ),
+        ),
+        rounds_max=_GRID_ROUNDS,
     )
 
 
@@ -91,100 +143,100 @@ def _in_process(what: str, scale: Scale) -> Callable[[Stage], AbstractContextMan
     return turns
 
 
-def _rpc(scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _rpc(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         registry = homeport.serve(stage, name="homeport-rpc")
         with registry.server:
-            homeport.register(stage, registry, homeport.example_instances(scale.services, scale.instances))
-            bodies = [rpc_body(Resolve(service=homeport.service_name(number))) for number in range(scale.services)]
+            homeport.register(stage, registry, homeport.example_instances(load.services, load.instances))
+            bodies = [rpc_body(Resolve(service=homeport.service_name(number))) for number in range(load.services)]
             plan = ClosedLoop(
                 port=registry.rpc_port,
-                connections=_CONNECTIONS,
-                depth=_DEPTH,
+                connections=load.connections,
+                depth=load.depth,
                 calls=RpcCalls(bodies),
-                duration_s=scale.turn_s,
+                duration_s=load.turn_s,
             )
             yield lambda: driver.closed_loop(plan, stage.cores, [registry.server.pid])
 
     return turns
 
 
-def _http(scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _http(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         registry = homeport.serve(stage, name="homeport-http")
         with registry.server:
-            homeport.register(stage, registry, homeport.example_instances(scale.services, scale.instances))
-            paths = [f"/v1/health/service/{homeport.service_name(number)}?passing" for number in range(scale.services)]
+            homeport.register(stage, registry, homeport.example_instances(load.services, load.instances))
+            paths = [f"/v1/health/service/{homeport.service_name(number)}?passing" for number in range(load.services)]
             yield lambda: driver.wrk(
                 registry.http_port,
                 paths,
                 cores=stage.cores,
                 servers=[registry.server.pid],
-                connections=_CONNECTIONS * _DEPTH,
-                duration_s=scale.turn_s,
+                connections=load.connections * load.depth,
+                duration_s=load.turn_s,
             )
 
     return turns
 
 
-def _etcd(scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _etcd(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         peer = etcd.serve(stage, stage.new_folder("etcd"))
         with peer.server:
-            instances = homeport.example_instances(scale.services, scale.instances)
+            instances = homeport.example_instances(load.services, load.instances)
             puts = [
                 protobuf.put_request(f"s/{one.service}/{one.node}/{one.id}".encode(), wire.encode(one))
                 for one in instances
             ]
             etcd.call(stage, peer, protobuf.PUT, puts)
-            prefixes = (f"s/{homeport.service_name(number)}/".encode() for number in range(scale.services))
+            prefixes = (f"s/{homeport.service_name(number)}/".encode() for number in range(load.services))
             ranges = [protobuf.range_request(prefix, serializable=True) for prefix in prefixes]
             plan = ClosedLoop(
                 port=peer.port,
-                connections=_CONNECTIONS,
-                depth=_DEPTH,
+                connections=load.connections,
+                depth=load.depth,
                 calls=GrpcCalls(protobuf.RANGE, ranges),
-                duration_s=scale.turn_s,
+                duration_s=load.turn_s,
             )
             yield lambda: driver.closed_loop(plan, stage.cores, [peer.server.pid])
 
     return turns
 
 
-def _whole_services(scale: Scale) -> list[bytes]:
+def _whole_services(load: Load) -> list[bytes]:
     """All instances of each service as one value: what a system without ranges would store."""
-    instances = homeport.example_instances(scale.services, scale.instances)
-    return [wire.encode(instances[at : at + scale.instances]) for at in range(0, len(instances), scale.instances)]
+    instances = homeport.example_instances(load.services, load.instances)
+    return [wire.encode(instances[at : at + load.instances]) for at in range(0, len(instances), load.instances)]
 
 
-def _zookeeper(scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _zookeeper(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         peer = zookeeper.serve(stage)
         with peer.server:
-            paths = [f"/{homeport.service_name(number)}" for number in range(scale.services)]
-            zookeeper.call(stage, peer, [create(*each) for each in zip(paths, _whole_services(scale), strict=True)])
+            paths = [f"/{homeport.service_name(number)}" for number in range(load.services)]
+            zookeeper.call(stage, peer, [create(*each) for each in zip(paths, _whole_services(load), strict=True)])
             plan = ClosedLoop(
                 port=peer.port,
-                connections=_CONNECTIONS,
-                depth=_DEPTH,
+                connections=load.connections,
+                depth=load.depth,
                 calls=ZooKeeperCalls([get_data(path) for path in paths]),
-                duration_s=scale.turn_s,
+                duration_s=load.turn_s,
             )
             yield lambda: driver.closed_loop(plan, stage.cores, [peer.server.pid])
 
     return turns
 
 
-def _redis(scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _redis(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         server, port = redis.serve(stage)
         with server:
-            redis.fill(port, _whole_services(scale))
-            yield lambda: redis.get(stage, server, port, scale.services, _CONNECTIONS, _DEPTH, scale.turn_s)
+            redis.fill(port, _whole_services(load))
+            yield lambda: redis.get(stage, server, port, load.services, load.connections, load.depth, load.turn_s)
 
     return turns

@@ -38,7 +38,6 @@ _OBSERVED: Final = (
 )
 _SHARED: Final = "generator: wrk and the upstream, which share a core unless there is a third"
 
-StartProxy = Callable[[Stage, Sequence[int]], tuple[Server, int]]
 StartUpstream = Callable[[Stage, int], tuple[Server, list[int]]]
 
 
@@ -154,6 +153,7 @@ def _contenders(load: Load, upstream: StartUpstream) -> tuple[Contender, ...]:
         _contender("nginx", "nginx as proxy, one worker, kept-alive upstreams", proxies.nginx, load, upstream=upstream),
         _contender("haproxy", "HAProxy, one thread, leastconn", proxies.haproxy, load, "haproxy", upstream),
         _contender("envoy", "Envoy, one worker, LEAST_REQUEST", proxies.envoy, load, "envoy", upstream),
+        _contender("caddy", "Caddy, on one core, least_conn", proxies.caddy, load, "caddy", upstream),
         _direct("no proxy; server CPU is the upstream's own", load, upstream),
     )
 
@@ -161,7 +161,7 @@ def _contenders(load: Load, upstream: StartUpstream) -> tuple[Contender, ...]:
 def _contender(
     name: str,
     about: str,
-    start: StartProxy,
+    start: proxies.Start,
     load: Load,
     program: str = "nginx",
     upstream: StartUpstream = proxies.body_sink,
@@ -212,7 +212,7 @@ def _homeport(stage: Stage, upstreams: Sequence[int], *options: str) -> tuple[Se
     return server, port
 
 
-def _with(*options: str) -> StartProxy:
+def _with(*options: str) -> proxies.Start:
     """Ours, with options."""
     return lambda stage, upstreams: _homeport(stage, upstreams, *options)
 
@@ -231,7 +231,7 @@ def _both(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
     return outbound, port
 
 
-def _two(start: StartProxy) -> StartProxy:
+def _two(start: proxies.Start) -> proxies.Start:
     """The same proxy twice, one in front of the other."""
 
     def both(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:

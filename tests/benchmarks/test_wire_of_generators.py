@@ -65,8 +65,8 @@ def _answer(stream: int) -> bytes:
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 async def test_answers_are_counted_whatever_the_chunks(chunk: int) -> None:
-    meter: Meter[bytes] = Meter([grpc.unary_frame(b"ask")], operations_max=4)
-    lane = grpc.UnaryLane(meter, 2, "/a/b", "host")
+    meter = Meter([grpc.unary_parts("/a/b", "host", b"ask")], operations_max=4)
+    lane = grpc.UnaryLane(meter, 2)
     lane.connection_made(_Wire())
     meter.start()
     lane.begin()
@@ -79,8 +79,8 @@ async def test_answers_are_counted_whatever_the_chunks(chunk: int) -> None:
 
 
 async def test_a_call_that_ends_without_a_message_has_failed() -> None:
-    meter: Meter[bytes] = Meter([grpc.unary_frame(b"ask")], operations_max=1)
-    lane = grpc.UnaryLane(meter, 1, "/a/b", "host")
+    meter = Meter([grpc.unary_parts("/a/b", "host", b"ask")], operations_max=1)
+    lane = grpc.UnaryLane(meter, 1)
     lane.connection_made(_Wire())
     meter.start()
     lane.begin()
@@ -91,8 +91,8 @@ async def test_a_call_that_ends_without_a_message_has_failed() -> None:
 
 
 async def test_each_call_opens_the_next_stream() -> None:
-    meter: Meter[bytes] = Meter([grpc.unary_frame(b"ask")], operations_max=2)
-    lane, out = grpc.UnaryLane(meter, 2, "/a/b", "host"), _Wire()
+    meter = Meter([grpc.unary_parts("/a/b", "host", b"ask")], operations_max=2)
+    lane, out = grpc.UnaryLane(meter, 2), _Wire()
     lane.connection_made(out)
     opening = len(out.sent)
     meter.start()
@@ -101,7 +101,7 @@ async def test_each_call_opens_the_next_stream() -> None:
 
 
 async def test_pings_and_settings_are_acknowledged() -> None:
-    lane, out = grpc.UnaryLane(Meter([b""], 1), 1, "/a/b", "host"), _Wire()
+    lane, out = grpc.UnaryLane(Meter([(b"", b"", b"")], 1), 1), _Wire()
     lane.connection_made(out)
     lane.data_received(grpc.frame(4, 0, 0, b"") + grpc.frame(6, 0, 0, b"12345678"))
     assert out.sent.endswith(grpc.frame(4, 1, 0, b"") + grpc.frame(6, 1, 0, b"12345678"))
@@ -109,8 +109,8 @@ async def test_pings_and_settings_are_acknowledged() -> None:
 
 
 async def test_a_connection_lost_under_load_ends_the_measurement() -> None:
-    meter: Meter[bytes] = Meter([grpc.unary_frame(b"ask")], operations_max=1)
-    lane = grpc.UnaryLane(meter, 1, "/a/b", "host")
+    meter = Meter([grpc.unary_parts("/a/b", "host", b"ask")], operations_max=1)
+    lane = grpc.UnaryLane(meter, 1)
     lane.connection_made(_Wire())
     lane.opened.set_result(None)
     meter.start()
