@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from benchmarks import drawing
 from benchmarks.case import RATE, SERVER_CPU
 from benchmarks.machine import Machine
@@ -64,3 +66,14 @@ def test_the_page_holds_every_row_and_every_warning() -> None:
         assert words in page
     assert "benchmarks/sidecar-small-server_cpu.svg" in page
     assert "sidecar-small-rate.svg" not in page, "nobody has that figure"
+
+
+def test_growth_is_drawn_from_zero_with_its_fitted_exponent(tmp_path: Path) -> None:
+    rows = [row("homeport 1,000", 10.0, 1.0), row("homeport 10,000", 20.0, 2.0)]
+    sizes = {"homeport 1,000": 1_000, "homeport 10,000": 10_000}
+    grown = msgspec.structs.replace(CASE, rows=rows, sizes=sizes, exponents={"server_cpu": 0.301})
+    drawing.draw(grown, SERVER_CPU, MACHINE, tmp_path / "grown.svg")
+    assert "fitted exponent 0.30" in (tmp_path / "grown.svg").read_text()
+    assert "server_cpu grows with the size to the power of 0.30" in drawing.page(
+        [msgspec.structs.replace(REPORT, cases=[grown])]
+    )

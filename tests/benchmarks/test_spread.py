@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.spread import Spread, ahead, histogram, merged, percentile, spread
+from benchmarks.spread import Spread, ahead, exponent, histogram, merged, percentile, spread
 
 
 def test_quartiles_interpolate_between_figures() -> None:
@@ -61,3 +61,11 @@ def test_histograms_of_several_processes_add_up() -> None:
 def test_an_empty_histogram_has_no_percentile() -> None:
     with pytest.raises(ValueError, match="nothing"):
         percentile({}, 0.5)
+
+
+def test_the_exponent_of_a_power_law_is_found_and_needs_two_sizes() -> None:
+    sizes = [10.0, 100.0, 1000.0]
+    assert exponent(sizes, [5.0, 5.0, 5.0]) == pytest.approx(0.0)
+    assert exponent(sizes, [2 * size**0.5 for size in sizes]) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="two different sizes"):
+        exponent([10.0, 10.0], [1.0, 2.0])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from homeport.client.core.errors import (
     Unavailable,
     again,
 )
-from homeport.client.core.limits import CALL_S, CAUGHT_UP_S, RENEWED_S, REOPEN_S, RESOLVED_MAX, SETTLED_S
+from homeport.client.core.limits import CALL_S, CAUGHT_UP_S, RENEWED_S, REOPEN_S, RESOLVED_MAX, ROUND_S, SETTLED_S
 from homeport.client.core.messages import (
     Applied,
     CancelWatch,
@@ -49,6 +48,7 @@ from homeport.client.core.messages import (
 )
 from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, Lost, ServiceEvent, validate_name
 from homeport.client.kv import Kv
+from homeport.client.randomness import own_rng
 from homeport.client.registration import Registration
 from homeport.client.renewals import Renewals
 from homeport.client.rpc import StreamTransport
@@ -115,7 +115,7 @@ class Client:
             if transport is not None
             else [StreamTransport(address, token=token, name=name) for address in addresses or (ADDRESS_DEFAULT,)]
         )
-        self._rng: Rng = rng or random.Random()
+        self._rng: Rng = rng or own_rng()
         self._forks = _forks
         self._link: Link | None = None
         self._linked = asyncio.Event()
@@ -132,6 +132,7 @@ class Client:
         self._watches: dict[int, _Watch | Feed] = {}
         self._heard = False
         self.link_epoch = 0  # how many links there have been
+        self._left_at: deque[float] = deque()  # when links were given up for another registry, lately
         self.store_id = ""  # of the history that the last link showed: what revisions known here belong to
         self._seen = 0  # the newest revision of it that anything here has shown
         self.kv = Kv(self)
@@ -479,8 +480,17 @@ class Client:
         self._lost.set()
 
     def go_elsewhere(self, epoch: int, error: HomeportError) -> None:
-        """Give up link number `epoch`, if there are other registries, because of what this one cannot do now."""
-        if len(self._transports) > 1 and self._link is not None and self.link_epoch == epoch:
+        """Give up link number `epoch`, if there are other registries, because of what this one cannot do now.
+
+        Each is left once in `ROUND_S`: when none of them can, the link that is there can still be read from.
+        """
+        if self._link is None or self.link_epoch != epoch:
+            return
+        now = asyncio.get_running_loop().time()
+        while self._left_at and now - self._left_at[0] > ROUND_S:
+            self._left_at.popleft()
+        if len(self._left_at) < len(self._transports) > 1:
+            self._left_at.append(now)
             self.closed(error)
 
     # --- the link's life ----------------------------------------------------------------------------------------

@@ -272,8 +272,10 @@ class Registration:
             except HomeportError as error:
                 if isinstance(error, ReadOnly):
                     self._client.go_elsewhere(tried, error)
-                self.error = error
                 level = logging.ERROR if isinstance(error, RequestError) else logging.WARNING
+                if type(error) is type(self.error):
+                    level = logging.DEBUG  # said already: it goes on
+                self.error = error
                 _log.log(level, "%s could not be kept registered: %s", self.instance.id, error)
                 delay_s = min(self._backoff.next_s(), self._period_s())
 

@@ -21,6 +21,7 @@ import msgspec
 from homeport.client import Client
 from homeport.client.core.errors import Closed, HomeportError, InvalidArgument, Unavailable
 from homeport.client.core.model import InstanceKey, ServiceEvent
+from homeport.client.randomness import own_rng
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import OWN, Catalogue, Entry
 from homeport.registry.core.explaining import Beside
@@ -100,7 +101,7 @@ class Registry:
         self._etcd = parse_etcd(store) if store else None
         self.node = node or socket.gethostname()
         self._token = token
-        self._rng = rng or random.Random()
+        self._rng = rng or own_rng()
         self._now = now
         self._guard = guard
         self._http_access_log = http_access_log

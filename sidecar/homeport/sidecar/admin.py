@@ -6,12 +6,12 @@ and `metrics`.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import web
 
+from homeport.client.randomness import own_rng
 from homeport.sidecar import reports
 from homeport.sidecar.core.plain_text import plain_text
 from homeport.sidecar.metrics import metrics
@@ -36,7 +36,7 @@ class Own:
 
     def __init__(self, sidecar: Watched) -> None:
         self._sidecar = sidecar
-        self._rng = random.Random()  # its own: a question must not change which choices follow
+        self._rng = own_rng()  # its own: a question must not change which choices follow
 
     @property
     def draining(self) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 import msgspec
 
 from homeport.client.core.backoff import Rng
+from homeport.client.randomness import own_rng
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.http1.listener import Listener
@@ -80,7 +80,7 @@ class Sidecar:
         self._last_known: LastKnown | None = None
         self.observer: Observer | None = None
         self._share = share
-        self._rng: Rng = random.Random() if rng is None else rng
+        self._rng: Rng = own_rng() if rng is None else rng
         self._name = (
             name or f"homeport-{self._rng.randrange(1 << 48):012x}"
         )  # unique in the mesh: loops are found by it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from homeport.client.core.model import (
     ServiceEvent,
     validate_name,
 )
+from homeport.client.randomness import own_rng
 from homeport.sidecar import reports
 from homeport.sidecar.channel import (
     Ask,
@@ -149,7 +149,7 @@ class Worker:
         self._setup: asyncio.Future[Setup | None] = asyncio.get_running_loop().create_future()
         self._sidecar: Sidecar | None = None
         self._ejections: dict[str, int] = {}  # by service, as last told
-        self._rng = random.Random()  # for questions about balancing, which must not change its choices
+        self._rng = own_rng()  # for questions about balancing, which must not change its choices
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 import msgspec
 
 from homeport.client.core.backoff import Rng
+from homeport.client.randomness import own_rng
 from homeport.sidecar.channel import (
     Ask,
     BeginDrain,
@@ -112,7 +112,7 @@ class Workers:
         self._command = tuple(command)
         self._addresses = self.options.addresses
         self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
-        self._rng: Rng = random.Random() if rng is None else rng
+        self._rng: Rng = own_rng() if rng is None else rng
         self._name = ""
         self._workers: list[_Worker] = []
         self._keeping: list[asyncio.Task[None]] = []

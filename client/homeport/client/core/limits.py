@@ -9,6 +9,7 @@ WAIT_APPLIED_S_MAX: Final = 30.0  # as registries allow: a drain that has waited
 RENEW_LEASES_MAX: Final = 10_000  # in one call, as registries allow
 CAUGHT_UP_S: Final = 2.0  # for a replica to show what another has shown before; a mirror is a few milliseconds behind
 SETTLED_S: Final = 5.0  # a link that lived this long was no fluke: the next loss begins with short delays again
+ROUND_S: Final = 10.0  # registries of no use are left once each in this time: if all are, a link that can read is kept
 RESOLVED_MAX: Final = 1000  # services followed for `resolve` alone: a tenth of the watches a connection may have
 RENEWED_S: Final = 2.0  # for a renewal, where there are other registries: a fifth of the default TTL
 REOPEN_S: Final = 1.0  # before a watch is asked for again that the registry was too busy to open

@@ -7,7 +7,6 @@ are two-choice least request over what is well; an endpoint that failed lately i
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Self
@@ -18,6 +17,7 @@ from homeport.client.core.balancing import LeastRequest
 from homeport.client.core.errors import Closed, Unavailable
 from homeport.client.core.limits import CALL_S
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
+from homeport.client.randomness import own_rng
 from homeport.client.subscription import Subscription
 
 DOMAIN: Final = ".service.homeport"
@@ -91,7 +91,7 @@ class Endpoints:
 
     def __init__(self, client: Client, *, rng: Rng | None = None) -> None:
         self._client = client
-        self._rng: Rng = rng or random.Random()
+        self._rng: Rng = rng or own_rng()
         self._followed: dict[str, _Followed] = {}
 
     async def pick(self, service: str, *, tried: Collection[Endpoint] = (), timeout_s: float = CALL_S) -> Endpoint:

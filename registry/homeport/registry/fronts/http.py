@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -19,6 +18,7 @@ from aiohttp import web
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
+from homeport.client.randomness import own_rng
 from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import Change
 from homeport.registry.fronts import access_log
@@ -104,7 +104,7 @@ class HttpFront:
         access_log: bool = False,
     ) -> None:
         self._operations = operations
-        self._rng = rng or random.Random()
+        self._rng = rng or own_rng()
         self._connections_max = connections_max
         self._blocked_max = blocked_max
         self._first_head_s_max = first_head_s_max

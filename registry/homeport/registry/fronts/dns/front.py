@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import random
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Final, cast
@@ -19,6 +18,7 @@ import msgspec
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import ServiceEvent
+from homeport.client.randomness import own_rng
 from homeport.registry.fronts.dns import question
 from homeport.registry.fronts.dns.directory import Address, Directory, address_of
 from homeport.registry.fronts.dns.question import Query
@@ -72,7 +72,7 @@ class DnsFront:
     ) -> None:
         self._operations = operations
         self._settings = settings
-        self._rng = rng or random.Random()
+        self._rng = rng or own_rng()
         self._connections_max = connections_max
         self._connections_per_address_max = connections_per_address_max
         self._idle_s = idle_s
