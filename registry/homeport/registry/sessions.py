@@ -28,6 +28,7 @@ from homeport.registry.core.user_keys import KeyDetails
 from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import lease_put
+from homeport.registry.trouble import Trouble
 
 _log = logging.getLogger("homeport.registry.sessions")
 
@@ -56,6 +57,8 @@ class Sessions:
         self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._releasing = Trouble(_log, "keys of ended sessions wait to be released")
+        self._ending = Trouble(_log, "sessions that stand on nothing wait to be ended")
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -233,12 +236,13 @@ class Sessions:
                 result = await self._store.commit(
                     Txn((gone,), tuple(self._settlements(session_id)), (Range(gone.key),)), ops_max=64 * _KEYS_AT_ONCE
                 )
+                self._releasing.over()
                 if not result.succeeded:
                     return  # it stands
             except Closed:
                 return
             except HomeportError as error:
-                _log.warning("the keys of session %s wait to be released: %s", session_id, error)
+                self._releasing.met(error)
                 await asyncio.sleep(_RETRY_S)
 
     def _settlements(self, session_id: str) -> list[Txn]:
@@ -271,11 +275,12 @@ class Sessions:
                 continue
             try:
                 await self.destroy(session_id)
+                self._ending.over()
                 _log.info("session %s ended: a check that it stands on is critical or gone", session_id)
             except Closed:
                 return
             except HomeportError as error:
-                _log.warning("session %s should end: %s", session_id, error)
+                self._ending.met(error)
                 self._shaken[session_id] = True
                 await asyncio.sleep(_RETRY_S)
 

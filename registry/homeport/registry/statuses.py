@@ -21,6 +21,7 @@ from homeport.registry.core.limits import STATUS_TICK_S
 from homeport.registry.core.txn import Compare, Delete, Put, Txn
 from homeport.registry.doubts import Doubts
 from homeport.registry.store.contract import Store
+from homeport.registry.trouble import Trouble
 
 _log = logging.getLogger("homeport.registry.health")
 
@@ -42,6 +43,7 @@ class StatusWriter:
         self._pending: Pending = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._waiting = Trouble(_log, "statuses wait to be written")
         self._most = _BATCH  # statuses of the next transaction
 
     def report(self, key: InstanceKey, create_revision: int, check: str, verdict: Verdict) -> None:
@@ -82,7 +84,7 @@ class StatusWriter:
                 self._pending.pop(next(iter(batch)))
                 continue
             except HomeportError as error:
-                _log.warning("statuses wait: %s", error)
+                self._waiting.met(error)
                 self._wait(self._pending)
                 return
             written.add_done_callback(lambda done, batch=batch: self._written(done, batch))  # type: ignore[misc]  # mypy cannot infer a lambda's default
@@ -93,12 +95,14 @@ class StatusWriter:
     def _written(self, done: asyncio.Future[object], batch: Pending) -> None:
         if self._closed:
             return
-        if done.cancelled() or done.exception() is None:
+        error = None if done.cancelled() else done.exception()
+        if error is None:
+            self._waiting.over()
             for key, check in batch:
                 if (key, check) not in self._pending:
                     self._doubts.written(key, check)
             return
-        _log.warning("statuses are written again: %s", done.exception())
+        self._waiting.met(error)
         self._pending = batch | self._pending
         self._wait(self._pending)
 

@@ -238,3 +238,18 @@ async def test_very_many_leases_are_adopted_some_at_a_time_and_all_of_them(monke
             most = max(most, len(two.store.ownership._adopting))
             await asyncio.sleep(LATENCY_S / 2)
         assert most == 20
+
+
+@virtual_time(seed=30)
+async def test_a_replica_that_is_cut_off_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="homeport.registry.store")
+    async with replicas(1) as (one,):
+        one.link.fail(True)
+        await asyncio.sleep(60.0)
+        one.link.fail(False)
+        await until(lambda: one.store.read_only is None)
+        await one.put(b"a")
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    beginnings = {"the mirror waits", "etcd is not told that this replica lives", "nothing can be written"}
+    assert [said.count(one) for one in beginnings] == [1, 1, 1]
+    assert len(said) <= 2 * len(beginnings)

@@ -44,6 +44,7 @@ from homeport.registry.store.etcd_ownership import Ownership
 from homeport.registry.store.etcd_reading import read_all
 from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
 from homeport.registry.store.journal import write_backup
+from homeport.registry.trouble import Trouble
 
 _log = logging.getLogger("homeport.registry.store")
 
@@ -81,6 +82,7 @@ class EtcdStore:
         self._commits = 0
         self._conflicts = 0
         self._resyncs = 0
+        self._following = Trouble(_log, "the mirror waits")
         self._listeners: list[Listener] = []
         self._cut_off: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
@@ -183,10 +185,11 @@ class EtcdStore:
             except HistoryGone:
                 await self._resync()
             except (Unreachable, Refused) as error:
-                _log.info("the mirror waits: %s", error)
+                self._following.met(error)
                 await asyncio.sleep(_RETRY_S)
 
     def _take(self, revision: int, events: list[Event]) -> None:
+        self._following.over()
         if revision <= self._reached:
             return  # a member that lags behind the one before it
         changes: list[Change] = []

@@ -33,6 +33,7 @@ from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.etcd_batches import TRIES_MAX, WRITES_OF_ONE_MAX, Layout
 from homeport.registry.store.etcd_cluster import EtcdCluster, Refused, Unreachable, Write
 from homeport.registry.store.lease_clock import LeaseClock
+from homeport.registry.trouble import Trouble
 
 _log = logging.getLogger("homeport.registry.store")
 
@@ -80,6 +81,7 @@ class Ownership:
         self._now = now
         self._rng = rng
         self._lost = lost
+        self._saying_so = Trouble(_log, "etcd is not told that this replica lives")
         self.replica = ""  # what this one is called as long as its membership lasts
         self._joined = 0
         self._membership = 0  # our etcd lease
@@ -148,13 +150,15 @@ class Ownership:
         asked = self._now()
         try:
             if await self._cluster.keep_alive(self._membership):
+                self._saying_so.over()
                 self._heard(asked)
                 return True
             # etcd has let go of us: others take over what was ours, and do so under our eyes.
             await self.join()
         except (Unreachable, Refused) as error:
-            _log.info("etcd was not told that this replica lives: %s", error)
+            self._saying_so.met(error)
             return False
+        self._saying_so.over()
         self.clock.clear()
         self.members_changed()
         return True
