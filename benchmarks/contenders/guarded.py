@@ -14,9 +14,9 @@ from typing import Final
 import uvloop
 
 from benchmarks.servers import Server, Stage, answers, free_port
-from homeport.client.core.balancing import Balancing
+from homeport.client.core.balancing import Balancing, Outliers
 from homeport.sidecar import Sidecar
-from homeport.sidecar.core.settings import PLAIN, Adaptive, Circuit, Outliers, Retries, ServiceSettings
+from homeport.sidecar.core.settings import PLAIN, Adaptive, Circuit, Retries, ServiceSettings
 
 SERVICE: Final = "orders"
 GUARDS: Final = {

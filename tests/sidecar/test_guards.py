@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeport.client.core.balancing import Balancing, HashOn, LeastRequest, Maglev
+from homeport.client.core.balancing import Balancing, HashOn, LeastRequest, Maglev, Outliers
 from homeport.client.core.errors import InvalidArgument
 from homeport.sidecar.core import limits
 from homeport.sidecar.core.adaptive import AdaptiveLimit
@@ -24,7 +24,6 @@ from homeport.sidecar.core.settings import (
     Adaptive,
     Budget,
     Circuit,
-    Outliers,
     Retries,
     ServiceSettings,
 )

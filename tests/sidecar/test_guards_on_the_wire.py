@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from homeport.client.core.balancing import Balancing, HashOn, Subset
+from homeport.client.core.balancing import Balancing, HashOn, Outliers, Subset
 from homeport.sidecar import Sidecar, Timeouts
-from homeport.sidecar.core.settings import PLAIN, Budget, Circuit, Outliers, Retries, ServiceSettings
+from homeport.sidecar.core.settings import PLAIN, Budget, Circuit, Retries, ServiceSettings
 from homeport.sidecar.http1.upstream import Cluster
 from tests.sidecar.conftest import Net, Raw, Upstream
 

@@ -1,4 +1,4 @@
-"""The endpoints' file: what it keeps, what it refuses, and what a sidecar makes of it."""
+"""What a sidecar makes of the file of the last known endpoints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from homeport.client import Client
+from homeport.client.core import limits, snapshot
 from homeport.client.core.model import Instance
+from homeport.client.core.snapshot import Known, Snapshot
+from homeport.client.last_known import LastKnown, replace
 from homeport.registry import Registry
 from homeport.sidecar import Sidecar
-from homeport.sidecar.core import limits, snapshot
-from homeport.sidecar.core.snapshot import Known, Snapshot, SnapshotError
-from homeport.sidecar.last_known import LastKnown, replace
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually
@@ -34,61 +34,12 @@ def made(*instances: Instance, confirmed_at_s: float = NOW_S) -> Snapshot:
     return Snapshot("a-history", (Known("orders", 7, confirmed_at_s, instances),))
 
 
-def test_what_was_written_is_read() -> None:
-    assert snapshot.decode(snapshot.encode(made(instance(1), instance(2))), NOW_S) == made(instance(1), instance(2))
-
-
-def test_any_changed_byte_and_any_cut_is_noticed() -> None:
-    data = snapshot.encode(made(instance(1)))
-    rng = random.Random(1)
-    for at in range(len(data)):
-        broken = bytearray(data)
-        broken[at] ^= 1 << rng.randrange(8)
-        with pytest.raises(SnapshotError):
-            snapshot.decode(bytes(broken), NOW_S)
-        with pytest.raises(SnapshotError):
-            snapshot.decode(data[:at], NOW_S)
-
-
-def test_a_file_of_another_version_is_refused_by_name() -> None:
-    with pytest.raises(SnapshotError, match="homeport endpoints 2"):
-        snapshot.decode(b"homeport endpoints 2\nwhatever", NOW_S)
-
-
-def test_endpoints_that_nobody_confirmed_for_too_long_are_left_out() -> None:
-    data = snapshot.encode(made(instance(1)))
-    assert snapshot.decode(data, NOW_S + snapshot.AGE_S_MAX).services
-    assert not snapshot.decode(data, NOW_S + snapshot.AGE_S_MAX + 1).services
-
-
-def test_more_than_the_file_may_hold_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "SNAPSHOT_BYTES_MAX", 10)
-    with pytest.raises(SnapshotError, match="allowed: 10"):
-        snapshot.encode(made(instance(1)))
-
-
-def test_a_write_that_fails_leaves_the_old_file_whole_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "deeper" / "endpoints"
-    replace(path, b"old")
-
-    def fail(_fd: int) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="full"):
-        replace(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [each.name for each in path.parent.iterdir()] == ["endpoints"]
-
-
 async def test_a_damaged_file_is_said_aloud_and_ignored(
     net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "endpoints"
     path.write_bytes(snapshot.encode(made(instance(1), confirmed_at_s=time.time()))[:-1])
-    with caplog.at_level(logging.ERROR, "homeport.sidecar"):
+    with caplog.at_level(logging.ERROR, "homeport.client"):
         sidecar = await net.sidecar(state_file=path)
     assert "checksum" in caplog.text
     assert sidecar.outbound is not None
@@ -98,7 +49,7 @@ async def test_a_damaged_file_is_said_aloud_and_ignored(
 async def test_the_file_follows_what_is_known(
     net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
-    monkeypatch.setattr("homeport.sidecar.last_known.SAVE_DELAY_S", 0.01)
+    monkeypatch.setattr("homeport.client.last_known.SAVE_DELAY_S", 0.01)
     path = tmp_path / "endpoints"
     upstream = await net.answering(net.ok())
     sidecar = await net.sidecar(state_file=path)

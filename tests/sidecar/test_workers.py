@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
 
-from homeport.client.core.balancing import Subset
+from homeport.client.core.balancing import Outliers, Subset
 from homeport.sidecar import (
     Destination,
     Limits,
@@ -29,7 +29,7 @@ from homeport.sidecar import (
 )
 from homeport.sidecar.channel import Routes, Setup, encode, to_worker
 from homeport.sidecar.core import sums
-from homeport.sidecar.core.settings import Circuit, Outliers, ServiceSettings, divided
+from homeport.sidecar.core.settings import Circuit, ServiceSettings, divided
 from homeport.sidecar.metrics import added_metrics
 from homeport.sidecar.options import Given
 

@@ -2,7 +2,7 @@
 service leave without failing anybody.
 """
 
-from homeport.client.core.balancing import Balancing, HashOn, Subset
+from homeport.client.core.balancing import Balancing, HashOn, Outliers, Subset
 from homeport.sidecar.app_watch import AppWatch
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.routing import (
@@ -23,7 +23,6 @@ from homeport.sidecar.core.settings import (
     Adaptive,
     Budget,
     Circuit,
-    Outliers,
     Retries,
     ServiceSettings,
     UpstreamTls,

@@ -16,8 +16,8 @@ import msgspec
 
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import Instance, InstanceKey
+from homeport.client.core.snapshot import SNAPSHOT_BYTES_MAX
 from homeport.client.core.wire import Splitter
-from homeport.sidecar.core.snapshot import SNAPSHOT_BYTES_MAX
 from homeport.sidecar.options import Options
 
 FRAME_BYTES_MAX: Final = SNAPSHOT_BYTES_MAX  # one service has no more endpoints than all of them

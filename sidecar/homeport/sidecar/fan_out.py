@@ -16,10 +16,10 @@ from typing import Final, Protocol
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import InstanceKey, ServiceEvent
+from homeport.client.core.snapshot import Snapshot
+from homeport.client.last_known import LastKnown, confirmed, taken
 from homeport.sidecar.channel import Channel, Ejected, Routes, Told, encode
 from homeport.sidecar.core import limits
-from homeport.sidecar.core.snapshot import Snapshot
-from homeport.sidecar.last_known import LastKnown, confirmed, taken
 from homeport.sidecar.outbound import Discovery, Following
 from homeport.sidecar.route_watch import RouteWatch
 

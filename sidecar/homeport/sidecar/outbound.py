@@ -19,6 +19,8 @@ from msgspec import structs
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError, InvalidArgument
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
+from homeport.client.core.snapshot import Known, Snapshot
+from homeport.client.last_known import confirmed, taken
 from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
@@ -27,7 +29,6 @@ from homeport.sidecar.core.router import Place
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
 from homeport.sidecar.core.routing import Routing
 from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, UpstreamTls
-from homeport.sidecar.core.snapshot import Known, Snapshot
 from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
@@ -37,7 +38,6 @@ from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED, 
 from homeport.sidecar.http1.mirror import MirrorExchange, Nobody
 from homeport.sidecar.http1.routed import RoutedExchange
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
-from homeport.sidecar.last_known import confirmed, taken
 from homeport.sidecar.route_watch import Keys, RouteWatch
 from homeport.sidecar.sockets import BACKLOG, parse_address
 from homeport.sidecar.tls import Renewed

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from homeport.client.core.backoff import Backoff, Rng
 from homeport.client.core.errors import HomeportError
+from homeport.client.core.limits import RECALL_S
 from homeport.client.core.messages import KvEvents
 from homeport.client.core.model import KvSnapshot, Lost
-from homeport.sidecar.core import limits
 from homeport.sidecar.core.route_table import PREFIX, SERVICES_MAX
 from homeport.sidecar.core.routing import DOCUMENT_BYTES_MAX
 
@@ -58,7 +58,7 @@ class RouteWatch:
     def start(self) -> None:
         """Follow from now on. Idempotent."""
         if self._task is None:
-            self._wait_until_s = asyncio.get_running_loop().time() + limits.RECALL_S
+            self._wait_until_s = asyncio.get_running_loop().time() + RECALL_S
             self._task = asyncio.create_task(self._follow(), name="following routes")
 
     async def read(self) -> None:

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Self, Unpack
 import msgspec
 
 from homeport.client.core.backoff import Rng
+from homeport.client.last_known import LastKnown
 from homeport.client.randomness import own_rng
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.inbound import Inbound
-from homeport.sidecar.last_known import LastKnown
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.observer import Observer
 from homeport.sidecar.options import DEFAULT, RELOADED, Given, Options

@@ -15,14 +15,24 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.balancing import Balancing, Candidates, Latency, LeastRequest, Subset, choose, fit, grown
+from homeport.client.core.balancing import (
+    Balancing,
+    Candidates,
+    Latency,
+    LeastRequest,
+    OutlierDetector,
+    Subset,
+    choose,
+    fit,
+    grown,
+    readmit,
+)
 from homeport.client.core.model import Instance, InstanceKey
 from homeport.sidecar.core import histogram, limits
 from homeport.sidecar.core.adaptive import AdaptiveLimit
 from homeport.sidecar.core.affinity import Affinity
 from homeport.sidecar.core.budget import RetryBudget
 from homeport.sidecar.core.circuit import CircuitBreaker
-from homeport.sidecar.core.outliers import OutlierDetector, readmit
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.router import Router
 from homeport.sidecar.core.settings import DEFAULT, UNLIMITED, Retries, ServiceSettings
@@ -326,9 +336,10 @@ class Cluster(Generic[C]):
         """A try failed for a reason that is the host's; `failure` None: its answer of `status` is final."""
         endpoint.failed(now)
         outliers = self.outliers
-        if outliers is None or endpoint.gone:
-            return
-        if outliers.failed(endpoint, failure, status, self.endpoints.values(), now, rng):
+        if outliers is None or endpoint.gone or failure is Failure.STALE or failure is Failure.GONE:
+            return  # those two are the connection's fault, and what the registry knows already
+        refused = failure is Failure.REFUSED
+        if outliers.failed(endpoint, status, self.endpoints.values(), now, rng, refused=refused):
             self._weigh(now)
 
     def agree(self, key: InstanceKey, now: float, lasts_s: float) -> None:

@@ -37,7 +37,6 @@ SWEEP_S: Final = 0.1  # one sweep finds all deadlines that have passed
 POOL_IDLE_S: Final = 1.5  # how long ours are kept: below gunicorn's 2 s and uvicorn's 5 s, so that we close first
 POOL_IDLE_ONCE_S: Final = 0.1  # for a request that is sent once only; a service that is quieter can afford a connect
 POOL_IDLE_SHARE: Final = 0.75  # of what an instance says it keeps idle connections, for clocks and travel
-RECALL_S: Final = 1.0  # a sidecar that starts waits this long for its last known endpoints to be confirmed
 GROWTH_STEP_S: Final = 0.5  # how often the weights of newcomers grow; a choice is prepared anew each time
 SUSPECT_S: Final = 1.0  # a failed host is second choice for this long, then it is tried again
 UNUSED_S: Final = 30.0  # a name without instances that nobody asks for is forgotten

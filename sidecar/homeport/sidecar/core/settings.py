@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from homeport.client.core.balancing import Balancing
+from homeport.client.core.balancing import Balancing, Outliers
 from homeport.client.core.balancing.settings import check_range
 from homeport.client.core.errors import InvalidArgument
 from homeport.sidecar.core import limits
@@ -44,46 +44,6 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         for status in self.statuses:
             if not 500 <= status <= 599:
                 raise InvalidArgument(f"statuses has {status}; allowed: 500 to 599", field="statuses")
-
-
-class Outliers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When answers speak against an endpoint so much that it is left alone. Source of the numbers: Envoy.
-
-    Attributes:
-        consecutive_5xx: 500 to 599, connect failures and timeouts in a row; 0: not counted.
-        consecutive_gateway: 502 to 504, connect failures and timeouts in a row; 0: not counted.
-        consecutive_connect: failed connects in a row; 0: not counted.
-        stdev_factor: a success rate this many standard deviations below the mean is an outlier's; 0: not compared.
-        volume_min: answers per interval from which a success rate means something.
-        hosts_min: endpoints with that volume from which a mean and its deviation do.
-        ejection_s, ejection_s_max: the first ejection, and the longest: the n-th lasts n times as long.
-        jitter_s: added at random, so that not everyone comes back to a host at once.
-        share_max: at most `max(1, floor(share_max x endpoints))` are ejected at a time.
-    """
-
-    consecutive_5xx: int = 5
-    consecutive_gateway: int = 5
-    consecutive_connect: int = 5
-    interval_s: float = 10.0
-    stdev_factor: float = 1.9
-    volume_min: int = 100
-    hosts_min: int = 5
-    ejection_s: float = 30.0
-    ejection_s_max: float = 300.0
-    jitter_s: float = 3.0
-    share_max: float = 0.1  # when more misbehave, it is rarely the hosts' fault, and ejecting them adds an overload
-
-    def __post_init__(self) -> None:
-        for field in ("consecutive_5xx", "consecutive_gateway", "consecutive_connect"):
-            check_range(field, getattr(self, field), 0, 1000)
-        check_range("interval_s", self.interval_s, 0.1, 3600.0)
-        check_range("stdev_factor", self.stdev_factor, 0.0, 10.0)
-        check_range("volume_min", self.volume_min, 1, _MANY)
-        check_range("hosts_min", self.hosts_min, 2, _MANY)
-        check_range("ejection_s", self.ejection_s, 0.1, _DAY_S)
-        check_range("ejection_s_max", self.ejection_s_max, self.ejection_s, _DAY_S)
-        check_range("jitter_s", self.jitter_s, 0.0, _DAY_S)
-        check_range("share_max", self.share_max, 0.0, 1.0)
 
 
 class Circuit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

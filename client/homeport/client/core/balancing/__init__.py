@@ -3,10 +3,11 @@
 from homeport.client.core.balancing.candidates import Candidates, Load
 from homeport.client.core.balancing.least_request import LeastRequest
 from homeport.client.core.balancing.maglev import Maglev
+from homeport.client.core.balancing.outliers import OutlierDetector, readmit
 from homeport.client.core.balancing.peak_ewma import Latency, PeakEwma
 from homeport.client.core.balancing.round_robin import RoundRobin
 from homeport.client.core.balancing.selection import Target, Zoned, choose, eligible, fit, grown
-from homeport.client.core.balancing.settings import Balancing, HashOn, Subset
+from homeport.client.core.balancing.settings import Balancing, HashOn, Outliers, Subset
 
 __all__ = [
     "Balancing",
@@ -16,6 +17,8 @@ __all__ = [
     "LeastRequest",
     "Load",
     "Maglev",
+    "OutlierDetector",
+    "Outliers",
     "PeakEwma",
     "RoundRobin",
     "Subset",
@@ -25,4 +28,5 @@ __all__ = [
     "eligible",
     "fit",
     "grown",
+    "readmit",
 ]

@@ -1,4 +1,4 @@
-"""The last known endpoints and routes as bytes: what a sidecar that starts while no registry answers begins with.
+"""The last known endpoints and routes as bytes: what a sidecar or a resolver without a registry begins with.
 
 A file is a line that names the format, a CRC-32 of the rest, and the rest in MessagePack. Whatever is wrong with one is
 said by `SnapshotError`; a damaged file is never half believed, since a made-up endpoint is worse than none.

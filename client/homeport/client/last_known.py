@@ -1,4 +1,6 @@
-"""Keeps the last known endpoints on disk, so that a sidecar that starts while no registry answers still finds everyone.
+"""Keeps the last known endpoints on disk, so that who starts while no registry answers still finds everyone.
+
+Sidecars have such a file, and resolvers that are told where.
 
 Written a moment after a change and now and then without one, for the age; to a file beside, synced and then renamed, so
 that there is always one whole file. A file that cannot be used is said aloud and replaced by the next one.
@@ -14,11 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from homeport.client.core import limits, snapshot
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
-from homeport.sidecar.core import limits, snapshot
-from homeport.sidecar.core.snapshot import Known, Snapshot, SnapshotError
+from homeport.client.core.snapshot import Known, Snapshot, SnapshotError
 
-_log = logging.getLogger("homeport.sidecar")
+_log = logging.getLogger("homeport.client")
 
 SAVE_DELAY_S: Final = 1.0  # after a change: a rolling restart is a few writes, not hundreds
 SAVE_EVERY_S: Final = 60.0  # without one: the age of what a crash leaves behind is known to the minute

@@ -16,8 +16,7 @@ from math import floor, sqrt
 from typing import Protocol, TypeVar
 
 from homeport.client.core.backoff import Rng
-from homeport.sidecar.core.retries import Failure
-from homeport.sidecar.core.settings import Outliers
+from homeport.client.core.balancing.settings import Outliers
 
 _GATEWAY = frozenset({502, 503, 504})
 
@@ -52,19 +51,19 @@ class OutlierDetector:
         self.ejections = 0
         self.spared = 0  # ejections that were due but would have left too few
 
-    def failed(self, host: H, failure: Failure | None, status: int, hosts: Collection[H], now: float, rng: Rng) -> bool:
+    def failed(
+        self, host: H, status: int, hosts: Collection[H], now: float, rng: Rng, *, refused: bool = False
+    ) -> bool:
         """Count a failed try; True: the host was ejected.
 
         Args:
-            failure: What went wrong, None for an answer that is final.
             status: The answer's, 0 for none.
+            refused: No connection came to be.
         """
-        if failure is Failure.STALE or failure is Failure.GONE:
-            return False  # the connection's fault, and what the registry knows already
         host.errors += 1
         host.row_5xx += 1
         host.row_gateway = host.row_gateway + 1 if not status or status in _GATEWAY else 0
-        host.row_connect = host.row_connect + 1 if failure is Failure.REFUSED else 0
+        host.row_connect = host.row_connect + 1 if refused else 0
         if not status:
             host.answers += 1
         settings = self._settings
