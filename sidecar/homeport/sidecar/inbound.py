@@ -19,10 +19,10 @@ from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.core.settings import PLAIN
 from homeport.sidecar.http1.downstream import Downstream
-from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import Listener
+from homeport.sidecar.http1.tries import Tries
 from homeport.sidecar.http1.upstream import Cluster
 
 
@@ -61,10 +61,10 @@ class Inbound(Listener):
             request.host = self._host
         return self.app
 
-    def begin_routed(self, exchange: Exchange, cluster: Cluster) -> None:
+    def begin_routed(self, exchange: Tries, cluster: Cluster) -> None:
         raise AssertionError("the application has no routes")
 
-    def wait_known(self, cluster: Cluster, exchange: Exchange) -> None:
+    def wait_known(self, cluster: Cluster, exchange: Tries) -> None:
         raise AssertionError("the application's address is always known")
 
     def nobody(self, cluster: Cluster) -> Refusal:

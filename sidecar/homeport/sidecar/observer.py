@@ -23,6 +23,7 @@ from homeport.sidecar.otlp import Exporter, Span, traces_url
 if TYPE_CHECKING:
     from homeport.sidecar.http1.downstream import Downstream
     from homeport.sidecar.http1.exchange import Exchange
+    from homeport.sidecar.http1.tries import Tries
     from homeport.sidecar.tcp import Forward
 
 _RETRIED_FLAGS: Final = frozenset({"UF", "UC", "UT"})  # with one of these, URX says that retries did not help
@@ -102,7 +103,7 @@ class Observer:
         if self.exporter is not None:
             await self.exporter.close()
 
-    def began(self, exchange: Exchange) -> Seen:
+    def began(self, exchange: Tries) -> Seen:
         """An exchange begins; its request's trace headers become ours."""
         request = exchange.request
         seen = Seen(request.target)

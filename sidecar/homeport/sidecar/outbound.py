@@ -37,6 +37,7 @@ from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED, Listener
 from homeport.sidecar.http1.mirror import MirrorExchange, Nobody
 from homeport.sidecar.http1.routed import RoutedExchange
+from homeport.sidecar.http1.tries import Tries
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
 from homeport.sidecar.route_watch import Keys, RouteWatch
 from homeport.sidecar.sockets import BACKLOG, parse_address
@@ -251,7 +252,7 @@ class Outbound(Listener):
         server = await self.loop.create_server(lambda: PortClient(self, name), sock=listening, backlog=BACKLOG)
         self._servers.append(server)
 
-    def begin_routed(self, exchange: Exchange, cluster: Cluster) -> None:
+    def begin_routed(self, exchange: Tries, cluster: Cluster) -> None:
         RoutedExchange(exchange, cluster, self).begin_routed()
 
     def cluster_at(self, place: Place, asked: Cluster) -> Cluster:

@@ -22,6 +22,7 @@ from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.outbox import Outbox
+from homeport.sidecar.http1.tries import Tries
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
 from homeport.sidecar.tls import Renewed
 
@@ -67,11 +68,11 @@ class Listener(Acceptor[Downstream]):
         """
         raise NotImplementedError
 
-    def begin_routed(self, exchange: Exchange, cluster: Cluster) -> None:
+    def begin_routed(self, exchange: Tries, cluster: Cluster) -> None:
         """Begin a request to a service that has routes."""
         raise NotImplementedError
 
-    def wait_known(self, cluster: Cluster, exchange: Exchange) -> None:
+    def wait_known(self, cluster: Cluster, exchange: Tries) -> None:
         """Call `exchange.try_first()` when the registry has answered for `cluster`."""
         raise NotImplementedError
 

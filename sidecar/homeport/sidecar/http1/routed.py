@@ -18,6 +18,7 @@ from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import ResponseHead
 from homeport.sidecar.http1.lines import Headers
+from homeport.sidecar.http1.tries import Tries
 from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class RoutedExchange(Exchange):
     _delayed: asyncio.TimerHandle | None = None
     _mirroring = False  # a copy is to be sent once the request is whole
 
-    def __init__(self, plain: Exchange, cluster: Cluster, outbound: Outbound) -> None:
+    def __init__(self, plain: Tries, cluster: Cluster, outbound: Outbound) -> None:
         super().__init__(plain.downstream, plain.request)
         self.take_over(plain)
         self.cluster = cluster

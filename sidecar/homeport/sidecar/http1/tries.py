@@ -1,0 +1,422 @@
+"""One request on its way out: held, sent to an endpoint, and sent again as long as the rules allow.
+
+Strategy: protocol callback to protocol callback. The downstream connection brings the request's pieces, the upstream
+connection the answer's; both call straight in here, and what arrived together leaves in one write. Only opening a new
+upstream connection needs a task. Until the answer's head is written (`begun`) a failed try can be repeated, from the
+pieces still held in `_held`; after it, all that is left is to cut the client off visibly.
+
+    routed -> waiting for the service to be known -> trying (connecting, then waiting for an answer)
+           -> begun (streaming) -> over                        trying -> trying: a retry
+
+`exchange.Exchange` adds the answer's way back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from homeport.sidecar.core import limits
+from homeport.sidecar.core.retries import IDEMPOTENT, Failure, may_retry
+from homeport.sidecar.core.routes import Refusal
+from homeport.sidecar.http1 import bodies, framing
+from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.lines import Headers
+from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
+
+if TYPE_CHECKING:
+    from homeport.sidecar.http1.downstream import Downstream
+    from homeport.sidecar.observer import Seen
+
+HELD = 4  # why a client is not read: its request cannot be passed on yet (see `downstream`)
+UPSTREAM = 2
+
+_LOCAL_STATUS = {Failure.REFUSED: 503, Failure.TIMEOUT: 504}  # anything else is a 502
+
+
+class Kept:
+    """A failed answer, held back while another try may bring a better one."""
+
+    __slots__ = ("head", "pieces", "size", "trailers")
+
+    def __init__(self, head: ResponseHead) -> None:
+        self.head = head
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.trailers: Headers = []
+
+
+class Tries:
+    """See the module."""
+
+    # Defaults stand in the class: most exchanges change few of them, and one is made for every request.
+    request_done = False
+    cluster: Cluster | None = None
+    endpoint: Endpoint | None = None  # counted as active there while set
+    upstream: Upstream | None = None
+    seen: Seen | None = None  # for the log and the trace; None: neither is asked for
+    begun = False  # the answer's head has been written to the client
+    reusable = False  # the upstream's connection, after this answer
+    tunnel = False
+    ends_s = float("inf")  # when it is over whatever flows; only looked at if the listener sets an end
+    _connecting: asyncio.Task[None] | None = None
+    _held_bytes = 0
+    _wire = b""  # the request's head as it goes on the wire
+    _retries = 0
+    _kept: Kept | None = None  # the last failed answer
+    _kept_whole = False
+    _key: bytes | None = None  # what a hashing policy sends to one endpoint
+    _sent_s = 0.0  # when the try under way was sent
+    _keep = True  # the client's connection, after this answer
+    _out = 0  # how the answer's body is delimited towards the client: a length, CHUNKED or UNTIL_CLOSE
+
+    def __init__(self, downstream: Downstream, request: RequestHead) -> None:
+        self.downstream = downstream
+        self.listener = downstream.listener
+        self.request = request
+        self._held: list[bytes] | None = []  # the body so far, as it goes on the wire; None: too much to repeat
+        self._tried: list[Endpoint] = []
+
+    def take_over(self, other: Tries) -> None:
+        """Go on in the place of one that has its request, and has done nothing with it."""
+        self._held, self._held_bytes = other._held, other._held_bytes
+        self.request_done, self.ends_s, self.seen = other.request_done, other.ends_s, other.seen
+
+    # For the log.
+
+    @property
+    def tried(self) -> Sequence[Endpoint]:
+        """The endpoints that it was sent to, in that order."""
+        return self._tried
+
+    @property
+    def retries(self) -> int:
+        return self._retries
+
+    def exhausted(self, status: int) -> bool:
+        """Whether it ended with `status` after as many retries as there may be."""
+        settings = self.cluster.retry_settings if self.cluster is not None else None
+        return settings is not None and 0 < settings.retries_max <= self._retries and status in settings.statuses
+
+    # The request, from the client.
+
+    def begin(self, piece: bytes, done: bool, trailers: Headers) -> None:
+        """Route and send the request, with as much of its body as came along."""
+        if piece or not done or self.request.length == framing.CHUNKED:
+            self._hold(piece, done, trailers)
+        self.request_done = done
+        listener = self.listener
+        if listener.observer is not None:
+            self.seen = listener.observer.began(self)
+            self.seen.bytes_in = len(piece)
+        if listener.timeouts.total_s is not None:
+            self.ends_s = listener.now() + listener.timeouts.total_s
+        try:
+            cluster = listener.route(self.request)
+            if cluster.router is not None:
+                listener.begin_routed(self, cluster)
+                return
+            self._wire = listener.encode_request(self.request, self.downstream)
+        except Refusal as refusal:
+            self._refuse(refusal, undelivered=refusal.flag == "UO")  # too busy here: another host may not be
+            return
+        self.cluster = cluster
+        if cluster.affinity is not None:
+            self._key = cluster.affinity.key(self.request.lines, self.downstream.peer)
+        if cluster.known:
+            self.try_first()
+        else:
+            self.downstream.deadline_s = listener.now() + listener.timeouts.known_s
+            listener.wait_known(cluster, self)
+
+    def try_first(self) -> None:
+        """The service is known: send the request to one of its endpoints."""
+        cluster, listener = self.cluster, self.listener
+        assert cluster is not None
+        now = listener.now()
+        endpoint = cluster.candidates.pick(listener.rng, (), now, self._key)
+        if endpoint is None:
+            self._refuse(listener.nobody(cluster))
+            return
+        if cluster.budget is not None:
+            cluster.budget.deposits += 1
+        self._try(endpoint, now, fresh=self.request.connect)
+
+    def request_piece(self, piece: bytes, done: bool, trailers: Headers) -> None:
+        """More of the request's body."""
+        if self.seen is not None:
+            self.seen.bytes_in += len(piece)
+        upstream = self.upstream
+        sent = self._hold(piece, done, trailers)
+        self.request_done = done
+        now = self.listener.now()
+        if upstream is None:
+            if self._held_bytes > self.listener.limits.replay_bytes:
+                self.downstream.pause_reading(HELD)
+            return
+        timeouts = self.listener.timeouts
+        if self.begun:  # an early answer: the exchange lives while bytes flow either way
+            self.downstream.deadline_s = now + timeouts.stream_s
+        else:
+            assert self.cluster is not None
+            self.downstream.deadline_s = now + (self.per_try_s if done else timeouts.body_s)
+        self._let_go()
+        if not upstream.lost:
+            self.listener.outbox.write(upstream.transport, sent)
+
+    def _hold(self, piece: bytes, done: bool, trailers: Headers) -> bytes:
+        """Encode a piece for the wire, and keep it in case it has to be sent again."""
+        if self.request.length == framing.CHUNKED:
+            piece = bodies.encode_chunk(piece)
+            if done:
+                piece += bodies.encode_last_chunk(trailers)
+        if piece and self._held is not None:
+            self._held.append(piece)
+            self._held_bytes += len(piece)
+        return piece
+
+    def _let_go(self) -> None:
+        if self._held_bytes > self.listener.limits.replay_bytes:
+            self._held = None
+
+    # Tries. What a route may decide otherwise is asked for through these.
+
+    @property
+    def per_try_s(self) -> float:
+        """How long a try may wait for the answer's head."""
+        return self.listener.timeouts.first_byte_s if self.cluster is None else self.cluster.per_try_s
+
+    @property
+    def total_s(self) -> float:
+        """How long the whole exchange may take, if `ends_s` is set."""
+        return self.listener.timeouts.total_s or 0.0
+
+    @property
+    def retries_max(self) -> int:
+        assert self.cluster is not None
+        retries = self.cluster.retry_settings
+        return retries.retries_max if retries is not None else 0
+
+    def failure_of(self, head: ResponseHead) -> Failure | None:
+        """What an answer of 500 or more means for the try; None: it is the answer."""
+        assert self.cluster is not None
+        return self.listener.failure_of(head, self.cluster)
+
+    def pick(self, now: float) -> Endpoint | None:
+        """An endpoint for one more try."""
+        assert self.cluster is not None
+        return self.cluster.pick(self.listener.rng, self._tried, now, self._key)
+
+    def _try(self, endpoint: Endpoint, now: float, *, fresh: bool) -> None:
+        circuit = endpoint.circuit
+        if endpoint.active >= limits.ACTIVE_MAX:
+            self._overflow(f"{limits.ACTIVE_MAX} requests are under way at every endpoint that was considered")
+            return
+        if circuit is not None:
+            if circuit.requests >= circuit.requests_max:
+                self._overflow(f"{circuit.requests_max} requests to this service are under way")
+                return
+            circuit.requests += 1
+            if self._retries:
+                circuit.retries += 1
+        endpoint.active += 1
+        self.endpoint = endpoint
+        self._tried.append(endpoint)
+        upstream = None if fresh else endpoint.take(now)
+        if (
+            upstream is not None
+            and self.request.method not in IDEMPOTENT
+            and not upstream.is_surely_open(now)
+            and (circuit is None or circuit.may_connect)
+        ):
+            endpoint.put_back(upstream)
+            upstream = None
+        if upstream is not None:
+            self._send(upstream, now)
+            return
+        if circuit is not None:
+            if not circuit.may_connect:
+                self._overflow("too many connections to this service are open or being opened")
+                return
+            circuit.pending += 1
+        self.downstream.deadline_s = now + self.listener.timeouts.connect_s
+        self._connecting = self.listener.loop.create_task(self._connect(endpoint))
+
+    def _overflow(self, text: str) -> None:
+        """A limit of the service is reached; an answer that an earlier try brought is still the better one."""
+        assert self.cluster is not None
+        if self.cluster.circuit is not None:
+            self.cluster.circuit.overflows += 1
+        self._drop_try()
+        if self._kept is not None and self._kept_whole:
+            self._deliver_kept()
+        else:
+            self._refuse(Refusal(503, "UO", text), undelivered=not self._retries)
+
+    def _connect_ended(self) -> None:
+        """The try under way has a connection, or will not get one."""
+        self._connecting = None
+        assert self.endpoint is not None
+        if self.endpoint.circuit is not None:
+            self.endpoint.circuit.pending -= 1
+
+    async def _connect(self, endpoint: Endpoint) -> None:
+        assert self.cluster is not None
+        self.cluster.connects += 1
+        options: dict[str, Any] = {}
+        try:
+            tls = None if self.request.connect else self.listener.tls_to(self.cluster, endpoint)
+            if tls is not None:
+                options["ssl"], options["server_hostname"] = tls
+            _, upstream = await self.listener.loop.create_connection(
+                lambda: Upstream(endpoint, self.listener.limits), endpoint.address, endpoint.port, **options
+            )
+        except (OSError, ValueError) as error:  # a name that cannot be encoded is a ValueError
+            self._connect_ended()
+            self._connect_failed(f"connecting failed: {error.__class__.__name__}")
+            return
+        self._connect_ended()
+        if upstream.lost:
+            self._connect_failed("the connection was closed at once")
+        elif self.request.connect:
+            self._connected(upstream)
+        else:
+            self._send(upstream, self.listener.now())
+
+    def _connect_failed(self, text: str) -> None:
+        assert self.cluster is not None
+        self.cluster.connect_failures += 1
+        self._failed(Failure.REFUSED, text)
+
+    def _send(self, upstream: Upstream, now: float) -> None:
+        assert self.cluster is not None
+        self.upstream = upstream
+        self._sent_s = now
+        wait_s = self.cluster.per_try_s if self.request_done else self.listener.timeouts.body_s
+        self.downstream.deadline_s = now + wait_s
+        held = self._held
+        assert held is not None
+        body = b""
+        if held:
+            body = held[0] if len(held) == 1 else b"".join(held)
+        upstream.lend(self, self._wire, body)  # type: ignore[arg-type]  # every one of these is an Exchange
+        if held:
+            self._let_go()
+        if not self.request_done:
+            self.downstream.resume_reading(HELD)
+
+    def move(self) -> None:
+        """The endpoint turned critical or left: take a request that still waits there to another one, if allowed."""
+        assert self.cluster is not None
+        if self.begun or (self._kept is not None and not self._kept_whole) or not self._may_retry(Failure.GONE):
+            return
+        if self.pick(self.listener.now()) is not None:
+            self._failed(Failure.GONE, "the endpoint turned critical")
+
+    def _may_retry(self, failure: Failure) -> bool:
+        cluster = self.cluster
+        assert cluster is not None
+        if failure is Failure.STALE:  # the pool's affair, and repeated by whoever owns the pool
+            most = limits.RETRIES_MAX
+        else:
+            most = self.retries_max
+        if not may_retry(
+            failure, self.request.method, retries=self._retries, retries_max=most, body_held=self._held is not None
+        ):
+            return False
+        return cluster.may_afford(failure, self.listener.now())
+
+    def _next(self, failure: Failure) -> Endpoint | None:
+        if not self._may_retry(failure):
+            return None
+        endpoint = self.pick(self.listener.now())
+        if endpoint is None and failure is Failure.STALE:
+            last = self._tried[-1]
+            endpoint = last if last.available and not last.gone else None
+        return endpoint
+
+    def _failed(self, failure: Failure, text: str) -> None:
+        """The try under way has no answer to give."""
+        endpoint = self.endpoint
+        self._drop_try()
+        if endpoint is not None:
+            assert self.cluster is not None
+            self.cluster.failed(endpoint, failure, 0, self.listener.now(), self.listener.rng)
+        if self.begun:
+            self._cut_off(failure.flag)
+            return
+        following = self._next(failure)
+        if following is not None:
+            self._try_again(following, failure)
+        elif self._kept is not None and self._kept_whole:
+            self._deliver_kept()
+        else:
+            self._refuse(
+                Refusal(_LOCAL_STATUS.get(failure, 502), failure.flag, f"upstream: {text}"),
+                undelivered=not failure.delivered,
+            )
+
+    def _try_again(self, endpoint: Endpoint, failure: Failure) -> None:
+        cluster = self.cluster
+        assert cluster is not None
+        now = self.listener.now()
+        self._retries += 1
+        cluster.retries += 1
+        if cluster.budget is not None and failure.charged:
+            cluster.budget.withdraw(now)
+        if failure is Failure.STALE and endpoint is self._tried[-1]:
+            cluster.replays += 1
+        self._try(endpoint, now, fresh=failure is Failure.STALE or self.request.connect)
+
+    def _drop_try(self) -> None:
+        """Leave the endpoint; a connection that is still lent cannot be used again."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connect_ended()
+        if self.upstream is not None:
+            self.upstream.close()
+            self.upstream = None
+            self.downstream.resume_reading(UPSTREAM)
+        endpoint = self.endpoint
+        if endpoint is not None:
+            endpoint.active -= 1
+            self.endpoint = None
+            if endpoint.circuit is not None:
+                endpoint.circuit.requests -= 1
+                if self._retries:
+                    endpoint.circuit.retries -= 1
+
+    def _give_back(self, now: float) -> None:
+        upstream, endpoint = self.upstream, self.endpoint
+        assert upstream is not None
+        assert endpoint is not None
+        if not (self.reusable and self.request_done):
+            self._drop_try()
+            return
+        endpoint.active -= 1
+        circuit = endpoint.circuit
+        if circuit is not None:
+            circuit.requests -= 1
+            if self._retries:
+                circuit.retries -= 1
+        self.endpoint = self.upstream = None
+        upstream.release(now)
+
+    # The answer's part.
+
+    def _connected(self, upstream: Upstream) -> None:
+        """A CONNECT has the connection that it asked for."""
+        raise NotImplementedError
+
+    def _deliver_kept(self) -> None:
+        """Answer with what an earlier try brought."""
+        raise NotImplementedError
+
+    def _refuse(self, refusal: Refusal, *, undelivered: bool = False) -> None:
+        """Answer the client ourselves."""
+        raise NotImplementedError
+
+    def _cut_off(self, flag: str) -> None:
+        """The answer cannot be completed: the client must see that; `flag` says why, for the log."""
+        raise NotImplementedError
