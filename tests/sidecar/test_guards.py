@@ -471,7 +471,7 @@ def test_keys_are_read_where_they_are_said_to_be(hash_on: HashOn, lines: list[by
     ("make", "says"),
     [
         (lambda: Retries(retries_max=11), "retries_max is 11; allowed: 1 to 10"),
-        (lambda: Retries(statuses=(404,)), "statuses has 404; allowed: 500 to 599"),
+        (lambda: Retries(statuses=(404,)), "statuses has 404; allowed: 429, and 500 to 599"),
         (lambda: Budget(ratio=0.0), "budget.ratio is 0.0"),
         (lambda: ServiceSettings(per_try_s=-1.0), "per_try_s is -1.0"),
         (lambda: Outliers(ejection_s=400.0), "ejection_s_max is 300.0; allowed: 400 to 86400"),

@@ -17,7 +17,8 @@ from homeport.sidecar.core import cluster, limits, routes
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
-from homeport.sidecar.core.settings import PLAIN
+from homeport.sidecar.core.routing import RouteRetries
+from homeport.sidecar.core.settings import PLAIN, Retries
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
@@ -56,7 +57,7 @@ class Inbound(Listener):
         if request.target[:1] not in (b"/", b"*"):
             if request.method == b"CONNECT":
                 raise Refusal(404, "NR", "CONNECT is not served here")
-            request.retarget(*routes.split_absolute(request.target))
+            request.retarget(*routes.split_absolute(request.target, method=request.method))
         if not request.host:  # HTTP/1.0 may leave it out, an application need not
             request.host = self._host
         return self.app
@@ -70,7 +71,7 @@ class Inbound(Listener):
     def nobody(self, cluster: Cluster) -> Refusal:
         return Refusal(503, "UH", "the application is not there")
 
-    def failure_of(self, head: ResponseHead, cluster: Cluster) -> Failure | None:
+    def failure_of(self, head: ResponseHead, retries: Retries | RouteRetries | None) -> Failure | None:
         return None
 
     def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:

@@ -27,8 +27,8 @@ from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.core.router import Place
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal
-from homeport.sidecar.core.routing import Routing
-from homeport.sidecar.core.settings import DEFAULT, ServiceSettings, UpstreamTls
+from homeport.sidecar.core.routing import RouteRetries, Routing
+from homeport.sidecar.core.settings import DEFAULT, Retries, ServiceSettings, UpstreamTls
 from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
@@ -281,7 +281,7 @@ class Outbound(Listener):
         if request.target[:1] not in (b"/", b"*"):
             if request.connect:
                 return self._cluster(self._hosts.destination(routes.split_connect(request.target)))
-            request.retarget(*routes.split_absolute(request.target))
+            request.retarget(*routes.split_absolute(request.target, method=request.method))
         elif request.mesh:
             for name, value in request.mesh:
                 if name == SERVICE:
@@ -403,11 +403,10 @@ class Outbound(Listener):
             text = f"none of the {len(cluster.endpoints)} instances of {cluster.service!r} is available"
         return Refusal(503, "UH", text)
 
-    def failure_of(self, head: ResponseHead, cluster: Cluster) -> Failure | None:
+    def failure_of(self, head: ResponseHead, retries: Retries | RouteRetries | None) -> Failure | None:
         for name, _value in head.mesh:
             if name == UNDELIVERED:
                 return Failure.UNDELIVERED
-        retries = cluster.retry_settings
         return Failure.STATUS if retries is not None and head.status in retries.statuses else None
 
     def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:

@@ -332,14 +332,29 @@ class Cluster(Generic[C]):
             endpoint = candidates.pick(rng, (last,), now, key)
         return endpoint
 
-    def failed(self, endpoint: Endpoint[C], failure: Failure | None, status: int, now: float, rng: Rng) -> None:
-        """A try failed for a reason that is the host's; `failure` None: its answer of `status` is final."""
+    def failed(
+        self,
+        endpoint: Endpoint[C],
+        failure: Failure | None,
+        status: int,
+        now: float,
+        rng: Rng,
+        *,
+        answered: bool = False,
+    ) -> None:
+        """A try failed for a reason that is the host's.
+
+        Args:
+            failure: None: its answer of `status` is final.
+            answered: there was an answer, which has been counted, and was then cut off.
+        """
         endpoint.failed(now)
         outliers = self.outliers
         if outliers is None or endpoint.gone or failure is Failure.STALE or failure is Failure.GONE:
             return  # those two are the connection's fault, and what the registry knows already
         refused = failure is Failure.REFUSED
-        if outliers.failed(endpoint, status, self.endpoints.values(), now, rng, refused=refused):
+        hosts = self.endpoints.values()
+        if outliers.failed(endpoint, status, hosts, now, rng, refused=refused, answered=answered):
             self._weigh(now)
 
     def agree(self, key: InstanceKey, now: float, lasts_s: float) -> None:

@@ -17,6 +17,8 @@ _ABSOLUTE: Final = re.compile(rb"http://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _NO_NAMES: Final = frozenset({b"localhost", b"localhost.localdomain"})  # looks like a name, means this machine
 
+_ALLOW: Final = b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS, CONNECT"
+
 HELP: Final = (
     "This is a Homeport sidecar; it forwards only to services of its registry. Call http://<service>/, or set the "
     "header x-homeport-service. To reach other hosts directly, name them in NO_PROXY; to let them through, start the "
@@ -47,8 +49,17 @@ def unknown(host: bytes | str) -> Refusal:
     return Refusal(404, "NR", f"{name[:200]!r} is not a service of the registry. {HELP}")
 
 
-def split_absolute(target: bytes) -> tuple[bytes, bytes]:
-    """Split `http://authority/path?query` into authority and origin-form target.
+def last_hop(method: bytes) -> Refusal:
+    """The answer to an OPTIONS or TRACE that asks to be forwarded no further (RFC 9110 7.6.2)."""
+    if method == b"TRACE":
+        return Refusal(405, "", "this is as far as it may go, and a sidecar does not reflect requests", (_ALLOW,))
+    return Refusal(200, "", "this is as far as it may go: these methods are passed on", (_ALLOW,))
+
+
+def split_absolute(target: bytes, *, method: bytes = b"GET") -> tuple[bytes, bytes]:
+    """Split `http://authority/path?query` into authority and the target that an origin server is asked for.
+
+    That of an OPTIONS with neither path nor query is `*`, the server as a whole (RFC 9112 3.2.4).
 
     Raises:
         Refusal: it is not an http URI.
@@ -57,6 +68,8 @@ def split_absolute(target: bytes) -> tuple[bytes, bytes]:
     if match is None:
         raise Refusal(404, "NR", f"only http:// targets can be forwarded. {HELP}")
     host, path = match.groups()
+    if not path and method == b"OPTIONS":
+        return authority(host), b"*"
     return authority(host), path if path.startswith(b"/") else b"/" + path
 
 

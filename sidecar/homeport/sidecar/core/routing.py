@@ -24,7 +24,7 @@ from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.model import FrozenDict, validate_name
 from homeport.client.core.patterns import Pattern
 from homeport.sidecar.core import headers
-from homeport.sidecar.core.settings import ServiceSettings
+from homeport.sidecar.core.settings import ServiceSettings, check_statuses
 
 DOCUMENT_BYTES_MAX: Final = 64 * 1024  # of one service: every sidecar reads it, and parses it between two requests
 ROUTES_MAX: Final = 128  # of one service; they are tried one after the other, 0.2 us each
@@ -240,11 +240,12 @@ class RouteRetries(_Part, frozen=True):
 
     retries_max: int = 2  # 0: none
     statuses: tuple[int, ...] = (502, 503, 504)
+    retry_after_s_max: float = 0.0  # see the service's
 
     def __post_init__(self) -> None:
         check_range("retries.retries_max", self.retries_max, 0, 10)
-        for status in self.statuses:
-            check_range("retries.statuses", status, 500, 599)
+        check_range("retries.retry_after_s_max", self.retry_after_s_max, 0.0, 60.0)
+        check_statuses("retries.statuses", self.statuses)
 
 
 class Route(_Part, frozen=True):

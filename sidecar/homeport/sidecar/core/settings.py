@@ -37,13 +37,26 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     retries_max: int = limits.RETRIES_MAX
     statuses: tuple[int, ...] = (502, 503, 504)  # what gateways say of hosts; a 500 is the application's own answer
+    # The longest Retry-After that is waited for before the next try; an answer that asks for more is passed on. 0: none
+    # is waited for, and the next host is asked at once.
+    retry_after_s_max: float = 0.0
     budget: Budget | None = Budget()
 
     def __post_init__(self) -> None:
         check_range("retries_max", self.retries_max, 1, 10)
-        for status in self.statuses:
-            if not 500 <= status <= 599:
-                raise InvalidArgument(f"statuses has {status}; allowed: 500 to 599", field="statuses")
+        check_range("retry_after_s_max", self.retry_after_s_max, 0.0, 60.0)
+        check_statuses("statuses", self.statuses)
+
+
+def check_statuses(field: str, statuses: tuple[int, ...]) -> None:
+    """Which answers may be tried again: those that speak of a host's state, never of the request.
+
+    Raises:
+        InvalidArgument: another status is among them.
+    """
+    for status in statuses:
+        if status != 429 and not 500 <= status <= 599:
+            raise InvalidArgument(f"{field} has {status}; allowed: 429, and 500 to 599", field=field)
 
 
 class Circuit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

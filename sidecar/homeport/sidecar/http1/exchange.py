@@ -6,6 +6,7 @@ The request's own way, over as many tries as the rules allow, is in `tries`.
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Final
 
 from homeport.sidecar.core.histogram import BOUNDS_S
 from homeport.sidecar.core.retries import Failure
@@ -15,6 +16,8 @@ from homeport.sidecar.http1.framing import ResponseHead
 from homeport.sidecar.http1.lines import Headers, Malformed
 from homeport.sidecar.http1.tries import UPSTREAM, Kept
 from homeport.sidecar.http1.tunnels import Tunnels
+
+_TOO_MANY: Final = 429
 
 
 class Exchange(Tunnels):
@@ -48,9 +51,11 @@ class Exchange(Tunnels):
         if adaptive is not None:
             adaptive.answers += 1
             adaptive.sum_s += took_s
-        if status >= 500:
+        if status >= 500 or status == _TOO_MANY:
             failure = self.failure_of(head)
-            cluster.failed(endpoint, failure, status, now, self.listener.rng)
+            if status != _TOO_MANY:  # which says nothing against the host
+                self._blamed = True
+                cluster.failed(endpoint, failure, status, now, self.listener.rng)
             if failure is not None and self._next(failure) is not None:
                 self._kept, self._kept_whole = Kept(head), False
                 self._keep_piece(self._kept, piece, done, trailers, failure)
@@ -90,11 +95,25 @@ class Exchange(Tunnels):
             kept.trailers = trailers
             self._kept_whole = True
             self._give_back(self.listener.now())
+            if self._wait_s:
+                self._try_after(self._wait_s, failure)
+                return
             following = self._next(failure)
             if following is None:
                 self._deliver_kept()
             else:
                 self._try_again(following, failure)
+
+    def _tire_of_kept(self, kept: Kept) -> None:
+        """A failed answer does not end: try elsewhere, or else let the client have what there is of it."""
+        failure = self.failure_of(kept.head) or Failure.STATUS
+        self._kept = None
+        following = self._next(failure)
+        if following is not None:
+            self._drop_try()
+            self._try_again(following, failure)
+        else:
+            self._deliver(kept.head, b"".join(kept.pieces), False, [])
 
     def _deliver_kept(self) -> None:
         kept = self._kept
@@ -200,9 +219,7 @@ class Exchange(Tunnels):
 
     def upstream_malformed(self, error: Malformed) -> None:
         """The upstream does not speak HTTP. Another try would meet the same program."""
-        if self.endpoint is not None:
-            assert self.cluster is not None
-            self.cluster.failed(self.endpoint, Failure.RESET, 0, self.listener.now(), self.listener.rng)
+        self._blame(Failure.RESET)
         self._drop_try()
         if self.begun:
             self._cut_off("UC")
@@ -264,7 +281,9 @@ class Exchange(Tunnels):
         else:
             if self.cluster is not None:
                 self.cluster.timeouts += 1
-            self._kept = None if not self._kept_whole else self._kept
+            if self._kept is not None and not self._kept_whole:
+                self._tire_of_kept(self._kept)
+                return
             self._failed(Failure.TIMEOUT, f"no answer within {self.per_try_s:g} s")
 
     def out_of_time(self) -> None:

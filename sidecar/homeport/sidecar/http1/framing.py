@@ -24,6 +24,7 @@ from homeport.sidecar.http1.lines import (
     FORWARDED,
     HOST,
     LENGTH,
+    MAX_FORWARDS,
     MESH,
     UPGRADE,
     VIA,
@@ -46,6 +47,7 @@ _BARE_CR: Final = re.compile(rb"\r(?!\n)[^\n]")
 _KEEP_ALIVE: Final = (b"keep-alive",)
 _CODED: Final = (b"chunked",)
 _BODILESS: Final = frozenset({204, 304})
+_COUNTED: Final = frozenset({b"OPTIONS", b"TRACE"})  # whose hops may be counted
 
 # Without their line end, like every line here.
 STATUS_LINES: Final = {
@@ -146,6 +148,7 @@ class RequestHead(_Head):
     line = b""  # the request line as it goes on
     expect = False
     connect = False
+    last_hop = False  # an OPTIONS or TRACE that must not be forwarded (RFC 9110 7.6.2)
     forwarded: tuple[tuple[bytes, bytes], ...] = ()  # X-Forwarded-*, Forwarded: as sent, names in lower case
 
     @property
@@ -169,6 +172,12 @@ class RequestHead(_Head):
             self.expect = True
         elif kind == FORWARDED:
             self.forwarded += ((name, cast("bytes", value)),)
+        elif kind == MAX_FORWARDS:
+            hops = cast("int", value)
+            if self.method in _COUNTED:
+                self.last_hop = self.last_hop or hops == 0
+                hops -= 1
+            self.lines.append(b"Max-Forwards: %d" % hops)
         else:
             self.take_shared(field, 400)
 

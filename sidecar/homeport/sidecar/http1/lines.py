@@ -26,7 +26,7 @@ from homeport.sidecar.core import limits
 Headers = list[tuple[bytes, bytes]]
 
 # What a header is to a proxy. Everything else is plain, and passes as it came.
-HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, VIA, FORWARDED, HOP, MESH = range(10)
+HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, VIA, FORWARDED, HOP, MESH, MAX_FORWARDS = range(11)
 
 KINDS: Final = {
     b"host": HOST,
@@ -46,9 +46,10 @@ KINDS: Final = {
     b"proxy-authorization": HOP,
     b"te": HOP,
     b"http2-settings": HOP,
+    b"max-forwards": MAX_FORWARDS,
 }
 MESH_PREFIX: Final = b"x-homeport-"
-_REQUESTS_ONLY: Final = frozenset({HOST, EXPECT, FORWARDED})  # in a response they mean nothing, and pass
+_REQUESTS_ONLY: Final = frozenset({HOST, EXPECT, FORWARDED, MAX_FORWARDS})  # in a response they mean nothing, and pass
 
 _TOKEN_START: Final = re.compile(rb"[A-Za-z!#$%&'*+.^_`|~-][A-Za-z0-9!#$%&'*+.^_`|~-]*(?: |$)")
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -57,6 +58,7 @@ _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _ORDINARY_LINE: Final = re.compile(
     rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) (/[A-Za-z0-9._~:/?@!$&'()*+,;=%-]*) HTTP/1\.([01])"
 )
+_FORWARDS: Final = re.compile(rb"[0-9]{1,9}")  # what is longer, or no number, may be ignored (RFC 9110 7.6.2)
 _VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 
 # A plain line is its bytes as they go on the wire; any other its kind, its value, and its name in lower case. The
@@ -224,6 +226,8 @@ def _request_meaning(kind: int, low: bytes, value: bytes) -> Field:
         raise Malformed(400, "Host must be a valid host[:port], and not empty")
     if kind == EXPECT and value.lower() != b"100-continue":
         raise Malformed(417, "the only expectation that can be met is 100-continue")
+    if kind == MAX_FORWARDS:
+        return (kind, int(value), low) if _FORWARDS.fullmatch(value) else b"Max-Forwards: %b" % value
     return _meaning(kind, low, value)
 
 

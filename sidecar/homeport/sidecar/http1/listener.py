@@ -16,6 +16,8 @@ from homeport.sidecar.acceptor import Acceptor
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
+from homeport.sidecar.core.routing import RouteRetries
+from homeport.sidecar.core.settings import Retries
 from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
@@ -80,8 +82,8 @@ class Listener(Acceptor[Downstream]):
         """Why no endpoint of `cluster` can take a request."""
         raise NotImplementedError
 
-    def failure_of(self, head: ResponseHead, cluster: Cluster) -> Failure | None:
-        """What an answer of 500 or more means for the try; None: it is the answer."""
+    def failure_of(self, head: ResponseHead, retries: Retries | RouteRetries | None) -> Failure | None:
+        """What an answer of 429, or of 500 or more, means for the try; None: it is the answer."""
         raise NotImplementedError
 
     def forwarded(self, request: RequestHead, downstream: Downstream) -> list[bytes]:

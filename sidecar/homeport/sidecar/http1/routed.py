@@ -7,14 +7,14 @@ changes on the way. The order is that of `core.routing.Route`.
 
 from __future__ import annotations
 
-import asyncio
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from homeport.sidecar.core.cluster import View
-from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.router import Place, RoutePlan
 from homeport.sidecar.core.routes import Refusal
+from homeport.sidecar.core.routing import RouteRetries
+from homeport.sidecar.core.settings import Retries
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import ResponseHead
 from homeport.sidecar.http1.lines import Headers
@@ -33,7 +33,6 @@ class RoutedExchange(Exchange):
 
     _plan: RoutePlan | None = None
     _view: View[Upstream] | None = None
-    _delayed: asyncio.TimerHandle | None = None
     _mirroring = False  # a copy is to be sent once the request is whole
 
     def __init__(self, plain: Tries, cluster: Cluster, outbound: Outbound) -> None:
@@ -69,12 +68,12 @@ class RoutedExchange(Exchange):
         fault = route.fault
         if fault is not None and fault.delay_s and listener.rng.random() * _PERCENT < fault.delay_percent:
             self.downstream.deadline_s = _NEVER
-            self._delayed = listener.loop.call_later(fault.delay_s, self._after_delay, plan)
+            self._timer = listener.loop.call_later(fault.delay_s, self._after_delay, plan)
         else:
             self._perhaps_abort(plan)
 
     def _after_delay(self, plan: RoutePlan) -> None:
-        self._delayed = None
+        self._timer = None
         self._outbound.delayed += 1
         if self.seen is not None:
             self.seen.flag = "DI"
@@ -162,22 +161,9 @@ class RoutedExchange(Exchange):
         return own or super().total_s
 
     @property
-    def retries_max(self) -> int:
+    def retry_settings(self) -> Retries | RouteRetries | None:
         own = self._plan.route.retries if self._plan is not None else None
-        return own.retries_max if own is not None else super().retries_max
-
-    def failure_of(self, head: ResponseHead) -> Failure | None:
-        failure = super().failure_of(head)
-        own = self._plan.route.retries if self._plan is not None else None
-        if own is None or failure is Failure.UNDELIVERED:
-            return failure
-        return Failure.STATUS if head.status in own.statuses else None
-
-    def exhausted(self, status: int) -> bool:
-        own = self._plan.route.retries if self._plan is not None else None
-        if own is None:
-            return super().exhausted(status)
-        return 0 < own.retries_max <= self._retries and status in own.statuses
+        return own if own is not None else super().retry_settings
 
     def pick(self, now: float) -> Endpoint | None:
         assert self.cluster is not None
@@ -192,9 +178,3 @@ class RoutedExchange(Exchange):
         if self._plan is not None and self._plan.response_edits is not None:
             head.lines = self._plan.response_edits.applied(head.lines)
         super()._deliver(head, piece, done, trailers)
-
-    def _drop_try(self) -> None:
-        if self._delayed is not None:
-            self._delayed.cancel()
-            self._delayed = None
-        super()._drop_try()

@@ -14,12 +14,15 @@ pieces still held in `_held`; after it, all that is left is to cut the client of
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from homeport.sidecar.core import limits
+from homeport.sidecar.core import limits, retry_after, routes
 from homeport.sidecar.core.retries import IDEMPOTENT, Failure, may_retry
 from homeport.sidecar.core.routes import Refusal
+from homeport.sidecar.core.routing import RouteRetries
+from homeport.sidecar.core.settings import Retries
 from homeport.sidecar.http1 import bodies, framing
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
@@ -68,6 +71,9 @@ class Tries:
     _kept_whole = False
     _key: bytes | None = None  # what a hashing policy sends to one endpoint
     _sent_s = 0.0  # when the try under way was sent
+    _wait_s = 0.0  # before the next try, as the last answer asked
+    _blamed = False  # the try under way has been held against its endpoint
+    _timer: asyncio.TimerHandle | None = None  # until something that waits on purpose goes on
     _keep = True  # the client's connection, after this answer
     _out = 0  # how the answer's body is delimited towards the client: a length, CHUNKED or UNTIL_CLOSE
 
@@ -96,7 +102,7 @@ class Tries:
 
     def exhausted(self, status: int) -> bool:
         """Whether it ended with `status` after as many retries as there may be."""
-        settings = self.cluster.retry_settings if self.cluster is not None else None
+        settings = self.retry_settings
         return settings is not None and 0 < settings.retries_max <= self._retries and status in settings.statuses
 
     # The request, from the client.
@@ -113,6 +119,8 @@ class Tries:
         if listener.timeouts.total_s is not None:
             self.ends_s = listener.now() + listener.timeouts.total_s
         try:
+            if self.request.last_hop:
+                raise routes.last_hop(self.request.method)
             cluster = listener.route(self.request)
             if cluster.router is not None:
                 listener.begin_routed(self, cluster)
@@ -193,15 +201,37 @@ class Tries:
         return self.listener.timeouts.total_s or 0.0
 
     @property
+    def retry_settings(self) -> Retries | RouteRetries | None:
+        """What may be tried again; None: nothing."""
+        return self.cluster.retry_settings if self.cluster is not None else None
+
+    @property
     def retries_max(self) -> int:
-        assert self.cluster is not None
-        retries = self.cluster.retry_settings
+        retries = self.retry_settings
         return retries.retries_max if retries is not None else 0
 
     def failure_of(self, head: ResponseHead) -> Failure | None:
-        """What an answer of 500 or more means for the try; None: it is the answer."""
-        assert self.cluster is not None
-        return self.listener.failure_of(head, self.cluster)
+        """What an answer of 429, or of 500 or more, means for the try; None: it is the answer."""
+        failure = self.listener.failure_of(head, self.retry_settings)
+        if failure is Failure.STATUS and not self._may_wait(head):
+            return None
+        return failure
+
+    def _may_wait(self, head: ResponseHead) -> bool:
+        """Whether another try may be made as late as a failed answer asks; `_wait_s` is then how late that is."""
+        self._wait_s = 0.0
+        retries = self.retry_settings
+        if retries is None or not retries.retry_after_s_max:
+            return True
+        for line in head.lines:
+            name, _, value = line.partition(b":")
+            if name.lower() == b"retry-after":
+                wait_s = retry_after.delay_s(value, time.time())
+                if wait_s is None:
+                    return True  # it is none, and may be ignored
+                self._wait_s = wait_s
+                return wait_s <= retries.retry_after_s_max and self.listener.now() + wait_s < self.ends_s
+        return True
 
     def pick(self, now: float) -> Endpoint | None:
         """An endpoint for one more try."""
@@ -336,13 +366,20 @@ class Tries:
             endpoint = last if last.available and not last.gone else None
         return endpoint
 
+    def _blame(self, failure: Failure, status: int = 0) -> None:
+        """Hold the try's failure against its endpoint, once."""
+        endpoint = self.endpoint
+        if endpoint is None or self._blamed:
+            return
+        assert self.cluster is not None
+        self._blamed = True
+        listener = self.listener
+        self.cluster.failed(endpoint, failure, status, listener.now(), listener.rng, answered=self.begun)
+
     def _failed(self, failure: Failure, text: str) -> None:
         """The try under way has no answer to give."""
-        endpoint = self.endpoint
+        self._blame(failure)
         self._drop_try()
-        if endpoint is not None:
-            assert self.cluster is not None
-            self.cluster.failed(endpoint, failure, 0, self.listener.now(), self.listener.rng)
         if self.begun:
             self._cut_off(failure.flag)
             return
@@ -362,6 +399,7 @@ class Tries:
         assert cluster is not None
         now = self.listener.now()
         self._retries += 1
+        self._blamed = False
         cluster.retries += 1
         if cluster.budget is not None and failure.charged:
             cluster.budget.withdraw(now)
@@ -369,8 +407,24 @@ class Tries:
             cluster.replays += 1
         self._try(endpoint, now, fresh=failure is Failure.STALE or self.request.connect)
 
+    def _try_after(self, wait_s: float, failure: Failure) -> None:
+        """One more try, but not before the last answer's Retry-After is over."""
+        self.downstream.deadline_s = float("inf")  # the waiting ends by itself, or with the exchange
+        self._timer = self.listener.loop.call_later(wait_s, self._waited, failure)
+
+    def _waited(self, failure: Failure) -> None:
+        self._timer = None
+        following = self._next(failure)
+        if following is None:
+            self._deliver_kept()
+        else:
+            self._try_again(following, failure)
+
     def _drop_try(self) -> None:
         """Leave the endpoint; a connection that is still lent cannot be used again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._connecting is not None:
             self._connecting.cancel()
             self._connect_ended()

@@ -52,19 +52,28 @@ class OutlierDetector:
         self.spared = 0  # ejections that were due but would have left too few
 
     def failed(
-        self, host: H, status: int, hosts: Collection[H], now: float, rng: Rng, *, refused: bool = False
+        self,
+        host: H,
+        status: int,
+        hosts: Collection[H],
+        now: float,
+        rng: Rng,
+        *,
+        refused: bool = False,
+        answered: bool = False,
     ) -> bool:
         """Count a failed try; True: the host was ejected.
 
         Args:
             status: The answer's, 0 for none.
             refused: No connection came to be.
+            answered: There was one, and the host's `answers` hold it: its body was cut off.
         """
         host.errors += 1
         host.row_5xx += 1
         host.row_gateway = host.row_gateway + 1 if not status or status in _GATEWAY else 0
         host.row_connect = host.row_connect + 1 if refused else 0
-        if not status:
+        if not status and not answered:
             host.answers += 1
         settings = self._settings
         if (
