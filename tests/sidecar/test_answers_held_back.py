@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from homeport.sidecar import Retries, ServiceSettings, Timeouts
+from homeport.client.core.balancing.outliers import OutlierDetector
+from homeport.sidecar import Outliers, Retries, ServiceSettings, Timeouts
 from homeport.sidecar.core import retry_after
-from homeport.sidecar.core.outliers import OutlierDetector
-from homeport.sidecar.core.retries import Failure
-from homeport.sidecar.core.settings import Outliers
 from tests.sidecar.endpoints import cluster_of
 
 if TYPE_CHECKING:
@@ -175,9 +173,9 @@ def test_an_answer_that_is_cut_off_is_one_try_of_its_host() -> None:
     host = next(iter(made.endpoints.values()))
     detector = OutlierDetector(Outliers())
     host.answers += 1  # its head has come and was counted
-    detector.failed(host, Failure.RESET, 0, made.endpoints.values(), 0.0, random.Random(1), answered=True)
+    detector.failed(host, 0, made.endpoints.values(), 0.0, random.Random(1), answered=True)
     assert (host.answers, host.errors) == (1, 1)
-    detector.failed(host, Failure.RESET, 0, made.endpoints.values(), 0.0, random.Random(1))
+    detector.failed(host, 0, made.endpoints.values(), 0.0, random.Random(1))
     assert (host.answers, host.errors) == (2, 2)
 
 
