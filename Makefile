@@ -74,6 +74,15 @@ check: $(STAMP) ## lint, format, types, layers, package contents
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/project
 
+DOCS := $(VENV)/.docs
+$(DOCS): $(STAMP)
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --group docs
+	@touch $@
+
+.PHONY: docs
+docs: $(DOCS) ## the documentation as pages, in docs/_build; a warning is an error
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -j auto -b dirhtml docs docs/_build
+
 .PHONY: format
 format: $(STAMP) ## format the code and fix what can be fixed
 	@$(BIN)/ruff check --fix .
@@ -97,4 +106,4 @@ bench-quick: $(STAMP) ## a short measurement beside the peers that are installed
 
 .PHONY: clean
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build docs/_build

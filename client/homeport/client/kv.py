@@ -63,10 +63,12 @@ class Kv:
     async def snapshot(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> KvSnapshot:
         """All entries whose keys start with `prefix`, and the revision they are of: to read, then watch, with no gap.
 
-        known = await client.kv.snapshot("settings/")
-        changes = client.kv.watch(
-            "settings/", prefix=True, start_revision=known.revision + 1, store_id=known.store_id
-        )
+            known = await client.kv.snapshot("settings/")
+            changes = client.kv.watch(
+                "settings/", prefix=True, start_revision=known.revision + 1, store_id=known.store_id
+            )
+
+        Here `changes` begins where `known` ends.
         """
         start = _bytes(prefix)
         while True:

@@ -58,6 +58,8 @@ class Hello(Request[Welcome], frozen=True, omit_defaults=True):
 
 
 class Pong(_Answer, frozen=True, omit_defaults=True):
+    """The registry lives, and shows this revision."""
+
     revision: int
 
 
@@ -270,6 +272,8 @@ class KvList(Request[KvPage], frozen=True, omit_defaults=True):
 
 
 class Leased(_Answer, frozen=True, omit_defaults=True):
+    """A lease is granted."""
+
     lease: int
     ttl_s: float
     revision: int
@@ -361,6 +365,8 @@ class BackupOpen(Request[BackupOpened], frozen=True, omit_defaults=True):
 
 
 class BackupChunk(_Answer, frozen=True, omit_defaults=True):
+    """Bytes of a copy."""
+
     data: bytes
 
 

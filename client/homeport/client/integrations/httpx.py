@@ -1,10 +1,14 @@
 """httpx: transports that send `http://orders/…` to an instance of `orders`.
 
-async with httpx.AsyncClient(transport=AsyncHomeportTransport(client)) as http:
-    await http.get("http://orders/1")
+    async with httpx.AsyncClient(transport=AsyncHomeportTransport(client)) as http:
+        await http.get("http://orders/1")
 
-with EndpointsThread("127.0.0.1:8300") as endpoints, httpx.Client(transport=HomeportTransport(endpoints)) as http:
-    http.get("http://orders/1")
+Without a loop, `EndpointsThread` follows the registry:
+
+    with EndpointsThread("127.0.0.1:8300") as endpoints, httpx.Client(transport=HomeportTransport(endpoints)) as http:
+        http.get("http://orders/1")
+
+Hosts that name no service go where they would without.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """requests: an adapter that sends `http://orders/…` to an instance of `orders`.
 
-with EndpointsThread("127.0.0.1:8300") as endpoints, requests.Session() as session:
-    session.mount("http://", HomeportAdapter(endpoints))
-    session.get("http://orders/1")
+    with EndpointsThread("127.0.0.1:8300") as endpoints, requests.Session() as session:
+        session.mount("http://", HomeportAdapter(endpoints))
+        session.get("http://orders/1")
+
+Hosts that name no service go where they would without.
 """
 
 from __future__ import annotations
