@@ -21,8 +21,8 @@ from benchmarks.machine import describe
 from benchmarks.report import CaseReport, Report, encode, table
 
 NAMES: Final = (
-    *("lookups", "sidecar", "failover", "puts", "renewals", "fanout", "consul", "dns", "memory", "balancing"),
-    *("checks", "registration", "kv", "startup", "propagation", "holdings", "growth"),
+    *("lookups", "sidecar", "failover", "departure", "puts", "renewals", "registration", "kv", "fanout", "propagation"),
+    *("consul", "dns", "checks", "memory", "holdings", "startup", "growth", "balancing"),
 )
 
 

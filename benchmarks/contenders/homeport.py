@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -95,6 +97,18 @@ def register(stage: Stage, registry: Registry, instances: Sequence[Instance]) ->
         operations_max=len(bodies),
     )
     driver.closed_loop(plan, stage.cores, ())
+
+
+def healthy(registry: Registry, service: str) -> Callable[[], bool]:
+    """Whether a service has an instance whose checks pass."""
+    url = f"http://127.0.0.1:{registry.http_port}/v1/health/service/{service}?passing"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ready() -> bool:
+        with opener.open(url, timeout=2) as answer:
+            return bool(json.load(answer))
+
+    return ready
 
 
 def example_instances(services: int, instances: int, *, first: int = 0) -> list[Instance]:

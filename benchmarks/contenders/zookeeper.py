@@ -34,10 +34,10 @@ def missing() -> str:
     return "" if _JAR.exists() else "zookeeper is not installed"
 
 
-def serve(stage: Stage) -> ZooKeeper:
-    """Start it in a folder of its own."""
+def serve(stage: Stage, *, tick_ms: int = 2000) -> ZooKeeper:
+    """Start it in a folder of its own; sessions last two of its ticks at least, twenty at most."""
     port, folder = free_port(), stage.new_folder("zookeeper")
-    settings = ("tickTime=2000", f"dataDir={folder}/data", f"clientPort={port}", "clientPortAddress=127.0.0.1")
+    settings = (f"tickTime={tick_ms}", f"dataDir={folder}/data", f"clientPort={port}", "clientPortAddress=127.0.0.1")
     (folder / "zoo.cfg").write_text("\n".join([*settings, "maxClientCnxns=0", "admin.enableServer=false", ""]))
     command = ["java", "-Xmx512m", "-cp", f"{folder}:{_JAR}", "org.apache.zookeeper.server.quorum.QuorumPeerMain"]
 

@@ -1,4 +1,4 @@
-"""ZooKeeper's client protocol, as much of it as a benchmark asks: a session, and four calls on nodes.
+"""ZooKeeper's client protocol, as much of it as a benchmark asks: a session, and a few calls on nodes.
 
 Frames are a length and that many bytes; a call carries an xid, by which its answer is told.
 """
@@ -11,11 +11,14 @@ from typing import Final, cast
 
 from benchmarks.load.meter import Meter
 
-_CONNECT: Final = struct.pack(">iqiq", 0, 0, 30_000, 0) + struct.pack(">i", 16) + bytes(16)
 _CREATE: Final = 1
 _DELETE: Final = 2
+_EXISTS: Final = 3
 _GET_DATA: Final = 4
 _SET_DATA: Final = 5
+_PING: Final = 11
+_PING_XID: Final = -2
+EVENT: Final = -1  # the xid of what a watch tells
 _EPHEMERAL: Final = 1
 _ANY_VERSION: Final = -1
 _WORLD: Final = struct.pack(">ii", 1, 31) + struct.pack(">i5s", 5, b"world") + struct.pack(">i6s", 6, b"anyone")
@@ -27,7 +30,27 @@ def _buffer(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-HELLO: Final = _buffer(_CONNECT)  # what opens a session
+def connect(session_s: float) -> bytes:
+    """What opens a session, as it goes on the wire; without pings it ends after `session_s`, as the server allows."""
+    return _buffer(struct.pack(">iqiq", 0, 0, round(session_s * 1000), 0) + struct.pack(">i", 16) + bytes(16))
+
+
+HELLO: Final = connect(30.0)
+
+
+def framed(xid: int, body: bytes) -> bytes:
+    """A call as it goes on the wire."""
+    return _LENGTH.pack(4 + len(body)) + _LENGTH.pack(xid) + body
+
+
+def ping() -> bytes:
+    """What keeps a session, as it goes on the wire."""
+    return framed(_PING_XID, _LENGTH.pack(_PING))
+
+
+def exists(path: str) -> bytes:
+    """A call without its frame and xid: whether there is such a node, and a watch of what becomes of it."""
+    return _LENGTH.pack(_EXISTS) + _buffer(path.encode()) + b"\1"
 
 
 def create(path: str, data: bytes, *, ephemeral: bool = False) -> bytes:
