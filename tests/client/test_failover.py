@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
 
 import pytest
 
 from homeport.client import Client, Instance, ReadOnly
 from homeport.client.core.limits import ROUND_S
 from homeport.client.core.messages import Register
-from homeport.mesh.testing import running_loop, virtual_time
-from homeport.registry import Registry
-from homeport.registry.direct import DirectTransport
-from homeport.registry.store.embedded import EmbeddedStore
-from homeport.registry.store.etcd import EtcdStore
+from homeport.mesh.testing import virtual_time
+from tests.client.replicas import Replica
 from tests.registry.store.model_etcd import ModelEtcd, ModelLink
-
-
-class Replica(Registry):
-    """A registry over the model."""
-
-    def __init__(self, link: ModelLink, seed: int) -> None:
-        super().__init__(node="n", rng=random.Random(seed))
-        self._model = link
-
-    def _make_store(self, now: Callable[[], float], _backup: str | None) -> EmbeddedStore | EtcdStore:
-        return EtcdStore(self._model, now=now, rng=self._rng)
-
-    @property
-    def transport(self) -> DirectTransport:
-        return DirectTransport(self._running_operations, running_loop(), self._links)
 
 
 @virtual_time(seed=1)

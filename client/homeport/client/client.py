@@ -34,6 +34,7 @@ from homeport.client.core.messages import (
     Event,
     KvGet,
     KvList,
+    KvTxn,
     Ping,
     Renew,
     Renewed,
@@ -209,12 +210,12 @@ class Client:
                     except ConnectionLost as lost:
                         # Once more at most where it may be this very answer that breaks links, all others' with it.
                         garbled += bool(lost.details.get("garbled"))
-                        if garbled > 1 or not isinstance(request, _REPEATABLE):
+                        if garbled > 1 or not _repeatable(request):
                             raise
                     if self._link is link:  # it knows that it is lost, and tells in a moment
                         await self._lost.wait()
         except TimeoutError:
-            if sent and not isinstance(request, _REPEATABLE):
+            if sent and not _repeatable(request):
                 raise ConnectionLost(f"{request.method}: no answer within {timeout_s} s") from None
             reason = f": {self._error.message}" if self._error is not None and self._link is None else ""
             raise Unavailable(f"{request.method}: no registry answered within {timeout_s} s{reason}") from None
@@ -620,6 +621,10 @@ class Client:
             self._relinked.discard(relinked)
         self._expect_usable()
         return self._link is not None and self.link_epoch != epoch
+
+
+def _repeatable(request: Request[Any]) -> bool:
+    return isinstance(request, _REPEATABLE) or (isinstance(request, KvTxn) and request.only_reads)
 
 
 def _forget(done: asyncio.Future[Any]) -> None:

@@ -81,7 +81,7 @@ class DirectLink:
         return answer
 
     async def _commit(self, commit: Commit[Any]) -> Any:
-        return commit.shape(await self._operations.store.commit(commit.txn))
+        return commit.shape(await self._operations.store.commit(commit.txn, ops_max=commit.ops_max))
 
     def _answered(self, answer: asyncio.Future[Any], task: asyncio.Future[Any]) -> None:
         self._waiting.discard(answer)

@@ -41,6 +41,8 @@ from homeport.client.core.messages import (
     KvList,
     KvPage,
     KvPut,
+    KvTxn,
+    KvTxnDone,
     KvWritten,
     Leased,
     LeaseGrant,
@@ -70,7 +72,8 @@ from homeport.client.core.messages import (
     Welcome,
 )
 from homeport.client.core.model import Instance, InstanceKey, KeyValue, validate_instance, validate_name
-from homeport.registry.core import keys
+from homeport.client.core.txn import Nested
+from homeport.registry.core import keys, user_txn
 from homeport.registry.core.catalogue import Catalogue, CheckRecord
 from homeport.registry.core.explaining import Beside, explain
 from homeport.registry.core.health import capped
@@ -79,6 +82,7 @@ from homeport.registry.core.limits import (
     KEY_BYTES_MAX,
     PAGE_BYTES,
     RENEW_LEASES_MAX,
+    TXN_KEYS_MAX,
     TXN_OPS_MAX,
     VALUE_BYTES_MAX,
     WATCHES_PER_CONNECTION_MAX,
@@ -96,6 +100,7 @@ from homeport.registry.core.txn import (
     Txn,
     TxnResult,
 )
+from homeport.registry.core.user_txn import bare
 from homeport.registry.doubts import Doubts
 from homeport.registry.peers import Peer, Peers
 from homeport.registry.queries import Queries
@@ -122,6 +127,7 @@ LIMITS: Final[dict[str, int]] = {
     "value_bytes": VALUE_BYTES_MAX,
     "page_bytes": PAGE_BYTES,
     "txn_ops": TXN_OPS_MAX,
+    "txn_keys": TXN_KEYS_MAX,
     "renew_leases": RENEW_LEASES_MAX,
     "watches_per_connection": WATCHES_PER_CONNECTION_MAX,
     "calls_per_connection": CONNECTION_CALLS_MAX,
@@ -144,11 +150,12 @@ class Encoded:
 class Commit(Generic[A]):
     """A transaction to commit, and what its outcome says to whoever asked: for handlers that need nothing else."""
 
-    __slots__ = ("shape", "txn")
+    __slots__ = ("ops_max", "shape", "txn")
 
-    def __init__(self, txn: Txn, shape: Callable[[TxnResult], A]) -> None:
+    def __init__(self, txn: Txn, shape: Callable[[TxnResult], A], ops_max: int = TXN_OPS_MAX) -> None:
         self.txn = txn
         self.shape = shape  # may raise a HomeportError, which is then the answer
+        self.ops_max = ops_max
 
 
 class Standing:
@@ -209,6 +216,7 @@ class Operations:
             KvPut: self.kv_put,
             KvDelete: self.kv_delete,
             KvList: self.kv_list,
+            KvTxn: self.kv_txn,
             LeaseGrant: self.lease_grant,
             LeaseRevoke: self.lease_revoke,
             WatchService: self.watch_service,
@@ -526,7 +534,7 @@ class Operations:
 
     def _found(self, request: KvGet) -> KvFound:
         found = self.store.mvcc.get(keys.USER + request.key)
-        return KvFound(self.store.mvcc.revision, None if found is None else _bare(found))
+        return KvFound(self.store.mvcc.revision, None if found is None else bare(found))
 
     def kv_put(self, request: KvPut, _peer: Peer) -> Commit[KvWritten]:
         if not request.key:
@@ -583,8 +591,17 @@ class Operations:
             size += len(kv.key) + len(kv.value) + _ENTRY_BYTES
             if entries and size > PAGE_BYTES:
                 break
-            entries.append(_bare(kv))
+            entries.append(bare(kv))
         return KvPage(revision, tuple(entries), found.count > len(entries))
+
+    def kv_txn(self, request: KvTxn, _peer: Peer) -> Commit[KvTxnDone]:
+        asked = Nested(request.compare, request.then, request.orelse)
+
+        def shape(result: TxnResult) -> KvTxnDone:
+            done = user_txn.answered(asked, result)
+            return KvTxnDone(result.revision, done.succeeded, done.responses)
+
+        return Commit(user_txn.compiled(asked, self.store.mvcc), shape, user_txn.STORE_OPS_MAX)
 
     # --- leases -------------------------------------------------------------------------------------------------
 
@@ -653,11 +670,6 @@ class Operations:
         instances = sum(len(service.entries) for service in self.catalogue.services.values())
         counts = {"services": len(self.catalogue.services), "instances": instances, "watches": self.peers.watches}
         return StatsReport(self.store.store_id, self.store.numbers() | counts | self.doubts.numbers())
-
-
-def _bare(kv: KeyValue) -> KeyValue:
-    """A user's entry without the prefix it is stored under."""
-    return KeyValue(kv.key[len(keys.USER) :], kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
 
 
 def _is_told(record: KeyValue) -> bool:

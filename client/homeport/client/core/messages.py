@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 import msgspec
 
 from homeport.client.core.model import Instance, KeyValue, KvEvent, Lost, ServiceEvent, State, Status
+from homeport.client.core.txn import Compare, Op, Response, writes
 
 PROTOCOL_VERSION: Final = 1
 
@@ -268,6 +269,34 @@ class KvList(Request[KvPage], frozen=True, omit_defaults=True):
     limit: int = 0
 
 
+class KvTxnDone(_Answer, frozen=True, omit_defaults=True):
+    """Whether the compares held, and what each operation of the branch that ran answered.
+
+    `revision` is the store's after the transaction: the one of its writes, if it wrote anything.
+    """
+
+    revision: int
+    succeeded: bool
+    responses: tuple[Response, ...] = ()
+
+
+class KvTxn(Request[KvTxnDone], frozen=True, omit_defaults=True):
+    """If all compares hold run `then`, else `orelse`: all of it at one revision, or nothing.
+
+    A key written twice is `InvalidArgument`. One that only reads sees all that was acknowledged to anyone before.
+    """
+
+    method = "kv_txn"
+    compare: tuple[Compare, ...] = ()
+    then: tuple[Op, ...] = ()
+    orelse: tuple[Op, ...] = ()
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether asking twice is as good as asking once."""
+        return not writes(self.then + self.orelse)
+
+
 # --- leases -----------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +450,7 @@ RESULTS: Final[dict[type[Request[Any]], type]] = {
     KvPut: KvWritten,
     KvDelete: KvWritten,
     KvList: KvPage,
+    KvTxn: KvTxnDone,
     LeaseGrant: Leased,
     LeaseRevoke: Done,
     WatchService: Watching,

@@ -260,7 +260,7 @@ def _no_lease(lease: int) -> LeaseGone:
 
 
 def _written_twice(key: bytes) -> InvalidArgument:
-    return InvalidArgument(f"key {key!r} is written twice in one transaction", field="key")
+    return InvalidArgument(f"key {key.removeprefix(keys.USER)!r} is written twice in one transaction", field="key")
 
 
 def _compare(compare: Compare, kv: KeyValue | None) -> bool:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from homeport.client.core.txn import prefix_end as prefix_end  # both sides of a connection need it
+
 LEASES: Final = b"l/"
 INSTANCES: Final = b"s/"
 IDS: Final = b"i/"
@@ -118,9 +120,3 @@ def events_of(name: str) -> bytes:
 def split(key: bytes) -> list[str]:
     """The names in a key of the form `x/<name>/<name>...`, without the leading letter."""
     return [unescape(segment) for segment in key.split(b"/")[1:]]
-
-
-def prefix_end(prefix: bytes) -> bytes:
-    """The end of the range of all keys that start with `prefix`; b"" where that is the end of all keys."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else b""

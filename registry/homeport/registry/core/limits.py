@@ -8,6 +8,7 @@ KEY_BYTES_MAX: Final = 4096  # two 512-byte names percent-encoded to three times
 VALUE_BYTES_MAX: Final = 1024 * 1024  # etcd's 1.5 MiB covers a whole request: value, key and envelope fit below it
 TXN_OPS_MAX: Final = 128  # etcd's and Consul's number; as the user counts them, so our own bookkeeping comes on top
 TXN_DEPTH_MAX: Final = 8  # nested transactions: deeper than any recipe in use, shallow enough for recursion
+TXN_KEYS_MAX: Final = 10_000  # in the ranges of a user's transaction: some ten milliseconds of the loop
 LEASES_MAX: Final = 1_000_000  # about 300 bytes each
 RENEW_LEASES_MAX: Final = 10_000  # leases in one renewal call: 90 KB on the wire, a few milliseconds of work
 

@@ -225,7 +225,7 @@ class RpcConnection(asyncio.Protocol):
     def _submit(self, msgid: int, commit: Commit[Any]) -> None:
         self._replies += 1
         try:
-            self._operations.store.submit(commit.txn, _Reply(self, msgid, commit.shape))
+            self._operations.store.submit(commit.txn, _Reply(self, msgid, commit.shape), ops_max=commit.ops_max)
         except BaseException:
             self._replies -= 1
             raise
