@@ -21,7 +21,7 @@ async def test_a_client_that_fails_over_never_reads_backwards() -> None:
     one, two = Replica(ModelLink(etcd, 0.001), 1), Replica(slow, 2)
     await one.start()
     async with two, Client(transport=one.transport) as client:
-        client._transports.append(two.transport)
+        client._connection.transports.append(two.transport)
         await client.kv.put("a", b"1")
         await two.store.barrier()
         slow.latency_s = 0.5  # what is written from here on reaches two late
@@ -40,7 +40,7 @@ async def test_a_replica_that_does_not_catch_up_is_passed_over() -> None:
     one, two, three = (Replica(link, seed) for seed, link in enumerate(links))
     await one.start()
     async with two, three, Client(transport=one.transport) as client:
-        client._transports += [two.transport, three.transport]
+        client._connection.transports += [two.transport, three.transport]
         await client.kv.put("a", b"1")
         await two.store.barrier()
         links[1].fail(True)
@@ -58,7 +58,7 @@ async def test_a_registration_leaves_a_replica_that_is_cut_off_and_stays_registe
     cut = ModelLink(etcd, 0.001)
     two = Replica(ModelLink(etcd, 0.001), 2)
     async with Replica(cut, 1) as one, two, Client(transport=one.transport) as client:
-        client._transports.append(two.transport)
+        client._connection.transports.append(two.transport)
         seen: list[int] = []
         registration = client.register("orders", port=1, ttl_s=3.0, id="o")
         await registration.start()
@@ -79,7 +79,7 @@ async def test_without_any_quorum_a_registration_goes_round_and_is_there_when_it
     etcd = ModelEtcd()
     links = [ModelLink(etcd, 0.001) for _ in range(2)]
     async with Replica(links[0], 1) as one, Replica(links[1], 2) as two, Client(transport=one.transport) as client:
-        client._transports.append(two.transport)
+        client._connection.transports.append(two.transport)
         registration = client.register("orders", port=1, ttl_s=3.0, id="o")
         await registration.start()
         for link in links:

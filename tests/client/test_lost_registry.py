@@ -152,8 +152,8 @@ async def _registry_process(address: str) -> AsyncIterator[asyncio.subprocess.Pr
 async def test_a_paused_registry_is_noticed_and_left(
     unused_port: int, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homeport.client.client._PING_S", 0.2)
-    monkeypatch.setattr("homeport.client.client._PONG_S", 0.2)
+    monkeypatch.setattr("homeport.client.connection._PING_S", 0.2)
+    monkeypatch.setattr("homeport.client.connection._PONG_S", 0.2)
     address = f"127.0.0.1:{unused_port}"
     async with _registry_process(address) as process, Client(address) as client:
         assert await client.wait_connected(10.0)

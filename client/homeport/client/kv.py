@@ -137,13 +137,13 @@ class _KeyWatch:
 
     def close(self) -> None:
         if self._watch:
-            self._client.close_watch(self._watch)
+            self._client.watches.close(self._watch)
             self._watch = 0
 
     async def _open(self) -> None:
         self._partial.clear()
         try:
-            self._watch, watching = await self._client.open_key_watch(
+            self._watch, watching = await self._client.watches.open_keys(
                 self._key, self._prefix, self._next, self._store_id, self
             )
         except ConnectionLost:

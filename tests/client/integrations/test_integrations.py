@@ -149,7 +149,7 @@ async def test_a_lifespan_registers_the_app_while_it_lives(client: Client) -> No
 
 def _borrowed(client: Client) -> Client:
     """Another client of the same registry."""
-    return Client(transport=client._transports[0])
+    return Client(transport=client._connection.transports[0])
 
 
 async def test_grpc_follows_the_instances(client: Client) -> None:
