@@ -30,8 +30,8 @@ def missing() -> str:
     return "" if shutil.which("etcd") else "etcd is not installed"
 
 
-def serve(stage: Stage, data_dir: Path) -> Etcd:
-    """Start it on `data_dir`; its Go runtime finds out itself that it has one core."""
+def serve(stage: Stage, data_dir: Path, cores: frozenset[int] | None = None) -> Etcd:
+    """Start it on `data_dir`; its Go runtime finds out itself how many cores it has: one, without `cores`."""
     port, peer = free_port(), f"http://127.0.0.1:{free_port()}"
     client = f"http://127.0.0.1:{port}"
     command = [
@@ -45,7 +45,7 @@ def serve(stage: Stage, data_dir: Path) -> Etcd:
         "--logger=zap",
         "--log-level=error",
     ]
-    server = stage.server("etcd", command, answers(f"{client}/health"))
+    server = stage.server("etcd", command, answers(f"{client}/health"), cores)
     return Etcd(server, port)
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from homeport.registry.fronts.consul.calls import Call
 
 # Numbers of the store that only grow; the others are gauges.
-_STORE_COUNTERS: Final = frozenset({"commits", "journal_batches"})
+_STORE_COUNTERS: Final = frozenset(
+    {"commits", "etcd_batches", "etcd_conflicts", "etcd_resyncs", "journal_batches", "renewals"}
+)
 
 
 class FrontNumbers:

@@ -424,6 +424,7 @@ class EmbeddedStore:
             "keys": len(self.mvcc),
             "value_bytes": self.mvcc.value_bytes,
             "leases": len(self._leases),
+            "renewals": self._leases.renewals,
             "watchers": self._hub.watchers,
             "commits": self._commits,
             "read_only": int(self.read_only is not None),

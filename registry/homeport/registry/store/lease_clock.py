@@ -46,6 +46,7 @@ class LeaseClock:
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = now()
         self.late_s_max = 0.0
+        self.renewals = 0  # heard of leases that are here
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -88,6 +89,7 @@ class LeaseClock:
     def renew(self, lease: int) -> float:
         """Start its TTL anew and return it in seconds, 0.0 if it is not here."""
         self._not_overdue(lease)
+        self.renewals += 1
         return self._table.renew(self._now(), lease)
 
     def _not_overdue(self, lease: int) -> None:
