@@ -104,6 +104,10 @@ bench: $(STAMP) ## every benchmark, with the pictures and the tables made from t
 bench-quick: $(STAMP) ## a short measurement beside the peers that are installed
 	@$(BIN)/python -m benchmarks all --quick
 
+.PHONY: profile
+profile: $(STAMP) ## flame graphs of the three hottest paths, into docs/profile.md (needs what bench-peers installs)
+	@$(BIN)/python -m benchmarks.profile
+
 .PHONY: clean
 clean: ## remove .venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build docs/_build

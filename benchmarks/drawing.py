@@ -23,6 +23,7 @@ from benchmarks.servers import ROOT
 RESULTS: Final = ROOT / "benchmarks" / "results"
 _PICTURES: Final = ROOT / "docs" / "benchmarks"
 _PAGE: Final = ROOT / "docs" / "benchmarks.md"
+PROFILE: Final = "profile-"  # begins the names of pictures that `benchmarks.profile` makes
 _README: Final = ROOT / "README.md"
 _BEGIN: Final = "<!-- benchmarks: begin -->"
 _END: Final = "<!-- benchmarks: end -->"
@@ -234,7 +235,8 @@ def main() -> int:
         return 1
     _PICTURES.mkdir(parents=True, exist_ok=True)
     for old in _PICTURES.glob("*.svg"):
-        old.unlink()
+        if not old.name.startswith(PROFILE):
+            old.unlink()
     for report in reports:
         for case in report.cases:
             for metric in case.metrics:
