@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.model import Instance
@@ -150,6 +152,97 @@ async def test_a_changed_certificate_is_shown_and_a_broken_one_is_not(
     authority.issue("renewed.test", to="orders.test")
     sidecar.inbound.tls.sweep(now + 20)
     assert (await shown(sidecar, authority.client(), "renewed.test"))[0].endswith(b"hi")
+
+
+async def test_who_may_call_changes_with_its_file_and_nobody_is_cut_off(
+    net: Net, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = await net.answering(net.ok())
+    settings = authority.server("orders.test", client_ca=True)
+    sidecar = await net.sidecar(outbound=None, inbound="127.0.0.1:0", app=app.address, inbound_tls=settings)
+    assert sidecar.inbound is not None
+    assert sidecar.inbound.tls is not None
+    now = asyncio.get_running_loop().time()
+    (tmp_path / "others").mkdir()
+    others = Authority(tmp_path / "others")
+    old, new = authority.client(), authority.client()
+    old.load_cert_chain(*authority.issue("caller.test"))
+    new.load_cert_chain(*others.issue("caller.test"))
+    host, port = sidecar.at["inbound"].split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=old, server_hostname="orders.test")
+    session = await _asked(reader, writer)
+    assert not await _believed(sidecar, new)
+
+    others.pem.replace(authority.pem)
+    sidecar.inbound.tls.sweep(now + 10)
+    assert await _believed(sidecar, new)
+    assert not await _believed(sidecar, old)
+    assert not await _believed(sidecar, old, session), "an old session is no way around it"
+    await _asked(reader, writer)  # who was let in before stays
+    writer.close()
+
+    authority.pem.write_bytes(b"nobody")
+    sidecar.reconfigure(sidecar.options)  # what SIGHUP does
+    assert "cannot be used" in caplog.text
+    assert await _believed(sidecar, new)
+
+
+async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> ssl.SSLSession | None:
+    writer.write(b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n")
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"hi")
+    session: ssl.SSLSession | None = writer.get_extra_info("ssl_object").session
+    return session
+
+
+async def _believed(sidecar: Sidecar, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> bool:
+    """Whether a client is answered, also one that names nobody (no SNI) or would go on with an earlier session."""
+    address = sidecar.at["inbound"].split(":")
+
+    def ask(name: str | None) -> bytes:
+        with socket.create_connection((address[0], int(address[1])), timeout=10) as plain:
+            tls = context.wrap_socket(plain, server_hostname=name, session=session)
+            with tls:
+                tls.sendall(b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
+                return tls.recv(4096)
+
+    answers = []
+    for name in ("orders.test", None):
+        context.check_hostname = name is not None
+        try:
+            answers.append(await asyncio.to_thread(ask, name))
+        except (ssl.SSLError, ConnectionError):
+            answers.append(b"")
+    assert bool(answers[0]) == bool(answers[1])
+    return answers[0].startswith(b"HTTP/1.1 200")
+
+
+async def test_whom_a_service_is_believed_to_be_changes_with_its_file(
+    net: Net, authority: Authority, tmp_path: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("127.0.0.1"))
+    server, address = await upstream(context)
+    (tmp_path / "others").mkdir()
+    others = Authority(tmp_path / "others")
+    believed = tmp_path / "believed.pem"
+    believed.write_bytes(others.pem.read_bytes())
+    async with server:
+        sidecar = await calling(net, address, UpstreamTls(ca=str(believed)))
+        assert (await net.ask(sidecar, net.get())).startswith(b"HTTP/1.1 503")
+        believed.write_bytes(authority.pem.read_bytes() + b"\n")
+        assert sidecar.outbound is not None
+        sidecar.outbound.sweep(asyncio.get_running_loop().time() + 10)
+        assert (await net.ask(sidecar, net.get())).endswith(b"hi")
+
+
+def test_an_encrypted_key_is_an_error_and_not_a_question(authority: Authority) -> None:
+    cert, key = authority.issue("orders.test")
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    key.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret))
+    with pytest.raises(OSError, match="SSL"):
+        ServerTls(cert=cert, key=key).context()
 
 
 async def calling(net: Net, address: str, settings: UpstreamTls | None, **meta: str) -> Sidecar:

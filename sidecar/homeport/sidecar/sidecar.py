@@ -168,6 +168,7 @@ class Sidecar:
         for proxy in (self.inbound, self.outbound):
             if proxy is not None:
                 proxy.start_traces = options.start_traces
+                proxy.renew()
         if self.inbound is not None:
             self.inbound.app.per_try_s = options.timeouts.first_byte_s
         if self.outbound is not None:

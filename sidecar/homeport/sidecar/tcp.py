@@ -31,7 +31,7 @@ _NEVER: Final = float("inf")
 class Side(asyncio.Protocol):
     """One end of a forwarded connection; what it receives goes to the `other`, None while there is none."""
 
-    __slots__ = ("_paused", "ended", "endpoint", "forward", "lost", "other", "received", "transport")
+    __slots__ = ("_paused", "ended", "endpoint", "forward", "lost", "other", "received", "transport", "write_paused")
 
     transport: asyncio.Transport
 
@@ -42,6 +42,7 @@ class Side(asyncio.Protocol):
         self.received = 0  # bytes
         self.ended = False  # it sends no more
         self.lost = False
+        self.write_paused = False
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -95,10 +96,12 @@ class Side(asyncio.Protocol):
             self.transport.resume_reading()
 
     def pause_writing(self) -> None:
+        self.write_paused = True
         if self.other is not None:
             self.other.pause_reading()
 
     def resume_writing(self) -> None:
+        self.write_paused = False
         if self.other is not None:
             self.other.resume_reading()
 
@@ -242,6 +245,9 @@ class Forward:
     def opened(self, side: Side) -> None:
         """The instance has taken the connection."""
         client, endpoint, listener = self.client, side.endpoint, self.listener
+        if endpoint is not self.endpoint or self.upstream is not None:  # given up already, in this turn of the loop
+            side.transport.abort()
+            return
         self._connect_ended()
         self.upstream, side.other, client.other = side, client, side
         now = self._connected_s = listener.now()
@@ -251,7 +257,8 @@ class Forward:
         if self.ahead:
             side.transport.write(self.ahead)
             self.ahead = b""
-        client.resume_reading()
+        if not side.write_paused:
+            client.resume_reading()
         if client.ended:
             self.side_ended(side)
 

@@ -124,6 +124,11 @@ class Listener(Acceptor[Downstream]):
         """Whether any exchange may have an `ends_s`."""
         return self.timeouts.total_s is not None
 
+    def renew(self) -> None:
+        """Read the files of TLS again, for new connections."""
+        if self.tls is not None:
+            self.tls.read()
+
     def sweep(self, now: float) -> None:
         """Act on every deadline that has passed."""
         if self.tls is not None:
