@@ -36,6 +36,9 @@ html_title = f"Homeport {release}"
 myst_heading_anchors = 4
 copybutton_prompt_text = "$ "
 
+# A block is marked with what reads it, whether there are colours for that or not.
+suppress_warnings = ["misc.highlighting_failure"]
+
 default_role = "code"
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_typehints_format = "short"
