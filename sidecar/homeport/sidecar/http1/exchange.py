@@ -12,9 +12,10 @@ from homeport.sidecar.core.histogram import BOUNDS_S
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1 import bodies, framing
+from homeport.sidecar.http1.attempt import UPSTREAM
 from homeport.sidecar.http1.framing import ResponseHead
 from homeport.sidecar.http1.lines import Headers, Malformed
-from homeport.sidecar.http1.tries import UPSTREAM, Kept
+from homeport.sidecar.http1.tries import Kept
 from homeport.sidecar.http1.tunnels import Tunnels
 
 _TOO_MANY: Final = 429

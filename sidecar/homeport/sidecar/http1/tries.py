@@ -8,32 +8,31 @@ pieces still held in `_held`; after it, all that is left is to cut the client of
     routed -> waiting for the service to be known -> trying (connecting, then waiting for an answer)
            -> begun (streaming) -> over                        trying -> trying: a retry
 
-`exchange.Exchange` adds the answer's way back.
+A try's seat and connection are in `attempt`; `exchange.Exchange` adds the answer's way back.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from homeport.sidecar.core import limits, retry_after, routes
-from homeport.sidecar.core.retries import IDEMPOTENT, Failure, may_retry
+from homeport.sidecar.core.retries import Failure, may_retry
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.core.routing import RouteRetries
 from homeport.sidecar.core.settings import Retries
 from homeport.sidecar.http1 import bodies, framing
+from homeport.sidecar.http1.attempt import Attempt
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
-from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
+from homeport.sidecar.http1.upstream import Endpoint, Upstream
 
 if TYPE_CHECKING:
     from homeport.sidecar.http1.downstream import Downstream
     from homeport.sidecar.observer import Seen
 
 HELD = 4  # why a client is not read: its request cannot be passed on yet (see `downstream`)
-UPSTREAM = 2
 
 _LOCAL_STATUS = {Failure.REFUSED: 503, Failure.TIMEOUT: 504}  # anything else is a 502
 
@@ -50,20 +49,12 @@ class Kept:
         self.trailers: Headers = []
 
 
-class Tries:
+class Tries(Attempt):
     """See the module."""
 
-    # Defaults stand in the class: most exchanges change few of them, and one is made for every request.
-    request_done = False
-    cluster: Cluster | None = None
-    endpoint: Endpoint | None = None  # counted as active there while set
-    upstream: Upstream | None = None
     seen: Seen | None = None  # for the log and the trace; None: neither is asked for
     begun = False  # the answer's head has been written to the client
-    reusable = False  # the upstream's connection, after this answer
-    tunnel = False
     ends_s = float("inf")  # when it is over whatever flows; only looked at if the listener sets an end
-    _connecting: asyncio.Task[None] | None = None
     _held_bytes = 0
     _wire = b""  # the request's head as it goes on the wire
     _retries = 0
@@ -73,16 +64,12 @@ class Tries:
     _sent_s = 0.0  # when the try under way was sent
     _wait_s = 0.0  # before the next try, as the last answer asked
     _blamed = False  # the try under way has been held against its endpoint
-    _timer: asyncio.TimerHandle | None = None  # until something that waits on purpose goes on
     _keep = True  # the client's connection, after this answer
     _out = 0  # how the answer's body is delimited towards the client: a length, CHUNKED or UNTIL_CLOSE
 
     def __init__(self, downstream: Downstream, request: RequestHead) -> None:
-        self.downstream = downstream
-        self.listener = downstream.listener
-        self.request = request
+        super().__init__(downstream, request)
         self._held: list[bytes] | None = []  # the body so far, as it goes on the wire; None: too much to repeat
-        self._tried: list[Endpoint] = []
 
     def take_over(self, other: Tries) -> None:
         """Go on in the place of one that has its request, and has done nothing with it."""
@@ -238,41 +225,6 @@ class Tries:
         assert self.cluster is not None
         return self.cluster.pick(self.listener.rng, self._tried, now, self._key)
 
-    def _try(self, endpoint: Endpoint, now: float, *, fresh: bool) -> None:
-        circuit = endpoint.circuit
-        if endpoint.active >= limits.ACTIVE_MAX:
-            self._overflow(f"{limits.ACTIVE_MAX} requests are under way at every endpoint that was considered")
-            return
-        if circuit is not None:
-            if circuit.requests >= circuit.requests_max:
-                self._overflow(f"{circuit.requests_max} requests to this service are under way")
-                return
-            circuit.requests += 1
-            if self._retries:
-                circuit.retries += 1
-        endpoint.active += 1
-        self.endpoint = endpoint
-        self._tried.append(endpoint)
-        upstream = None if fresh else endpoint.take(now)
-        if (
-            upstream is not None
-            and self.request.method not in IDEMPOTENT
-            and not upstream.is_surely_open(now)
-            and (circuit is None or circuit.may_connect)
-        ):
-            endpoint.put_back(upstream)
-            upstream = None
-        if upstream is not None:
-            self._send(upstream, now)
-            return
-        if circuit is not None:
-            if not circuit.may_connect:
-                self._overflow("too many connections to this service are open or being opened")
-                return
-            circuit.pending += 1
-        self.downstream.deadline_s = now + self.listener.timeouts.connect_s
-        self._connecting = self.listener.loop.create_task(self._connect(endpoint))
-
     def _overflow(self, text: str) -> None:
         """A limit of the service is reached; an answer that an earlier try brought is still the better one."""
         assert self.cluster is not None
@@ -283,41 +235,6 @@ class Tries:
             self._deliver_kept()
         else:
             self._refuse(Refusal(503, "UO", text), undelivered=not self._retries)
-
-    def _connect_ended(self) -> None:
-        """The try under way has a connection, or will not get one."""
-        self._connecting = None
-        assert self.endpoint is not None
-        if self.endpoint.circuit is not None:
-            self.endpoint.circuit.pending -= 1
-
-    async def _connect(self, endpoint: Endpoint) -> None:
-        assert self.cluster is not None
-        self.cluster.connects += 1
-        options: dict[str, Any] = {}
-        try:
-            tls = None if self.request.connect else self.listener.tls_to(self.cluster, endpoint)
-            if tls is not None:
-                options["ssl"], options["server_hostname"] = tls
-            _, upstream = await self.listener.loop.create_connection(
-                lambda: Upstream(endpoint, self.listener.limits), endpoint.address, endpoint.port, **options
-            )
-        except (OSError, ValueError) as error:  # a name that cannot be encoded is a ValueError
-            self._connect_ended()
-            self._connect_failed(f"connecting failed: {error.__class__.__name__}")
-            return
-        self._connect_ended()
-        if upstream.lost:
-            self._connect_failed("the connection was closed at once")
-        elif self.request.connect:
-            self._connected(upstream)
-        else:
-            self._send(upstream, self.listener.now())
-
-    def _connect_failed(self, text: str) -> None:
-        assert self.cluster is not None
-        self.cluster.connect_failures += 1
-        self._failed(Failure.REFUSED, text)
 
     def _send(self, upstream: Upstream, now: float) -> None:
         assert self.cluster is not None
@@ -330,7 +247,7 @@ class Tries:
         body = b""
         if held:
             body = held[0] if len(held) == 1 else b"".join(held)
-        upstream.lend(self, self._wire, body)  # type: ignore[arg-type]  # every one of these is an Exchange
+        upstream.lend(self, self._wire, body)
         if held:
             self._let_go()
         if not self.request_done:
@@ -399,6 +316,7 @@ class Tries:
         assert cluster is not None
         now = self.listener.now()
         self._retries += 1
+        self.repeated = True
         self._blamed = False
         cluster.retries += 1
         if cluster.budget is not None and failure.charged:
@@ -420,48 +338,7 @@ class Tries:
         else:
             self._try_again(following, failure)
 
-    def _drop_try(self) -> None:
-        """Leave the endpoint; a connection that is still lent cannot be used again."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connect_ended()
-        if self.upstream is not None:
-            self.upstream.close()
-            self.upstream = None
-            self.downstream.resume_reading(UPSTREAM)
-        endpoint = self.endpoint
-        if endpoint is not None:
-            endpoint.active -= 1
-            self.endpoint = None
-            if endpoint.circuit is not None:
-                endpoint.circuit.requests -= 1
-                if self._retries:
-                    endpoint.circuit.retries -= 1
-
-    def _give_back(self, now: float) -> None:
-        upstream, endpoint = self.upstream, self.endpoint
-        assert upstream is not None
-        assert endpoint is not None
-        if not (self.reusable and self.request_done):
-            self._drop_try()
-            return
-        endpoint.active -= 1
-        circuit = endpoint.circuit
-        if circuit is not None:
-            circuit.requests -= 1
-            if self._retries:
-                circuit.retries -= 1
-        self.endpoint = self.upstream = None
-        upstream.release(now)
-
     # The answer's part.
-
-    def _connected(self, upstream: Upstream) -> None:
-        """A CONNECT has the connection that it asked for."""
-        raise NotImplementedError
 
     def _deliver_kept(self) -> None:
         """Answer with what an earlier try brought."""

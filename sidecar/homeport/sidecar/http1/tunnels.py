@@ -23,7 +23,7 @@ class Tunnels(Tries):
         if self.seen is not None:
             self.seen.status = 200
         self.upstream = upstream
-        upstream.exchange = self  # type: ignore[assignment]  # every one of these is an Exchange
+        upstream.exchange = self
         self._begin_tunnel(upstream, b"HTTP/1.1 200 Connection established\r\n%b\r\n\r\n" % self.listener.via_line)
 
     def switched(self, head: ResponseHead, rest: bytes) -> None:
@@ -90,7 +90,3 @@ class Tunnels(Tries):
         self.listener.outbox.flush()
         self.downstream.deadline_s = self.listener.now() + self.listener.timeouts.flush_s
         upstream.transport.close()
-
-    def upstream_malformed(self, error: Malformed) -> None:
-        """The upstream does not speak HTTP."""
-        raise NotImplementedError

@@ -17,7 +17,7 @@ from homeport.sidecar.http1.lines import Malformed
 from homeport.sidecar.tls import said_goodbye
 
 if TYPE_CHECKING:
-    from homeport.sidecar.http1.exchange import Exchange
+    from homeport.sidecar.http1.attempt import Attempt
 
 Endpoint: TypeAlias = "cluster.Endpoint[Upstream]"
 Cluster: TypeAlias = "cluster.Cluster[Upstream]"
@@ -38,7 +38,7 @@ class Upstream(asyncio.Protocol):
     def __init__(self, endpoint: Endpoint, bounds: limits.Limits) -> None:
         self._limits = bounds
         self.endpoint = endpoint
-        self.exchange: Exchange | None = None
+        self.exchange: Attempt | None = None
         self.idle_since_s = 0.0
         self.reused = False
         self.lost = False
@@ -100,7 +100,7 @@ class Upstream(asyncio.Protocol):
         except Malformed as error:
             exchange.upstream_malformed(error)
 
-    def _receive_head(self, exchange: Exchange, data: bytes) -> None:
+    def _receive_head(self, exchange: Attempt, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
         while True:
@@ -135,7 +135,7 @@ class Upstream(asyncio.Protocol):
             head.keep_alive = head.keep_alive and not body.rest
         exchange.response(head, piece, body.done, body.trailers)
 
-    def _receive_body(self, exchange: Exchange, body: bodies.Body, data: bytes) -> None:
+    def _receive_body(self, exchange: Attempt, body: bodies.Body, data: bytes) -> None:
         piece = body.feed(data)
         if body.done:
             self._body = None
@@ -163,7 +163,7 @@ class Upstream(asyncio.Protocol):
         ready.register(under.fileno(), select.POLLIN)
         return not ready.poll(0)
 
-    def lend(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+    def lend(self, exchange: Attempt, head: bytes, body: bytes) -> None:
         """Give the connection to an exchange and send its request, or as much of it as there is."""
         self.exchange = exchange
         self._interims = 0
