@@ -30,7 +30,7 @@ from homeport.sidecar.core.settings import (
 from homeport.sidecar.lifecycle import Registered
 from homeport.sidecar.observer import Observing
 from homeport.sidecar.options import Options
-from homeport.sidecar.outbound import Discovery, Following
+from homeport.sidecar.services import Discovery, Following
 from homeport.sidecar.sidecar import Sidecar
 from homeport.sidecar.takeover import Handover, TakeoverError, take_over
 from homeport.sidecar.tls import ServerTls

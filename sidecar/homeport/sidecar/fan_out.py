@@ -20,8 +20,8 @@ from homeport.client.core.snapshot import Snapshot
 from homeport.client.last_known import LastKnown, confirmed, taken
 from homeport.sidecar.channel import Channel, Ejected, Routes, Told, encode
 from homeport.sidecar.core import limits
-from homeport.sidecar.outbound import Discovery, Following
 from homeport.sidecar.route_watch import RouteWatch
+from homeport.sidecar.services import Discovery, Following
 
 _log = logging.getLogger("homeport.sidecar")
 

@@ -19,7 +19,8 @@ from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.routing import Routing
 from homeport.sidecar.core.settings import ServiceSettings, divided
 from homeport.sidecar.observer import NOTHING, Observing
-from homeport.sidecar.outbound import HTTP_PREFIX, instance_at
+from homeport.sidecar.outbound import HTTP_PREFIX
+from homeport.sidecar.services import instance_at
 from homeport.sidecar.sockets import parse_address
 from homeport.sidecar.tcp import PREFIX
 from homeport.sidecar.tls import ServerTls

@@ -30,7 +30,8 @@ from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.observer import Observer
 from homeport.sidecar.options import DEFAULT, RELOADED, Given, Options
-from homeport.sidecar.outbound import HTTP_PREFIX, Discovery, Outbound, instance_at
+from homeport.sidecar.outbound import HTTP_PREFIX, Outbound
+from homeport.sidecar.services import Discovery, instance_at
 from homeport.sidecar.sockets import address_of, bind
 from homeport.sidecar.tcp import TcpListener
 from homeport.sidecar.tls import Renewed

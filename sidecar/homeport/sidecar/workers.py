@@ -44,7 +44,7 @@ from homeport.sidecar.core import sums
 from homeport.sidecar.fan_out import FanOut
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.options import DEFAULT, RELOADED, Given, Options
-from homeport.sidecar.outbound import Discovery
+from homeport.sidecar.services import Discovery
 from homeport.sidecar.sockets import address_of, bind, dealt
 
 if TYPE_CHECKING:
