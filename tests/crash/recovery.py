@@ -11,7 +11,7 @@ import apsw
 
 from homeport.mesh.testing import run_virtual
 from homeport.registry.core.txn import EndLease, Put, Txn
-from homeport.registry.store.embedded import lease_put
+from homeport.registry.store.contract import lease_put
 from homeport.registry.store.journal import FILE_NAME, Journal
 from tests.crash.disk import Disk
 from tests.crash.power import PowerCut

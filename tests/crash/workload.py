@@ -14,7 +14,8 @@ from typing import Final
 from homeport.mesh.testing import running_loop
 from homeport.registry.core import keys
 from homeport.registry.core.txn import Compare, Delete, Op, Put, Txn, TxnResult
-from homeport.registry.store.embedded import EmbeddedStore, lease_put
+from homeport.registry.store.contract import lease_put
+from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.journal import Synchronous, verify_backup
 from tests.crash.disk import Disk
 from tests.crash.story import Story

@@ -106,8 +106,7 @@ from homeport.registry.peers import Peer, Peers
 from homeport.registry.queries import Queries
 from homeport.registry.sessions import Sessions
 from homeport.registry.store.answers import ttl_s
-from homeport.registry.store.contract import Store
-from homeport.registry.store.embedded import lease_put
+from homeport.registry.store.contract import Store, lease_put
 from homeport.registry.transfers import Transfers
 
 A = TypeVar("A")

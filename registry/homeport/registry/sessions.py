@@ -26,8 +26,7 @@ from homeport.registry.core.sessions import Delay, Session
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
 from homeport.registry.core.user_keys import KeyDetails
 from homeport.registry.store.answers import ttl_s
-from homeport.registry.store.contract import Store
-from homeport.registry.store.embedded import lease_put
+from homeport.registry.store.contract import Store, lease_put
 from homeport.registry.trouble import Trouble
 
 _log = logging.getLogger("homeport.registry.sessions")

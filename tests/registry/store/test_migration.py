@@ -12,7 +12,8 @@ from homeport.client.core.model import KeyValue
 from homeport.mesh.testing import run_virtual, running_loop, virtual_time
 from homeport.registry.core import keys
 from homeport.registry.core.txn import Put, Range, Txn
-from homeport.registry.store.embedded import EmbeddedStore, lease_put
+from homeport.registry.store.contract import lease_put
+from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.etcd_cluster import Refused
 from homeport.registry.store.journal import JournalError
 from homeport.registry.store.migration import meaning, read_directory, read_etcd, write_directory, write_etcd

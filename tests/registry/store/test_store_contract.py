@@ -28,8 +28,7 @@ from homeport.registry.core.leases import TICK_S
 from homeport.registry.core.limits import KEY_BYTES_MAX, TXN_DEPTH_MAX, TXN_OPS_MAX, VALUE_BYTES_MAX
 from homeport.registry.core.txn import Change, Compare, Delete, EndLease, Put, PutResult, Range, RangeResult, Txn
 from homeport.registry.core.watches import Batch, Watcher
-from homeport.registry.store.contract import LeaseRecord, Store
-from homeport.registry.store.embedded import lease_put
+from homeport.registry.store.contract import LeaseRecord, Store, lease_put
 from homeport.registry.store.etcd import EtcdStore
 
 if TYPE_CHECKING:  # the fixture's type; at run time pytest alone knows conftest

@@ -14,11 +14,13 @@ from typing import Protocol
 
 import msgspec
 
+from homeport.client.core import wire
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import KeyValue
+from homeport.registry.core import keys
 from homeport.registry.core.limits import TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
-from homeport.registry.core.txn import Change, Txn, TxnResult
+from homeport.registry.core.txn import Change, Put, Txn, TxnResult
 from homeport.registry.core.watches import Filter, Watcher
 
 # Called with a revision and its changes; must not raise, block or commit.
@@ -203,3 +205,8 @@ class Store(Protocol):
     def numbers(self) -> dict[str, int]:
         """Counts for people and metrics, by name."""
         ...
+
+
+def lease_put(lease: int, ttl_s: float, owner: str = "") -> Put:
+    """The operation that grants a lease within a transaction; its clock starts when that is durable."""
+    return Put(keys.lease(lease), wire.encode(LeaseRecord(ttl_s, owner)))

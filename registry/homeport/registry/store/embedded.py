@@ -26,16 +26,15 @@ from typing import Final, TypeVar
 from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import Closed, LimitExceeded, OutcomeUnknown, ReadOnly
-from homeport.client.core.model import KeyValue, validate_ttl
+from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.head import Head
 from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
-from homeport.registry.core.txn import Change, Compare, EndLease, Put, Range, Txn, TxnResult
-from homeport.registry.core.watches import Filter, Watcher, WatchHub
+from homeport.registry.core.txn import Change, Compare, EndLease, Range, Txn, TxnResult
 from homeport.registry.store.answers import fail, succeed
-from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
-from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
+from homeport.registry.store.contract import LeaseRecord, Reply
+from homeport.registry.store.frame import Frame
 from homeport.registry.store.journal import (
     CHECKPOINT_PAGES,
     FILE_NAME,
@@ -69,7 +68,7 @@ class _Waiting:
         self.reply = reply
 
 
-class EmbeddedStore:
+class EmbeddedStore(Frame):
     """A `Store` of this process. `start` it on the loop that will use it.
 
     Args:
@@ -92,16 +91,13 @@ class EmbeddedStore:
         checkpoint_pages: int = CHECKPOINT_PAGES,
         backup: str | None = None,
     ) -> None:
-        self._now = now
-        self._rng = rng
+        super().__init__(now=now, rng=rng)
         self._path = None if data_dir is None else os.path.join(data_dir, FILE_NAME)
         self._vfs = vfs
         self._synchronous: Synchronous = synchronous
         self._checkpoint_pages = checkpoint_pages
         self._backup = backup
         self.store_id = f"{rng.randrange(1 << 64):016x}"
-        self.read_only: str | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._journal: Journal | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -109,25 +105,20 @@ class EmbeddedStore:
         self._idle = asyncio.Event()
         self._queue: deque[_Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self._compact_to = 0
-        self._listeners: list[Listener] = []
-        self._leases = LeaseClock(
+        self.clock = LeaseClock(
             now=now, standing=self._standing_lease, end=self._end_lease, writable=lambda: self.read_only is None
         )
-        self._age_timer: asyncio.TimerHandle | None = None
-        self._commits = 0
         self._batches = 0
         self._adopt(Mvcc())
 
     def _adopt(self, mvcc: Mvcc) -> None:
-        self.mvcc = mvcc
+        super()._adopt(mvcc)
         self._head = Head(mvcc)
-        self._hub = WatchHub(mvcc)
-        self._leases.clear()
-        self._bounds = HistoryBounds(self._now, mvcc)
+        self.clock.clear()
         for key in mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES)):
             record = mvcc.get(key)
             assert record is not None
-            self._leases.granted(keys.lease_number(key), wire.decode(LeaseRecord, record.value).ttl_s)
+            self.clock.granted(keys.lease_number(key), wire.decode(LeaseRecord, record.value).ttl_s)
 
     async def start(self) -> None:
         """Load the journal, if there is one, and start the leases' clock; every surviving lease has its full TTL.
@@ -151,7 +142,7 @@ class EmbeddedStore:
         elif self._backup is not None:
             self._adopt(await loop.run_in_executor(None, read_backup, self._backup))
         self._loop = loop
-        self._leases.start()
+        self.clock.start()
         self._note_age()
 
     def _open(self) -> tuple[Journal, Mvcc]:
@@ -169,7 +160,7 @@ class EmbeddedStore:
         if self._loop is None:
             return
         self._loop = None
-        self._leases.stop()
+        self.clock.stop()
         if self._age_timer is not None:
             self._age_timer.cancel()
         if self._writer is not None:
@@ -193,18 +184,8 @@ class EmbeddedStore:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]:
-        if self._loop is None:
-            raise Closed("the store is not running")
-        answer: asyncio.Future[TxnResult] = self._loop.create_future()
-        self.submit(txn, answer, ops_max=ops_max)
-        return answer
-
     def submit(self, txn: Txn, reply: Reply, *, ops_max: int = TXN_OPS_MAX) -> None:
-        if self._loop is None:
-            raise Closed("the store is not running")
-        if self.read_only is not None:
-            raise ReadOnly(f"nothing can be written now: {self.read_only}")
+        self._expect_writable()
         outcome = self._head.decide(txn, ops_max)
         self._commits += 1
         revision = self._head.revision
@@ -219,18 +200,8 @@ class EmbeddedStore:
             if not self._wanted.is_set():
                 self._wanted.set()
 
-    def _advance(self, revision: int, changes: tuple[Change, ...]) -> None:
-        """A revision is durable: everyone may see it now."""
-        self.mvcc.apply(revision, changes)
+    def _settled(self, revision: int, changes: tuple[Change, ...]) -> None:
         self._head.settle(revision, changes)
-        for change in changes:
-            if change.key.startswith(keys.LEASES):
-                self._lease_changed(change)
-        for listener in self._listeners:
-            listener(revision, changes)
-        self._hub.publish(revision, changes)
-        if old := self._bounds.by_count():
-            self.compact(old)
 
     async def barrier(self) -> None:
         """Wait until what is decided is durable; without a journal it is so at once."""
@@ -307,7 +278,7 @@ class EmbeddedStore:
                 # What came before is known only now: an earlier revision of the tail may have written the same key.
                 self._advance(revision, tuple([Change(c.key, c.kv, self.mvcc.get(c.key)) for c in changes]))
             self._head.rollback()
-            self._leases.resume_all()
+            self.clock.resume_all()
             self.read_only = None
             _log.warning("writing goes on; %d revisions of the failed batch had reached the disk", len(tail))
             return journal
@@ -342,18 +313,10 @@ class EmbeddedStore:
         while not await self._in_worker(backup.step):
             pass  # batches are written in between
 
-    # --- reading and watching -----------------------------------------------------------------------------------
+    # --- reading -----------------------------------------------------------------------------------------------
 
     def at_head(self, key: bytes, end: bytes | None = None) -> list[KeyValue]:
         return list(self._head.range(key, end))
-
-    def listen(self, listener: Listener) -> None:
-        self._listeners.append(listener)
-
-    def watch(
-        self, key: bytes, end: bytes | None, start_revision: int, wake: Callable[[], None], omit: Filter = ""
-    ) -> Watcher:
-        return self._hub.watch(key, end, start_revision, wake, omit)
 
     def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
         return True
@@ -369,38 +332,28 @@ class EmbeddedStore:
     # --- leases -------------------------------------------------------------------------------------------------
 
     def new_lease(self) -> int:
-        if len(self._leases) >= LEASES_MAX:
+        if len(self.clock) >= LEASES_MAX:
             raise LimitExceeded(f"there are {LEASES_MAX} leases already", limit="LEASES_MAX", allowed=LEASES_MAX)
         while True:
             lease = self._rng.randrange((1 << 63) - 1) + 1
             if self._head.get(keys.lease(lease)) is None:
                 return lease
 
-    def lease_grant(self, ttl_s: float, lease: int = 0) -> asyncio.Future[TxnResult]:
-        validate_ttl("ttl_s", ttl_s)
-        return self.commit(Txn(then=(lease_put(lease or self.new_lease(), ttl_s),)))
-
     def lease_renew(self, lease: int) -> float:
-        return self._leases.renew(lease)
-
-    def listen_leases(self, listener: LeaseListener) -> None:
-        self._leases.listen(listener)
-
-    def lease_revoke(self, lease: int) -> asyncio.Future[TxnResult]:
-        return self.commit(Txn(then=(EndLease(lease),)))
+        return self.clock.renew(lease)
 
     def lease_remaining_s(self, lease: int) -> float | None:
-        return self._leases.remaining_s(lease)
+        return self.clock.remaining_s(lease)
 
     def leases(self) -> list[int]:
-        return self._leases.ids()
+        return self.clock.ids()
 
     def _lease_changed(self, change: Change) -> None:
         lease = keys.lease_number(change.key)
         if change.kv is None:
-            self._leases.ended(lease)
+            self.clock.ended(lease)
         else:
-            self._leases.granted(lease, wire.decode(LeaseRecord, change.kv.value).ttl_s)
+            self.clock.granted(lease, wire.decode(LeaseRecord, change.kv.value).ttl_s)
 
     def _standing_lease(self, lease: int) -> KeyValue | None:
         record = self.mvcc.get(keys.lease(lease))
@@ -409,32 +362,12 @@ class EmbeddedStore:
     def _end_lease(self, lease: int, record: KeyValue) -> None:
         self.commit(Txn((Compare(record.key, "mod", "=", record.mod_revision),), (EndLease(lease),)))
 
-    def _note_age(self) -> None:
-        assert self._loop is not None
-        if old := self._bounds.by_age():
-            self.compact(old)
-        self._age_timer = self._loop.call_later(AGE_STEP_S, self._note_age)
-
     def numbers(self) -> dict[str, int]:
         return {
-            "revision": self.mvcc.revision,
+            **self._numbers(),
             "head_revision": self._head.revision,
-            "compact_revision": self.mvcc.compact_revision,
-            "history_revisions": self.mvcc.history_length(),
-            "keys": len(self.mvcc),
-            "value_bytes": self.mvcc.value_bytes,
-            "leases": len(self._leases),
-            "renewals": self._leases.renewals,
-            "watchers": self._hub.watchers,
-            "commits": self._commits,
-            "read_only": int(self.read_only is not None),
-            "loop_late_max_us": int(self._leases.late_s_max * 1e6),
+            "leases": len(self.clock),
             "journal_batches": self._batches,
             "journal_waiting": len(self._queue),
             "journal_commit_us": int(self._journal.commit_s * 1e6) if self._journal is not None else 0,
         }
-
-
-def lease_put(lease: int, ttl_s: float, owner: str = "") -> Put:
-    """The operation that grants a lease within a transaction; its clock starts when that is durable."""
-    return Put(keys.lease(lease), wire.encode(LeaseRecord(ttl_s, owner)))

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import (
     Closed,
@@ -28,21 +27,20 @@ from homeport.client.core.errors import (
     OutcomeUnknown,
     ReadOnly,
 )
-from homeport.client.core.model import KeyValue, validate_ttl
+from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.head import Head
 from homeport.registry.core.limits import TXN_OPS_MAX
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.optimistic import stamped
-from homeport.registry.core.txn import Change, EndLease, Put, Range, Txn, TxnResult
-from homeport.registry.core.watches import Filter, Watcher, WatchHub
+from homeport.registry.core.txn import Change, Range, Txn
 from homeport.registry.store.answers import fail, succeed
-from homeport.registry.store.contract import LeaseListener, LeaseRecord, Listener, Reply
+from homeport.registry.store.contract import Reply
 from homeport.registry.store.etcd_batches import TRIES_MAX, Batch, Batches, Layout, Waiting
 from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
 from homeport.registry.store.etcd_ownership import Ownership
 from homeport.registry.store.etcd_reading import read_all
-from homeport.registry.store.history import AGE_STEP_S, HistoryBounds
+from homeport.registry.store.frame import Frame
 from homeport.registry.store.journal import write_backup
 from homeport.registry.trouble import Trouble
 
@@ -53,7 +51,7 @@ _START_S: Final = 10.0  # how long a start looks for a member that answers
 _RETRY_S: Final = 0.2  # between attempts on a cluster that does not answer
 
 
-class EtcdStore:
+class EtcdStore(Frame):
     """A `Store` shared through etcd. `start` it on the loop that will use it.
 
     Args:
@@ -65,35 +63,25 @@ class EtcdStore:
     def __init__(
         self, cluster: EtcdCluster, *, now: Callable[[], float], rng: Rng, prefix: bytes = b"/homeport/"
     ) -> None:
+        super().__init__(now=now, rng=rng)
         self._cluster = cluster
-        self._now = now
-        self._rng = rng
         self._layout = Layout(prefix)
         self._name = f"{rng.randrange(1 << 64):016x}"
         self.store_id = ""
-        self.read_only: str | None = None
         self._reached = 0  # etcd's revision that the mirror shows
         self._last_mod = 0  # of `i/last`, as the mirror has it
         self._mine: dict[bytes, int] = {}  # batches of ours that the mirror has seen, by name; emptied by the writer
         self._reaching: list[tuple[int, asyncio.Future[None]]] = []
         self.ownership = Ownership(self, cluster, self._layout, name=self._name, now=now, rng=rng, lost=self._fail)
+        self.clock = self.ownership.clock
         self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica)
         self._wanted = asyncio.Event()
-        self._commits = 0
         self._conflicts = 0
         self._resyncs = 0
         self._following = Trouble(_log, "the mirror waits")
-        self._listeners: list[Listener] = []
         self._cut_off: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._adopt(Mvcc())
-
-    def _adopt(self, mvcc: Mvcc) -> None:
-        self.mvcc = mvcc
-        self._hub = WatchHub(mvcc)
-        self._bounds = HistoryBounds(self._now, mvcc)
 
     # --- starting and stopping ----------------------------------------------------------------------------------
 
@@ -158,8 +146,8 @@ class EtcdStore:
                 await self.commit(Txn())  # when it is answered, all before it are
         self._loop = None
         self.ownership.stop()
-        for timer in self._timers.values():
-            timer.cancel()
+        if self._age_timer is not None:
+            self._age_timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -215,17 +203,8 @@ class EtcdStore:
         if moved:
             self.ownership.members_changed()
 
-    def _advance(self, revision: int, changes: tuple[Change, ...]) -> None:
-        """A revision is durable: everyone may see it now."""
-        self.mvcc.apply(revision, changes)
-        for change in changes:
-            if change.key.startswith(keys.LEASES):
-                self.ownership.changed(change)
-        for listener in self._listeners:
-            listener(revision, changes)
-        self._hub.publish(revision, changes)
-        if old := self._bounds.by_count():
-            self.compact(old)
+    def _lease_changed(self, change: Change) -> None:
+        self.ownership.changed(change)
 
     async def _resync(self) -> None:
         """History that the mirror had not seen is gone: read everything, and take in the difference as one revision."""
@@ -264,18 +243,8 @@ class EtcdStore:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]:
-        if self._loop is None:
-            raise Closed("the store is not running")
-        answer: asyncio.Future[TxnResult] = self._loop.create_future()
-        self.submit(txn, answer, ops_max=ops_max)
-        return answer
-
     def submit(self, txn: Txn, reply: Reply, *, ops_max: int = TXN_OPS_MAX) -> None:
-        if self._loop is None:
-            raise Closed("the store is not running")
-        if self.read_only is not None:
-            raise ReadOnly(f"nothing can be written now: {self.read_only}")
+        self._expect_writable()
         Head(self.mvcc).decide(txn, ops_max)  # for the mistakes that can be told at once
         self._commits += 1
         self._waiting.queue.append(Waiting(txn, reply, ops_max))
@@ -378,7 +347,7 @@ class EtcdStore:
                 pass
             await asyncio.sleep(_RETRY_S)
         self._mine.clear()
-        self.ownership.clock.resume_all()
+        self.clock.resume_all()
         self.read_only = None
         _log.warning("writing goes on")
 
@@ -402,14 +371,6 @@ class EtcdStore:
     def at_head(self, key: bytes, end: bytes | None = None) -> list[KeyValue]:
         return list(Head(self.mvcc).range(key, end))
 
-    def listen(self, listener: Listener) -> None:
-        self._listeners.append(listener)
-
-    def watch(
-        self, key: bytes, end: bytes | None, start_revision: int, wake: Callable[[], None], omit: Filter = ""
-    ) -> Watcher:
-        return self._hub.watch(key, end, start_revision, wake, omit)
-
     def compact(self, revision: int) -> None:
         self.mvcc.compact(revision)  # the mirror's history; etcd's is not ours to compact
 
@@ -419,38 +380,20 @@ class EtcdStore:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, write_backup, path, self.store_id, everything, self.mvcc.revision)
 
-    def _note_age(self) -> None:
-        assert self._loop is not None
-        if old := self._bounds.by_age():
-            self.compact(old)
-        self._timers["age"] = self._loop.call_later(AGE_STEP_S, self._note_age)
-
     # --- leases -------------------------------------------------------------------------------------------------
 
     def new_lease(self) -> int:
         return self.ownership.new_lease()
 
-    def lease_grant(self, ttl_s: float, lease: int = 0) -> asyncio.Future[TxnResult]:
-        validate_ttl("ttl_s", ttl_s)
-        put = Put(keys.lease(lease or self.new_lease()), wire.encode(LeaseRecord(ttl_s)))
-        return self.commit(Txn(then=(put,)))
-
     def lease_renew(self, lease: int) -> float | asyncio.Future[float]:
-        if self._loop is None:
-            raise Closed("the store is not running")
+        self._expect_running()
         return self.ownership.renew(lease)
-
-    def lease_revoke(self, lease: int) -> asyncio.Future[TxnResult]:
-        return self.commit(Txn(then=(EndLease(lease),)))
 
     def lease_remaining_s(self, lease: int) -> float | None:
         return self.ownership.remaining_s(lease)
 
     def leases(self) -> list[int]:
         return self.ownership.leases()
-
-    def listen_leases(self, listener: LeaseListener) -> None:
-        self.ownership.clock.listen(listener)
 
     def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
         return self.ownership.in_charge(name, lease, local)
@@ -460,16 +403,8 @@ class EtcdStore:
 
     def numbers(self) -> dict[str, int]:
         return {
-            "revision": self.mvcc.revision,
+            **self._numbers(),
             "head_revision": self.mvcc.revision,
-            "compact_revision": self.mvcc.compact_revision,
-            "history_revisions": self.mvcc.history_length(),
-            "keys": len(self.mvcc),
-            "value_bytes": self.mvcc.value_bytes,
-            "watchers": self._hub.watchers,
-            "commits": self._commits,
-            "read_only": int(self.read_only is not None),
-            "loop_late_max_us": int(self.ownership.clock.late_s_max * 1e6),
             **self.ownership.numbers(),
             "etcd_batches": self._waiting.made,
             "etcd_conflicts": self._conflicts,

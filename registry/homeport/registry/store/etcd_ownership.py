@@ -327,6 +327,5 @@ class Ownership:
         return {
             "leases": len(self._owners),
             "leases_owned": len(self.clock),
-            "renewals": self.clock.renewals,
             "replicas": len(self._members),
         }

@@ -25,7 +25,7 @@ from homeport.registry.fronts.consul.registering import (
     with_details,
 )
 from homeport.registry.fronts.consul.registrations import details_of, to_check, to_instance
-from homeport.registry.store.embedded import lease_put
+from homeport.registry.store.contract import lease_put
 
 _REPORTED: Final[dict[str, Status]] = {"passing": "passing", "warning": "warning", "critical": "critical"}
 
