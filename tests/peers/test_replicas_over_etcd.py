@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from homeport.client import Check, Client, HomeportError, Instance
-from homeport.client.core.messages import Register, Stats
+from homeport.client.core.messages import Deregister, Register, Stats
 from homeport.registry import Registry
 from tests.registry.store.etcd_members import Etcd
 
@@ -148,6 +148,23 @@ async def test_no_acknowledged_write_is_lost_while_etcd_members_are_killed_and_p
             found = await a.kv.get(key)
             assert found is not None
             assert int(found.value) >= number
+
+
+async def test_replicas_keep_alike_what_expires_all_at_once(store: str, eventually: Eventually) -> None:
+    one, two = Registry(store=store, node="n"), Registry(store=store, node="n")
+    async with one, two, one.client() as a, two.client() as b:
+        for at in range(60):
+            instance = Instance(service="orders", id=f"o{at}", port=at + 1, ttl_s=TTL_S)
+            await (a, b)[at % 2].call(Register(instance=instance))
+
+        def kept(registry: Registry) -> int:
+            return len(registry.catalogue.stale)
+
+        await eventually(lambda: kept(one) == kept(two) == 60, within_s=10.0)
+        assert one.store.leases() == two.store.leases() == []
+        assert (await a.call(Deregister(id="o1"))).applied
+        await eventually(lambda: kept(two) == 59, within_s=TTL_S)
+        await eventually(lambda: kept(one) == kept(two) == 0, within_s=3 * TTL_S)
 
 
 def _all_went_on(before: dict[str, int], now: dict[str, int], count: int) -> bool:

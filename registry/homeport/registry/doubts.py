@@ -118,11 +118,15 @@ class Doubts:
     # --- stale instances ----------------------------------------------------------------------------------------
 
     def forget(self, key: InstanceKey) -> bool:
-        """Let go of an instance that was only kept; return whether it was."""
+        """Let go of an instance that was only kept, here and at all replicas; return whether it was."""
         if key not in self._catalogue.stale:
             return False
-        self._tell(self._catalogue.drop_stale((key,)))
+        self.let_go(*key)
+        self._store.let_go(*key)
         return True
+
+    def let_go(self, node: str, id: str, /) -> None:  # noqa: A002 - the field's name everywhere else
+        self._tell(self._catalogue.drop_stale(((node, id),)))
 
     def _wait(self) -> None:
         if self._timer is None and not self._closed:

@@ -383,6 +383,8 @@ class Registry:
     def _look_at(self, key: InstanceKey) -> None:
         """Run the checks of an instance or a node here, if that is this replica's to do."""
         entry = self.catalogue.find(*key)
+        if entry is not None and entry.stale and is_local(entry.registered):
+            return  # its lease is gone, and with it who owned it: whoever has looked at it so far goes on
         if entry is not None and self._in_charge(entry):
             self._scheduler.put(entry.seen if key[1] else entry.registered, self.catalogue.statuses(key))
         else:

@@ -132,6 +132,9 @@ class Said:
     def overdue(self, leases: Sequence[int], /) -> None:
         self.silent |= set(leases)
 
+    def let_go(self, node: str, id: str, /) -> None:  # noqa: A002 - the field's name everywhere else
+        raise AssertionError("nothing is kept")
+
     def renewed(self, lease: int, /) -> None:
         self.silent.discard(lease)
 

@@ -1,14 +1,18 @@
 """The guard against mass expiry: when most instances fall silent in one second, it is more likely we who went deaf.
 
 When within one second the leases end of at least `INSTANCES_MIN` instances, and of more than half of all leased ones,
-the catalogue keeps those instances as stale for at most one more TTL. The leases themselves end in time: sessions,
-locks and keys know no such mercy, and neither does a failing check or whoever deregisters.
+the catalogue keeps those instances as stale for at most one more TTL, and those that were due with them and whose ends
+take longer to write. Replicas of one store hear of the ends of all, and so count alike.
+
+The leases themselves end in time: sessions, locks and keys know no such mercy, and neither does a failing check or
+whoever deregisters.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -21,11 +25,12 @@ INSTANCES_MIN: Final = 20  # fewer are a rack, a deployment or a test, and may w
 class MassExpiry:
     """Counts the ends of leases and says which instances to keep."""
 
-    __slots__ = ("_last", "_window", "happened")
+    __slots__ = ("_last", "_late", "_window", "happened")
 
     def __init__(self) -> None:
         self._window: deque[tuple[float, Entry]] = deque()
         self._last = -inf  # when instances were last kept
+        self._late = 0  # leases that were due with those, and are still to end
         self.happened = 0  # times that instances were kept
 
     def ending(self, now: float, entries: Iterable[Entry], more: int, leased: int) -> list[Entry]:
@@ -40,9 +45,15 @@ class MassExpiry:
             window.popleft()
         before = len(window)
         window.extend((now, entry) for entry in entries)
-        if len(window) < INSTANCES_MIN or 2 * (len(window) + more) <= leased + before:
+        if len(window) >= INSTANCES_MIN and 2 * (len(window) + more) > leased + before:
+            if now - self._last >= WINDOW_S:
+                self.happened += 1
+            self._last = now
+            self._late = more
+            return [entry for _, entry in window if not entry.kept_until]
+        if not self._late or now - self._last >= WINDOW_S:
             return []
-        if now - self._last >= WINDOW_S:
-            self.happened += 1
+        late = [entry for _, entry in islice(window, before, before + self._late)]
+        self._late -= len(late)
         self._last = now
-        return [entry for _, entry in window if not entry.kept_until]
+        return [entry for entry in late if not entry.kept_until]

@@ -45,6 +45,10 @@ class LeaseListener(Protocol):
         """Their ends are written next, and those of so many more soon, unless these are renewed at the last moment."""
         ...
 
+    def let_go(self, node: str, id: str, /) -> None:  # noqa: A002 - the field's name everywhere else
+        """Another replica has let go of an instance that was only kept, because it fails or was deregistered."""
+        ...
+
     def overdue(self, leases: Sequence[int], /) -> None:
         """Their ends cannot be written now, because the store is read-only."""
         ...
@@ -179,6 +183,10 @@ class Store(Protocol):
             lease: what it stands on, 0 if on none.
             local: only who took it (and hears its renewals) can look at it.
         """
+        ...
+
+    def let_go(self, node: str, id: str) -> None:  # noqa: A002 - the field's name everywhere else
+        """Tell the other replicas, if they can be reached, that an instance which is only kept is gone for good."""
         ...
 
     def listen_charges(self, listener: Callable[[], None]) -> None:

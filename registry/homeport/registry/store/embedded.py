@@ -321,6 +321,9 @@ class EmbeddedStore(Frame):
     def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
         return True
 
+    def let_go(self, node: str, id: str) -> None:  # noqa: A002 - the field's name everywhere else
+        """Nobody else keeps it."""
+
     def listen_charges(self, listener: Callable[[], None]) -> None:
         """There are no other replicas, and never will be."""
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import (
     Closed,
@@ -33,10 +34,18 @@ from homeport.registry.core.head import Head
 from homeport.registry.core.limits import TXN_OPS_MAX
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.optimistic import stamped
-from homeport.registry.core.txn import Change, Range, Txn
+from homeport.registry.core.txn import Change, Range, Txn, TxnResult
 from homeport.registry.store.answers import fail, succeed
 from homeport.registry.store.contract import Reply
-from homeport.registry.store.etcd_batches import TRIES_MAX, Batch, Batches, Layout, Waiting
+from homeport.registry.store.etcd_batches import (
+    TRIES_MAX,
+    WRITES_OF_ONE_MAX,
+    Batch,
+    Batches,
+    Layout,
+    Waiting,
+    read_stamp,
+)
 from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
 from homeport.registry.store.etcd_ownership import Ownership
 from homeport.registry.store.etcd_reading import read_all
@@ -74,11 +83,12 @@ class EtcdStore(Frame):
         self._reaching: list[tuple[int, asyncio.Future[None]]] = []
         self.ownership = Ownership(self, cluster, self._layout, name=self._name, now=now, rng=rng, lost=self._fail)
         self.clock = self.ownership.clock
-        self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica)
+        self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica, lambda: self.ownership.due)
         self._wanted = asyncio.Event()
         self._conflicts = 0
         self._resyncs = 0
         self._following = Trouble(_log, "the mirror waits")
+        self._telling: set[asyncio.Task[None]] = set()  # as many as instances that are kept
         self._cut_off: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
         self._adopt(Mvcc())
@@ -150,7 +160,9 @@ class EtcdStore(Frame):
             self._age_timer.cancel()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for telling in self._telling:
+            telling.cancel()
+        await asyncio.gather(*self._tasks, *self._telling, return_exceptions=True)
         for waiting in self._waiting.queue:
             fail(waiting.reply, Closed("the store was closed; nothing was written"))
         await self.ownership.leave()
@@ -190,8 +202,13 @@ class EtcdStore(Frame):
                     changes.append(Change(name, None if stored is None else self._layout.decoded(stored), prev))
             elif key == self._layout.last and stored is not None:
                 self._last_mod = stored.mod_revision
-                if stored.value.startswith(self._name.encode()):
-                    self._mine[stored.value] = revision
+                name, ended = read_stamp(stored.value)
+                if name.startswith(self._name.encode()):
+                    self._mine[name] = revision
+                if ended is not None:
+                    self.ownership.ended(name.partition(b"/")[0], ended)  # what they held is there still
+            elif key == self._layout.let_go and stored is not None:
+                self.clock.tell_let_go(*wire.decode(tuple[str, str], stored.value))
             elif key.startswith(self._layout.members):
                 member = key.removeprefix(self._layout.members).decode()
                 moved = self.ownership.member_seen(member, stored is not None) or moved
@@ -246,9 +263,19 @@ class EtcdStore(Frame):
     def submit(self, txn: Txn, reply: Reply, *, ops_max: int = TXN_OPS_MAX) -> None:
         self._expect_writable()
         Head(self.mvcc).decide(txn, ops_max)  # for the mistakes that can be told at once
+        self._enqueue(Waiting(txn, reply, ops_max))
+
+    def _enqueue(self, waiting: Waiting) -> None:
         self._commits += 1
-        self._waiting.queue.append(Waiting(txn, reply, ops_max))
+        self._waiting.queue.append(waiting)
         self._wanted.set()
+
+    def end_due(self, lease: int, txn: Txn) -> asyncio.Future[TxnResult]:
+        """Commit the end of a lease whose time is up; all replicas hear that it was that."""
+        self._expect_writable()
+        answer: asyncio.Future[TxnResult] = self._expect_running().create_future()
+        self._enqueue(Waiting(txn, answer, WRITES_OF_ONE_MAX, lease))
+        return answer
 
     async def _write(self) -> None:
         """Send what gathers, for ever."""
@@ -394,6 +421,18 @@ class EtcdStore(Frame):
 
     def leases(self) -> list[int]:
         return self.ownership.leases()
+
+    def let_go(self, node: str, id: str) -> None:  # noqa: A002 - the field's name everywhere else
+        task = self._expect_running().create_task(self._tell_let_go(node, id), name="homeport let go")
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell_let_go(self, node: str, id: str) -> None:  # noqa: A002
+        write = Write(self._layout.let_go, wire.encode((node, id)))
+        try:
+            await self._cluster.txn([], [write], self._layout.let_go)
+        except (Unreachable, Refused) as error:
+            _log.warning("other replicas keep %s on %s for the rest of its time: %s", id, node, error)
 
     def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
         return self.ownership.in_charge(name, lease, local)

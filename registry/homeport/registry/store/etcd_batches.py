@@ -35,13 +35,14 @@ _BUSY_S: Final = 0.2  # when one that was never fast enough may come back
 class Layout:
     """Where a store has what in etcd."""
 
-    __slots__ = ("base", "id", "keys", "last", "members", "migrating", "prefix")
+    __slots__ = ("base", "id", "keys", "last", "let_go", "members", "migrating", "prefix")
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
         self.keys = prefix + b"k"
         self.id = prefix + b"i/id"
         self.last = prefix + b"i/last"
+        self.let_go = prefix + b"i/let-go"  # the instance that was let go of last, of those that are only kept
         self.members = prefix + b"i/m/"
         self.migrating = prefix + b"i/migrating"  # as long as not everything is there
         self.base = 0  # etcd's revision less ours
@@ -73,12 +74,31 @@ class Layout:
         return (self.keys + key, mod_revision + self.base if mod_revision else 0)
 
 
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """Leases that a batch ends because their time is up, and how many more are due at whoever sent it."""
+
+    leases: tuple[int, ...]
+    more: int
+
+
+def stamp(name: bytes, ended: Ended | None) -> bytes:
+    """What a batch writes under `i/last`: its name, and what all replicas are to know of it."""
+    return name if ended is None else name + b" " + wire.encode(ended)
+
+
+def read_stamp(value: bytes) -> tuple[bytes, Ended | None]:
+    """The same, read; what another release may write behind it is its own affair."""
+    name, space, rest = value.partition(b" ")
+    return name, wire.decode(Ended, rest) if space else None
+
+
 class Waiting:
-    """A transaction, and who waits for its outcome."""
+    """A transaction, and who waits for its outcome; `due`: the lease that it ends because its time is up, or 0."""
 
-    __slots__ = ("ops_max", "reply", "tries", "txn")
+    __slots__ = ("due", "ops_max", "reply", "tries", "txn")
 
-    def __init__(self, txn: Txn, reply: Reply, ops_max: int) -> None:
+    def __init__(self, txn: Txn, reply: Reply, ops_max: int, due: int = 0) -> None:
+        self.due = due
         self.txn = txn
         self.reply = reply
         self.ops_max = ops_max
@@ -88,7 +108,7 @@ class Waiting:
 class Batch:
     """Transactions that go to etcd as one."""
 
-    __slots__ = ("guards", "name", "outcomes", "revision", "waiting", "writes")
+    __slots__ = ("ended", "guards", "name", "outcomes", "revision", "waiting", "writes")
 
     def __init__(self, revision: int) -> None:
         self.revision = revision  # the mirror's, that they were decided at
@@ -96,6 +116,7 @@ class Batch:
         self.outcomes: list[Outcome] = []
         self.guards: list[tuple[bytes, int]] = []
         self.writes: list[Write] = []
+        self.ended: list[int] = []
         self.name = b""
 
 
@@ -105,12 +126,14 @@ class Batches:
     Args:
         name: who writes.
         owner: says whose the leases are that are granted here.
+        due: says how many leases are due here, those of transactions that wait among them.
     """
 
-    def __init__(self, layout: Layout, name: str, owner: Callable[[], str]) -> None:
+    def __init__(self, layout: Layout, name: str, owner: Callable[[], str], due: Callable[[], int]) -> None:
         self._layout = layout
         self._name = name
         self._owner = owner
+        self._due = due
         self.queue: deque[Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self.made = 0
 
@@ -150,6 +173,8 @@ class Batches:
             batch.waiting.append(waiting)
             batch.outcomes.append(outcome)
             batch.writes += writes
+            if waiting.due and outcome.changes:
+                batch.ended.append(waiting.due)
             # Only now: what the one that did not fit looked at is no condition of those that did.
             seen, ranges = dict(head.keys_seen), head.saw_ranges
         if ranges or len(seen) > _GUARDS_MAX or len(batch.writes) > _WRITES_MAX:
@@ -159,7 +184,8 @@ class Batches:
         if batch.writes:
             self.made += 1
             batch.name = f"{self._name}/{self.made}".encode()
-            batch.writes.append(Write(self._layout.last, batch.name))
+            ended = Ended(tuple(batch.ended), max(0, self._due() - len(batch.ended))) if batch.ended else None
+            batch.writes.append(Write(self._layout.last, stamp(batch.name, ended)))
         return batch
 
     def _writes(self, head: WatchedHead, outcome: Outcome) -> list[Write]:

@@ -25,12 +25,13 @@ from homeport.client.core.errors import Busy, HomeportError, LimitExceeded, Read
 from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
+from homeport.registry.core.mass_expiry import WINDOW_S
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.optimistic import rendezvous
 from homeport.registry.core.txn import Change, Compare, EndLease, Put, Txn, TxnResult
 from homeport.registry.store.answers import fail
 from homeport.registry.store.contract import LeaseRecord
-from homeport.registry.store.etcd_batches import TRIES_MAX, WRITES_OF_ONE_MAX, Layout
+from homeport.registry.store.etcd_batches import TRIES_MAX, Ended, Layout
 from homeport.registry.store.etcd_cluster import EtcdCluster, Refused, Unreachable, Write
 from homeport.registry.store.lease_clock import LeaseClock
 from homeport.registry.trouble import Trouble
@@ -53,6 +54,7 @@ class Deciding(Protocol):
     @property
     def read_only(self) -> str | None: ...
     def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]: ...
+    def end_due(self, lease: int, txn: Txn) -> asyncio.Future[TxnResult]: ...
 
 
 class Ownership:
@@ -90,11 +92,13 @@ class Ownership:
         self._owners: dict[int, str] = {}  # of every lease that stands
         self._taking: dict[int, asyncio.Task[float]] = {}  # take-overs under way, because a renewal was heard
         self._adopting: dict[int, None] = {}  # and because the owner is gone
+        self._ending: dict[int, None] = {}  # their ends are on their way
+        self._more_due: dict[bytes, tuple[float, int]] = {}  # leases that others have yet to end; when they said so
         self._charges: list[Callable[[], None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.clock = LeaseClock(
-            now=now, standing=self._standing, end=self._end, writable=lambda: store.read_only is None
+            now=now, standing=self._standing, end=self._end, writable=lambda: store.read_only is None, tells=False
         )
 
     # --- the replicas -------------------------------------------------------------------------------------------
@@ -288,10 +292,28 @@ class Ownership:
 
     def _end(self, lease: int, record: KeyValue) -> None:
         txn = Txn((Compare(record.key, "mod", "=", record.mod_revision),), (EndLease(lease),))
-        self._store.commit(txn, ops_max=WRITES_OF_ONE_MAX).add_done_callback(lambda _done: self._not_ended(lease))
+        ended = self._store.end_due(lease, txn)
+        self._ending[lease] = None
+        ended.add_done_callback(lambda _done: self._not_ended(lease))
+
+    @property
+    def due(self) -> int:
+        """How many leases are due here and not yet ended."""
+        return len(self._ending) + self.clock.waiting
+
+    def ended(self, by: bytes, ended: Ended) -> None:
+        """The mirror is about to show that a process, maybe this one, has ended leases that were due.
+
+        So every replica counts all ends, and in the same order.
+        """
+        now = self._now()
+        self._more_due[by] = (now, ended.more)
+        self._more_due = {one: said for one, said in self._more_due.items() if now - said[0] < WINDOW_S}
+        self.clock.tell_ending(ended.leases, sum(more for _, more in self._more_due.values()))
 
     def _not_ended(self, lease: int) -> None:
         """If a key was put on it at the last moment, it is due again; if it is gone there is nothing to do."""
+        self._ending.pop(lease, None)
         if lease in self._owners and lease in self.clock:
             self.clock.resume(lease)
 

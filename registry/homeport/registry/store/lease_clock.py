@@ -7,7 +7,7 @@ its mod revision. Leases that are due while nothing can be written are told as o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from homeport.client.core.model import KeyValue
@@ -25,6 +25,7 @@ class LeaseClock:
         standing: the record of a lease that nobody has ended or granted anew, durable or not; else None.
         end: ends the lease of such a record.
         writable: whether leases can be ended now.
+        tells: whether listeners hear of an end when it is decided; else the backend tells them when it comes about.
     """
 
     def __init__(
@@ -34,11 +35,14 @@ class LeaseClock:
         standing: Callable[[int], KeyValue | None],
         end: Callable[[int, KeyValue], None],
         writable: Callable[[], bool],
+        tells: bool = True,
     ) -> None:
         self._now = now
         self._standing = standing
         self._end = end
         self._writable = writable
+        self._tells = tells
+        self.waiting = 0  # leases that are due, and whose turn to be ended has not come
         self._table = LeaseTable(now())
         self._overdue: dict[int, None] = {}  # leases whose end cannot be written, as far as that was told
         self._listeners: list[LeaseListener] = []
@@ -132,8 +136,19 @@ class LeaseClock:
             for listener in self._listeners:
                 listener.overdue(new)
 
+    def tell_ending(self, leases: Sequence[int], more: int) -> None:
+        """Leases that were due end next, and so many more soon."""
+        for listener in self._listeners:
+            listener.ending(leases, more)
+
+    def tell_let_go(self, node: str, id: str) -> None:  # noqa: A002 - the field's name everywhere else
+        """Another replica has let go of an instance that was only kept."""
+        for listener in self._listeners:
+            listener.let_go(node, id)
+
     def _end_due(self, due: list[int]) -> None:
         """End leases that are due, some at a time, so that the end of very many does not hold the loop."""
+        self.waiting = 0
         if self._loop is None or not self._writable():
             return
         now = self._now()
@@ -143,9 +158,9 @@ class LeaseClock:
             if self._table.is_due(now, lease) and (record := self._standing(lease)) is not None
         ]
         left = due[_ENDS_AT_ONCE:]
-        if ends:
-            for listener in self._listeners:
-                listener.ending([lease for lease, _ in ends], len(left))
+        self.waiting = len(left)
+        if ends and self._tells:
+            self.tell_ending([lease for lease, _ in ends], len(left))
         for lease, record in ends:
             self._table.begin_end(lease)
             self._end(lease, record)
