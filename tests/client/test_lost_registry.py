@@ -87,7 +87,7 @@ async def test_a_key_watch_goes_on_over_a_broken_connection_without_losing_anyth
             seen += [await anext(events), await anext(events)]
             keys = [change.key for event in seen if isinstance(event, KvEvents) for change in event.events]
             assert keys == [b"a1", b"a2", b"a3"]
-            await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+            await events.aclose()
 
 
 async def test_a_key_watch_says_lost_when_the_registry_is_another_one(unused_port: int, eventually: Eventually) -> None:
@@ -109,7 +109,7 @@ async def test_a_key_watch_says_lost_when_the_registry_is_another_one(unused_por
             event = await reading
             assert isinstance(event, KvEvents)
             assert event.events[0].value == b"2"
-        await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+        await events.aclose()
 
 
 async def test_calls_of_an_in_process_client_fail_when_the_registry_closes() -> None:

@@ -63,7 +63,7 @@ async def test_a_key_watch_resumes_over_a_restart_without_losing_anything(
             event = await anext(events)
             assert isinstance(event, KvEvents)
             assert [change.key for change in event.events] == [b"a2"]
-        await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+        await events.aclose()
 
 
 @virtual_time(seed=11)

@@ -2,6 +2,7 @@
 
 from homeport.client.client import Client
 from homeport.client.core.errors import (
+    BadValue,
     Busy,
     CasFailed,
     Closed,
@@ -38,12 +39,16 @@ from homeport.client.core.model import (
     Status,
 )
 from homeport.client.kv import Kv
+from homeport.client.leases import Lease
 from homeport.client.registration import Registration
 from homeport.client.rpc import StreamTransport
 from homeport.client.subscription import Subscription
+from homeport.client.transaction import Transaction
 from homeport.client.transport import Link, Receiver, Transport
+from homeport.client.typed import Entry, TypedEvent, TypedEvents, TypedKv, TypedSnapshot
 
 __all__ = [
+    "BadValue",
     "Busy",
     "CasFailed",
     "Check",
@@ -51,6 +56,7 @@ __all__ = [
     "Closed",
     "Compacted",
     "ConnectionLost",
+    "Entry",
     "FutureRevision",
     "HomeportError",
     "Instance",
@@ -62,6 +68,7 @@ __all__ = [
     "KvEvent",
     "KvEvents",
     "KvSnapshot",
+    "Lease",
     "LeaseGone",
     "LimitExceeded",
     "Link",
@@ -79,7 +86,12 @@ __all__ = [
     "Status",
     "StreamTransport",
     "Subscription",
+    "Transaction",
     "Transport",
+    "TypedEvent",
+    "TypedEvents",
+    "TypedKv",
+    "TypedSnapshot",
     "Unauthorized",
     "Unavailable",
     "UnknownMethod",

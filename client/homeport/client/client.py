@@ -14,16 +14,17 @@ from typing import Final, Self, TypeVar
 from homeport.client.connection import Connection
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError, InvalidArgument, Unavailable
-from homeport.client.core.limits import CALL_S, RENEWED_S, RESOLVED_MAX
+from homeport.client.core.limits import CALL_S, FAREWELL_S, RENEWED_S, RESOLVED_MAX
 from homeport.client.core.messages import Deregister, Renew, Renewed, Request, Services, Welcome
 from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, ServiceEvent
 from homeport.client.kv import Kv
+from homeport.client.leases import Farewells, Lease
 from homeport.client.randomness import own_rng
 from homeport.client.registration import Registration
 from homeport.client.renewals import Renewals
 from homeport.client.rpc import StreamTransport
 from homeport.client.subscription import Subscription
-from homeport.client.transport import Transport
+from homeport.client.transport import Link, Transport
 from homeport.client.watching import Watches
 
 R = TypeVar("R")
@@ -69,6 +70,8 @@ class Client:
         self.watches = Watches()
         self._connection = self.watches.connection = Connection(transports, self._rng, self.watches)
         self.kv = Kv(self)
+        self.farewells = Farewells()
+        self.leases: dict[Lease, None] = {}  # those that are renewed
         self.renewals = Renewals(self._renew, self._rng)
 
     async def start(self) -> None:
@@ -81,6 +84,9 @@ class Client:
 
     async def close(self) -> None:
         """Close the link; calls under way fail with `ConnectionLost`, later ones with `Closed`. Idempotent."""
+        await self.farewells.close(FAREWELL_S if self.connected else 0.0)
+        for lease in tuple(self.leases):
+            lease.abandon("the client is closed")
         await self._connection.close()
 
     async def __aenter__(self) -> Self:
@@ -128,6 +134,15 @@ class Client:
         """
         return await self._connection.wait_relinked(epoch, timeout_s)
 
+    async def wait_link(self) -> Link:
+        """The present link to a registry, or the next.
+
+        Raises:
+            RequestError: the registries refuse this client.
+            Closed: this client is closed, or was not started.
+        """
+        return await self._connection.wait_link()
+
     def go_elsewhere(self, epoch: int, error: HomeportError) -> None:
         """Give up link number `epoch`, if there are other registries, because of what this one cannot do now."""
         self._connection.go_elsewhere(epoch, error)
@@ -151,6 +166,16 @@ class Client:
             return await self.call(request)
         finally:
             timer.cancel()
+
+    # --- leases -------------------------------------------------------------------------------------------------
+
+    def lease(self, ttl_s: float = TTL_S_DEFAULT) -> Lease:
+        """A lease for as long as the returned one is entered (or started); keys that are put on it end with it.
+
+        Raises:
+            InvalidArgument: no lease can have this TTL.
+        """
+        return Lease(self, ttl_s, self._rng)
 
     # --- services -----------------------------------------------------------------------------------------------
 

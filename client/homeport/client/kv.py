@@ -1,18 +1,25 @@
-"""The key-value store as a client sees it."""
+"""The key-value store as a client sees it: reading, writing, transactions, and following what changes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from homeport.client.core.errors import ConnectionLost, NotFound, RequestError
+from homeport.client.core.backoff import BASE_S
+from homeport.client.core.errors import CasFailed, Compacted, ConnectionLost, NotFound, RegistryError, Unavailable
 from homeport.client.core.messages import Event, KvDelete, KvEvents, KvGet, KvList, KvPage, KvPut
 from homeport.client.core.model import KeyValue, KvSnapshot, Lost
+from homeport.client.leases import Lease
+from homeport.client.names import key_bytes, lease_id
+from homeport.client.transaction import Transaction
+from homeport.client.typed import Format, TypedKv
 
 if TYPE_CHECKING:
     from homeport.client.client import Client
+
+T = TypeVar("T")
 
 _QUEUE_MAX: Final = 1024  # revisions a reader may be behind; past that the watch pauses and resumes from history
 
@@ -33,9 +40,9 @@ class Kv:
         Raises:
             ReadOnly: `newest`, and there is no quorum.
         """
-        return (await self._client.call(KvGet(key=_bytes(key), newest=newest))).entry
+        return (await self._client.call(KvGet(key=key_bytes(key), newest=newest))).entry
 
-    async def put(self, key: str | bytes, value: bytes, *, cas: int | None = None, lease: int = 0) -> int:
+    async def put(self, key: str | bytes, value: bytes, *, cas: int | None = None, lease: Lease | int = 0) -> int:
         """Write a key and return the revision of the write.
 
         Args:
@@ -45,8 +52,21 @@ class Kv:
         Raises:
             CasFailed: the key is at another revision.
             LimitExceeded: the key or the value is too long.
+            LeaseGone: there is no such lease.
         """
-        return (await self._client.call(KvPut(key=_bytes(key), value=value, cas=cas, lease=lease))).revision
+        request = KvPut(key=key_bytes(key), value=value, cas=cas, lease=lease_id(lease))
+        return (await self._client.call(request)).revision
+
+    async def cas(self, key: str | bytes, value: bytes, revision: int, *, lease: Lease | int = 0) -> int | None:
+        """Write a key if its mod_revision is exactly `revision` (0: if it is absent).
+
+        Returns:
+            The revision of the write, or None if the key was at another one. `put(..., cas=)` raises instead.
+        """
+        try:
+            return await self.put(key, value, cas=revision, lease=lease)
+        except CasFailed:
+            return None
 
     async def delete(self, key: str | bytes, *, prefix: bool = False, cas: int | None = None) -> int:
         """Delete a key, or with `prefix` all that start with it; return how many there were.
@@ -54,7 +74,7 @@ class Kv:
         Raises:
             CasFailed: the key is at another revision than `cas`.
         """
-        return (await self._client.call(KvDelete(key=_bytes(key), prefix=prefix, cas=cas))).count
+        return (await self._client.call(KvDelete(key=key_bytes(key), prefix=prefix, cas=cas))).count
 
     async def list(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> list[KeyValue]:
         """All entries whose keys start with `prefix`, in key order, as of one revision."""
@@ -70,7 +90,7 @@ class Kv:
 
         Here `changes` begins where `known` ends.
         """
-        start = _bytes(prefix)
+        start = key_bytes(prefix)
         while True:
             store_id = self._client.store_id
             entries: list[KeyValue] = []
@@ -84,9 +104,54 @@ class Kv:
             if store_id == self._client.store_id:  # else the pages may be of two histories, whose revisions differ
                 return KvSnapshot(page.revision, tuple(entries), store_id)
 
+    def txn(self) -> Transaction:
+        """A transaction, to be filled and committed: all of it happens at one revision, or nothing."""
+        return Transaction(self._client)
+
+    def typed(self, kind: type[T], *, format: Format = "json") -> TypedKv[T]:  # noqa: A002 - what everybody calls it
+        """The same store for values of one type, anything that msgspec can check.
+
+        Args:
+            format: how values are stored; JSON can be read by everyone, msgpack is smaller.
+        """
+        return TypedKv(self, kind, format)
+
+    async def follow(self, prefix: str | bytes = b"") -> AsyncGenerator[KvSnapshot | KvEvents | Lost, None]:
+        """Yield all entries whose keys start with `prefix`, then every change to them, each revision once.
+
+        It goes on over broken connections and waits while there is no registry. When changes are lost, because they
+        are forgotten or the registry has another history, a `Lost` says which, and a fresh `KvSnapshot` follows.
+
+            async for step in client.kv.follow("settings/"):
+                match step:
+                    case KvSnapshot():
+                        known = {entry.key: entry.value for entry in step.entries}
+                    case KvEvents():
+                        known |= {event.key: event.value for event in step.events}
+
+        Raises:
+            RequestError: the registry refuses.
+            Closed: the client was closed, or not started.
+        """
+        while True:
+            try:
+                known = await self.snapshot(prefix)
+            except (Unavailable, RegistryError, Compacted):  # gone, busy, or the pages took longer than history is kept
+                await asyncio.sleep(BASE_S)
+                continue
+            yield known
+            changes = self.watch(prefix, prefix=True, start_revision=known.revision + 1, store_id=known.store_id)
+            try:
+                async for change in changes:
+                    yield change
+                    if isinstance(change, Lost):
+                        break
+            finally:
+                await changes.aclose()
+
     async def watch(
         self, key: str | bytes, *, prefix: bool = False, start_revision: int = 0, store_id: str = ""
-    ) -> AsyncIterator[KvEvents | Lost]:
+    ) -> AsyncGenerator[KvEvents | Lost, None]:
         """Yield the changes of a key, or of a prefix, from `start_revision` on (0: from now), each revision once.
 
         It goes on over broken connections without losing anything that the registry still remembers; what it does
@@ -102,7 +167,7 @@ class Kv:
             RequestError: the registry refuses the watch.
             Closed: the client was closed, or not started.
         """
-        watch = _KeyWatch(self._client, _bytes(key), prefix, start_revision, store_id)
+        watch = _KeyWatch(self._client, key_bytes(key), prefix, start_revision, store_id)
         try:
             while True:
                 yield await watch.next()
@@ -181,10 +246,3 @@ class _KeyWatch:
     def unlinked(self) -> None:
         self._watch = 0
         self._wake.set()
-
-
-def _bytes(key: str | bytes) -> bytes:
-    try:
-        return key.encode() if isinstance(key, str) else bytes(key)
-    except UnicodeEncodeError:
-        raise RequestError(f"key {key!r} is not valid UTF-8 text; pass bytes") from None

@@ -75,6 +75,12 @@ class CasFailed(RequestError):
     code = "cas_failed"
 
 
+class BadValue(RequestError):
+    """What is stored under a key is not of the type that it was read as; the message says which key, and how."""
+
+    code = "bad_value"
+
+
 class Compacted(RequestError):
     """History at that revision is gone; `details["compact_revision"]` is the oldest that can still be read."""
 

@@ -14,3 +14,5 @@ RESOLVED_MAX: Final = 1000  # services followed for `resolve` alone: a tenth of 
 RENEWED_S: Final = 2.0  # for a renewal, where there are other registries: a fifth of the default TTL
 RECALL_S: Final = 1.0  # who starts waits this long for its last known endpoints to be confirmed
 REOPEN_S: Final = 1.0  # before a watch is asked for again that the registry was too busy to open
+CLOCKS_APART: Final = 0.01  # by how much two machines' seconds may differ: hundreds of times what quartz drifts
+FAREWELL_S: Final = 2.0  # to give back a lease in; past that it ends by itself
