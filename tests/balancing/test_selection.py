@@ -111,6 +111,21 @@ def test_a_zone_that_loses_capacity_spills_over_in_proportion() -> None:
     assert is_fair(found, [share, (1 - share) / 2, (1 - share) / 2])
 
 
+def test_in_a_panic_traffic_is_spread_over_all_zones() -> None:
+    print("seed", SEED)
+    rng = random.Random(SEED)
+    each = hosts(*[{"zone": "a", "status": "critical"}] * 4, *[{"zone": "b"}] * 2)
+    choice = choose(Balancing(zone="a"), each)
+    assert is_fair(counts(lambda: choice.pick(rng), each, 12_000), [1] * 6), "a zone that is down must not get it all"
+    unpanicked = choose(Balancing(zone="a", panic=0.0), each)
+    assert {unpanicked.pick(rng) for _ in range(100)} == set(each[4:])
+
+
+def test_a_panic_within_a_subset_stays_within_it() -> None:
+    each = hosts({"version": "2"}, *[{"version": "2", "status": "critical"}] * 4, *[{"version": "1"}] * 5)
+    assert eligible(Balancing(subset=Subset(version="2")), each) == each[:5]
+
+
 def test_an_empty_zone_leaves_the_others() -> None:
     each = hosts({"zone": "a", "status": "critical"}, {"zone": "b"})
     assert choose(Balancing(zone="a"), each).pick(random.Random(SEED)) is each[1]

@@ -68,6 +68,11 @@ def test_subset_panic_and_zone_are_told() -> None:
     panicking = cluster_with(*few)
     assert told(panicking)["panic"]
     assert whys(panicking)["2"] == "candidate: although critical: too few are healthy, so all are asked"
+    doubted = cluster_with(*[instance(number) for number in range(1, 6)])
+    for endpoint in list(doubted.endpoints.values())[:3]:
+        endpoint.ejected = True
+    assert told(doubted)["panic"]
+    assert whys(doubted)["1"] == "candidate: although ejected: too few are healthy, so all are asked"
     at_home = ServiceSettings(balancing=Balancing(zone="a"))
     said = whys(cluster_with(instance(1, zone="a"), instance(2, zone="b"), settings=at_home))
     assert said == {"1": "candidate: own zone, which gets 100%", "2": "candidate: another zone, which gets 0%"}

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.balancing import Candidates, choose
-from homeport.client.core.balancing.selection import Zoned, eligible, fit, meant, serving
+from homeport.client.core.balancing.selection import Zoned, meant, panics, serving
 from homeport.sidecar.core.cluster import C, Cluster, Endpoint
 
 PICKS: Final = 400  # a share is then within 5 % or so, and the question takes a millisecond
@@ -26,7 +26,7 @@ def explained(cluster: Cluster[C], now: float, rng: Rng) -> dict[str, Any]:
     keys = [None] if cluster.affinity is None else [str(number).encode() for number in range(PICKS)]
     picks = [choice.pick(rng, (), now, keys[number % len(keys)]) for number in range(PICKS if choice.members else 0)]
     counts = Counter(picked for picked in picks if picked is not None)
-    panic = any(not endpoint.available for endpoint in eligible(settings, everyone))
+    panic = panics(settings, meant(settings, everyone))
     answer: dict[str, Any] = {
         "policy": settings.policy,
         "known": cluster.known,
@@ -76,7 +76,7 @@ def _why(
     if endpoint not in meant(settings, everyone):
         return "excluded: it is not in the subset that takes traffic"
     if endpoint in choice.members:
-        return f"candidate{_notes(cluster, choice, endpoint, now, panic=panic)}"
+        return f"candidate{_notes(choice, endpoint, now, panic=panic)}"
     if not endpoint.available:
         return f"excluded: the registry says it is {instance.status}"
     if endpoint.ejected:
@@ -89,13 +89,11 @@ def _why(
     return "excluded: it is not among those to choose from"
 
 
-def _notes(
-    cluster: Cluster[C], choice: Candidates[Endpoint[C]], endpoint: Endpoint[C], now: float, *, panic: bool
-) -> str:
-    settings = cluster.settings.balancing
+def _notes(choice: Candidates[Endpoint[C]], endpoint: Endpoint[C], now: float, *, panic: bool) -> str:
     notes = []
-    if panic and endpoint not in fit(settings, [endpoint]):
-        notes.append(f"although {endpoint.instance.status}: too few are healthy, so all are asked")
+    if panic and not (endpoint.available and not endpoint.ejected):
+        ill = "ejected" if endpoint.available else endpoint.instance.status
+        notes.append(f"although {ill}: too few are healthy, so all are asked")
     elif endpoint.ejected:
         notes.append("although ejected: else nobody would be left")
     if endpoint.suspect:

@@ -5,7 +5,9 @@ evidence is more likely wrong than the endpoints, and the few that are left woul
 candidates. Who *says* that it will not serve (draining, maintenance, deregistered) never is one, panic or not.
 
 A zone gets the share of traffic that it has capacity for: all of it while its healthy weight is at least 1/1.4 of its
-whole weight, proportionally less below (Envoy's overprovisioning factor); the rest goes to the other zones.
+whole weight, proportionally less below (Envoy's overprovisioning factor); the rest goes to the other zones. In a panic
+zones do not count: nobody knows who is healthy, and a zone that is down would get all that its own clients ask.
+A subset stays one in a panic: who is not in it serves something else.
 """
 
 from __future__ import annotations
@@ -66,11 +68,17 @@ def fit(settings: Balancing, endpoints: Iterable[T]) -> list[T]:
 def eligible(settings: Balancing, endpoints: Iterable[T]) -> list[T]:
     """The endpoints to choose from, by subset, health and panic."""
     everyone = meant(settings, endpoints)
+    if panics(settings, everyone):
+        return everyone
     available = [endpoint for endpoint in everyone if endpoint.available]
     healthy = [endpoint for endpoint in available if not endpoint.ejected]
-    if len(everyone) >= PANIC_FROM and len(healthy) < settings.panic * len(everyone):
-        return everyone
     return healthy or available  # an ejection is an opinion: it never leaves nobody
+
+
+def panics(settings: Balancing, everyone: Collection[T]) -> bool:
+    """Whether so few of those that are `meant` to serve are healthy that the evidence is doubted."""
+    healthy = sum(endpoint.available and not endpoint.ejected for endpoint in everyone)
+    return len(everyone) >= PANIC_FROM and healthy < settings.panic * len(everyone)
 
 
 class Zoned(Candidates[T]):
@@ -103,7 +111,7 @@ def choose(settings: Balancing, endpoints: Collection[T]) -> Candidates[T]:
     """Prepare the choice that these settings describe."""
     members = eligible(settings, endpoints)
     prepare = _policy(settings)
-    if settings.zone:
+    if settings.zone and not panics(settings, meant(settings, endpoints)):
         near = [endpoint for endpoint in members if endpoint.instance.zone == settings.zone]
         far = [endpoint for endpoint in members if endpoint.instance.zone != settings.zone]
         if near and far:
