@@ -98,29 +98,6 @@ async def test_more_requests_than_a_service_may_have_are_503_uo(net: Net) -> Non
     assert (circuit.requests, circuit.overflows) == (1, 1)
 
 
-async def test_more_connections_than_a_service_may_have_are_503_uo(net: Net) -> None:
-    arrived = asyncio.Event()
-    sidecar = await net.proxy_to(
-        await silent(net, arrived), settings=ServiceSettings(circuit=Circuit(connections_max=1))
-    )
-    first = await net.dial(sidecar)
-    first.send(net.get())
-    async with asyncio.timeout(net.patience_s):
-        await arrived.wait()
-    answer = await net.ask(sidecar, net.get())
-    assert b"x-homeport-response-flags: UO\r\n" in answer
-    assert cluster_of(sidecar).active == 1
-
-
-async def test_a_limit_reached_by_a_retry_gives_the_answer_that_there_was(net: Net) -> None:
-    hosts = [await failing(net) for _ in range(2)]
-    # The first connection stays open in the pool, so there is none for a second host.
-    sidecar = await net.proxy_to(*hosts, settings=ServiceSettings(circuit=Circuit(connections_max=1)))
-    assert (await net.ask(sidecar, net.get())).endswith(b"sick")
-    assert sum(len(host.heads) for host in hosts) == 1
-    assert is_at_rest(sidecar)
-
-
 async def test_counts_come_back_to_nothing_however_requests_end(net: Net) -> None:
     async def resets(raw: Raw) -> None:
         await raw.head()

@@ -58,7 +58,7 @@ class Side(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         if self.endpoint is not None and self.endpoint.circuit is not None:
-            self.endpoint.circuit.connections -= 1
+            self.endpoint.circuit.closed()
         self.forward.side_lost(self, exc)
 
     def data_received(self, data: bytes) -> None:
@@ -205,7 +205,7 @@ class Forward:
     def _connect_ended(self) -> None:
         self._connecting = None
         if self.endpoint is not None and self.endpoint.circuit is not None:
-            self.endpoint.circuit.pending -= 1
+            self.endpoint.circuit.connecting_ended()
 
     def _connect_failed(self) -> None:
         assert self.cluster is not None

@@ -60,13 +60,15 @@ def check_statuses(field: str, statuses: tuple[int, ...]) -> None:
 
 
 class Circuit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much one service may hold of this sidecar; past a limit the answer is 503 `UO`, at once.
+    """How much one service may hold of this sidecar; past a limit the answer is 503 `UO`.
+
+    At once, but for connections: while no more may be opened, requests wait for one, as pending ones.
 
     The limits protect the sidecar's other services, and the service from a crowd that waits in vain.
     """
 
     requests_max: int = 4096  # under way; half of all clients may hang on one slow service
-    pending_max: int = 4096  # of which: still connecting; after a restart that may be all of them
+    pending_max: int = 4096  # of which: connecting, or waiting until they may; after a restart that may be all of them
     connections_max: int = 8192  # open, idle ones included
     retries_max: int = 1024  # of which: retries; the budget limits them in time, this in number
 

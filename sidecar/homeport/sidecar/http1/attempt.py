@@ -11,6 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from homeport.sidecar.core import limits
+from homeport.sidecar.core.circuit import CircuitBreaker
+from homeport.sidecar.core.cluster import View
 from homeport.sidecar.core.retries import IDEMPOTENT, Failure
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers, Malformed
@@ -33,7 +35,11 @@ class Attempt:
     repeated = False  # whether the circuit counts it among the retries
     request_done = False  # the client has sent all of it
     tunnel = False  # it has become one
+    waits = True  # for a connection, where no more may be opened
     _connecting: asyncio.Task[None] | None = None
+    _queued = False  # it waits for a connection
+    _key: bytes | None = None  # what a hashing policy sends to one endpoint
+    _view: View[Upstream] | None = None  # those of the endpoints that may be picked, None: all
     _timer: asyncio.TimerHandle | None = None  # until something that waits on purpose goes on
 
     def __init__(self, downstream: Downstream, request: RequestHead) -> None:
@@ -58,6 +64,10 @@ class Attempt:
 
     def _failed(self, failure: Failure, text: str) -> None:
         """The attempt under way has no answer to give."""
+        raise NotImplementedError
+
+    def _expect(self, seconds: float, now: float) -> None:
+        """What is waited for now takes no longer than this."""
         raise NotImplementedError
 
     # Beginning.
@@ -91,18 +101,24 @@ class Attempt:
             return
         if circuit is not None:
             if not circuit.may_connect:
-                self._overflow("too many connections to this service are open or being opened")
+                self._find_connection(endpoint, circuit, now)
                 return
             circuit.pending += 1
-        self.downstream.deadline_s = now + self.listener.timeouts.connect_s
-        self._connecting = self.listener.loop.create_task(self._connect(endpoint))
+        self.connect()
+
+    def connect(self) -> None:
+        """Open a connection: there is room for it, and it is counted as pending."""
+        assert self.endpoint is not None
+        self._queued = False
+        self._expect(self.listener.timeouts.connect_s, self.listener.now())
+        self._connecting = self.listener.loop.create_task(self._connect(self.endpoint))
 
     def _connect_ended(self) -> None:
         """The attempt under way has a connection, or will not get one."""
         self._connecting = None
         assert self.endpoint is not None
         if self.endpoint.circuit is not None:
-            self.endpoint.circuit.pending -= 1
+            self.endpoint.circuit.connecting_ended()
 
     async def _connect(self, endpoint: Endpoint) -> None:
         assert self.cluster is not None
@@ -132,6 +148,67 @@ class Attempt:
         self.cluster.connect_failures += 1
         self._failed(Failure.REFUSED, text)
 
+    # Where no more connections may be opened.
+
+    def _find_connection(self, endpoint: Endpoint, circuit: CircuitBreaker, now: float) -> None:
+        """Use another endpoint's idle connection, or have it closed, or wait until any is free."""
+        assert self.cluster is not None
+        others = [each for each in self.cluster.endpoints.values() if each is not endpoint and each.idle]
+        for other in others:
+            if self._may_move(other):
+                upstream = other.take(now)
+                if upstream is not None:
+                    self._move_to(other)
+                    self._send(upstream, now)
+                    return
+        if not (self.waits and circuit.wait(self)):
+            self._overflow("too many connections to this service are open or being opened")
+            return
+        self._queued = True
+        self._expect(self.listener.timeouts.connect_s, now)
+        if others:
+            min(others, key=lambda each: each.idle[0].idle_since_s).idle.pop(0).close()  # makes room when it is closed
+
+    def _may_move(self, endpoint: Endpoint) -> bool:
+        """Whether another endpoint than the one that was picked is as good, since it has a connection."""
+        return (
+            self._key is None
+            and self._view is None
+            and not self.request.connect
+            and endpoint.available
+            and not (endpoint.gone or endpoint.ejected)
+            and endpoint.active < limits.ACTIVE_MAX
+            and endpoint not in self._tried
+        )
+
+    def _move_to(self, endpoint: Endpoint) -> None:
+        assert self.endpoint is not None
+        self.endpoint.active -= 1
+        endpoint.active += 1
+        self.endpoint = self._tried[-1] = endpoint
+
+    def _offered(self, upstream: Upstream, circuit: CircuitBreaker, now: float) -> bool:
+        """Take over a connection that somebody else is done with, instead of waiting any longer, if it will do."""
+        endpoint = upstream.endpoint
+        if self.request.connect or not (endpoint is self.endpoint or self._may_move(endpoint)):
+            return False
+        if self.request.method not in IDEMPOTENT and not upstream.is_surely_open(now):
+            return False
+        circuit.leave(self)
+        self._queued = False
+        if endpoint is not self.endpoint:
+            self._move_to(endpoint)
+        self._send(upstream, now)
+        return True
+
+    @staticmethod
+    def _hand_on(upstream: Upstream, circuit: CircuitBreaker, now: float) -> None:
+        """Others wait for a connection: one of them gets this one, or it is closed so that there is room for theirs."""
+        if upstream.renew(now):
+            waiter = circuit.waiting[0]
+            if not (isinstance(waiter, Attempt) and waiter._offered(upstream, circuit, now)):
+                upstream.close()
+
     # Ending.
 
     def _drop_try(self) -> None:
@@ -139,14 +216,17 @@ class Attempt:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        endpoint = self.endpoint
         if self._connecting is not None:
             self._connecting.cancel()
             self._connect_ended()
+        elif self._queued and endpoint is not None and endpoint.circuit is not None:
+            self._queued = False
+            endpoint.circuit.leave(self)
         if self.upstream is not None:
             self.upstream.close()
             self.upstream = None
             self.downstream.resume_reading(UPSTREAM)
-        endpoint = self.endpoint
         if endpoint is not None:
             endpoint.active -= 1
             self.endpoint = None
@@ -170,7 +250,10 @@ class Attempt:
             if self.repeated:
                 circuit.retries -= 1
         self.endpoint = self.upstream = None
-        upstream.release(now)
+        if circuit is not None and circuit.waiting:
+            self._hand_on(upstream, circuit, now)
+        else:
+            upstream.release(now)
 
     # What the connection has to say while it is lent: `upstream.Upstream` calls these.
 

@@ -273,6 +273,8 @@ class Exchange(Tunnels):
         elif self.cluster is not None and self.endpoint is None:
             self.listener.give_up(self)
             self._refuse(self.listener.nobody(self.cluster))
+        elif self._queued:
+            self._overflow(f"no connection to this service became free within {self.listener.timeouts.connect_s:g} s")
         elif self._connecting is not None:
             self._connect_failed(f"no connection within {self.listener.timeouts.connect_s:g} s")
         elif not self.request_done and not self.downstream.waits_for_upstream:

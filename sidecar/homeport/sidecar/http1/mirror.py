@@ -55,6 +55,8 @@ class Nobody(Downstream):
 class MirrorExchange(Exchange):
     """One copy of `original`, with the head and the body that it has on the wire."""
 
+    waits = False  # what is asked for in earnest comes first
+
     def __init__(self, original: Exchange, nobody: Nobody, cluster: Cluster, wire: bytes, body: bytes) -> None:
         super().__init__(nobody, original.request)
         self.cluster = cluster
@@ -62,7 +64,6 @@ class MirrorExchange(Exchange):
         self._held = [body] if body else []
         self._held_bytes = len(body)
         self.request_done = True
-        self._view: View[Upstream] | None = None
         self.ends_s = self.listener.now() + MIRROR_S_MAX
         nobody.exchange = self
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
-from homeport.sidecar.core.cluster import View
 from homeport.sidecar.core.router import Place, RoutePlan
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.core.routing import RouteRetries
@@ -32,7 +31,6 @@ class RoutedExchange(Exchange):
     """Takes the place of `plain`, which has been routed to `cluster` and has done nothing yet."""
 
     _plan: RoutePlan | None = None
-    _view: View[Upstream] | None = None
     _mirroring = False  # a copy is to be sent once the request is whole
 
     def __init__(self, plain: Tries, cluster: Cluster, outbound: Outbound) -> None:

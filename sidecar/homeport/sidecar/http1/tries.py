@@ -60,7 +60,6 @@ class Tries(Attempt):
     _retries = 0
     _kept: Kept | None = None  # the last failed answer
     _kept_whole = False
-    _key: bytes | None = None  # what a hashing policy sends to one endpoint
     _sent_s = 0.0  # when the try under way was sent
     _wait_s = 0.0  # before the next try, as the last answer asked
     _blamed = False  # the try under way has been held against its endpoint
@@ -219,6 +218,9 @@ class Tries(Attempt):
                 self._wait_s = wait_s
                 return wait_s <= retries.retry_after_s_max and self.listener.now() + wait_s < self.ends_s
         return True
+
+    def _expect(self, seconds: float, now: float) -> None:
+        self.downstream.deadline_s = now + seconds
 
     def pick(self, now: float) -> Endpoint | None:
         """An endpoint for one more try."""

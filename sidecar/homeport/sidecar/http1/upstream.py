@@ -59,7 +59,7 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         if self.endpoint.circuit is not None:
-            self.endpoint.circuit.connections -= 1
+            self.endpoint.circuit.closed()
         exchange = self.exchange
         if exchange is None:
             self.endpoint.forget(self)
@@ -177,6 +177,18 @@ class Upstream(asyncio.Protocol):
             self.resume_reading()
         if self.lost or self.write_paused or not self.endpoint.give_back(self, now):
             self.close()
+
+    def renew(self, now: float) -> bool:
+        """The same for one that goes to the next exchange at once; False: it cannot, and is closed."""
+        self.exchange = None
+        self.reused = True
+        self.idle_since_s = now
+        if self._paused:
+            self.resume_reading()
+        if self.lost or self.write_paused or self.endpoint.gone or not self.endpoint.available:
+            self.close()
+            return False
+        return True
 
     def close(self) -> None:
         """Close without flushing: what is unsent belongs to nobody any more."""
