@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Self, TypeVar
 
 from homeport.client.connection import Connection
+from homeport.client.coordination import Barrier, DoubleBarrier, Election, Lock, Queue, Semaphore, Session
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError, InvalidArgument, Unavailable
 from homeport.client.core.limits import CALL_S, FAREWELL_S, RENEWED_S, RESOLVED_MAX
@@ -176,6 +177,70 @@ class Client:
             InvalidArgument: no lease can have this TTL.
         """
         return Lease(self, ttl_s, self._rng)
+
+    def session(self, ttl_s: float = TTL_S_DEFAULT) -> Session:
+        """A lease that several locks, permits, candidacies and claims share; see `Session`.
+
+        Raises:
+            InvalidArgument: no lease can have this TTL.
+        """
+        return Session(self, ttl_s, self._rng)
+
+    # --- coordination -------------------------------------------------------------------------------------------
+
+    def lock(
+        self, name: str | bytes, *, ttl_s: float | None = None, session: Lease | None = None, value: bytes = b""
+    ) -> Lock:
+        """A lock, held for as long as the returned object is entered; entering waits for its turn.
+
+        Args:
+            name: the lock's; its keys stand under `<name>/`.
+            ttl_s: how long it stays held when this process is gone; default: 10 s.
+            session: in place of a TTL, the lease to hold it on.
+            value: what stands in its key, for people to read.
+
+        Raises:
+            InvalidArgument: the name is empty, no lease can have this TTL, or both it and a session are given.
+        """
+        return Lock(self, name, ttl_s=ttl_s, session=session, value=value, rng=self._rng)
+
+    def semaphore(
+        self, name: str | bytes, permits: int, *, ttl_s: float | None = None, session: Lease | None = None
+    ) -> Semaphore:
+        """One of so many permits, held for as long as the returned object is entered; arguments as for `lock`.
+
+        Args:
+            permits: how many there are; all who use the name must say the same.
+        """
+        return Semaphore(self, name, permits, ttl_s=ttl_s, session=session, rng=self._rng)
+
+    def election(
+        self, name: str | bytes, *, ttl_s: float | None = None, session: Lease | None = None, value: bytes = b""
+    ) -> Election:
+        """An election to stand for, or to observe; arguments as for `lock`.
+
+        Args:
+            value: what a leader says of itself, its address say.
+        """
+        return Election(self, name, ttl_s=ttl_s, session=session, value=value, rng=self._rng)
+
+    def barrier(self, name: str | bytes) -> Barrier:
+        """A gate that holds up everyone who waits while it is held; `name` is its key."""
+        return Barrier(self, name, self._rng)
+
+    def double_barrier(
+        self, name: str | bytes, count: int, *, ttl_s: float | None = None, session: Lease | None = None
+    ) -> DoubleBarrier:
+        """A barrier that lets a group in when `count` are there, and out when all leave; arguments as for `lock`."""
+        return DoubleBarrier(self, name, count, ttl_s=ttl_s, session=session, rng=self._rng)
+
+    def queue(self, name: str | bytes, *, ttl_s: float | None = None, session: Lease | None = None) -> Queue:
+        """A queue to put items into and to claim them from; arguments as for `lock`.
+
+        Args:
+            ttl_s: how long an item stays with a consumer that is gone.
+        """
+        return Queue(self, name, ttl_s=ttl_s, session=session, rng=self._rng)
 
     # --- services -----------------------------------------------------------------------------------------------
 

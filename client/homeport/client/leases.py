@@ -31,9 +31,9 @@ class Farewells:
     """Last words to the registry that outlive whoever wanted to say them: a cancelled task must not wait for them."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()  # bounded by what was acquired and not given back yet
+        self._tasks: set[asyncio.Task[None]] = set()  # bounded by what was acquired and not given back yet
 
-    def say(self, words: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    def say(self, words: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[None]:
         """Start saying something; an error of the registry's ends in the log."""
         task = asyncio.create_task(_spoken(words, name), name=name)
         self._tasks.add(task)
@@ -131,11 +131,14 @@ class Lease:
 
         Cancelling does not keep it from being given back.
         """
-        if not self._open:
-            return
+        if self._open:
+            await asyncio.shield(self.let_go())
+
+    def let_go(self) -> asyncio.Task[None]:
+        """Give it back without waiting for that; return what can be waited for."""
         self._open = False
         self._stop()
-        await asyncio.shield(self._client.farewells.say(self._revoke(), "give back a lease"))
+        return self._client.farewells.say(self._revoke(), "give back a lease")
 
     async def _revoke(self) -> None:
         if self.id:
