@@ -17,7 +17,7 @@ import msgspec
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import Instance, InstanceKey
 from homeport.client.core.snapshot import SNAPSHOT_BYTES_MAX
-from homeport.client.core.wire import Splitter
+from homeport.client.core.wire import UNREADABLE, Splitter
 from homeport.sidecar.options import Options
 
 FRAME_BYTES_MAX: Final = SNAPSHOT_BYTES_MAX  # one service has no more endpoints than all of them
@@ -169,7 +169,7 @@ class Channel(asyncio.Protocol):
         try:
             for frame in self._splitter.feed(data):
                 self._received(self._decoder.decode(frame))
-        except (HomeportError, msgspec.MsgspecError):
+        except (HomeportError, *UNREADABLE):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

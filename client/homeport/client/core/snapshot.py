@@ -13,6 +13,7 @@ import msgspec
 
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import Instance
+from homeport.client.core.wire import UNREADABLE
 
 FORMAT: Final = b"homeport endpoints 1\n"
 SNAPSHOT_BYTES_MAX: Final = 64 * 1024 * 1024  # some 300,000 instances: past it something is wrong with what is followed
@@ -74,7 +75,7 @@ def decode(data: bytes, now_s: float) -> Snapshot:
         raise SnapshotError("its checksum does not match its content")
     try:
         snapshot = _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise SnapshotError(f"it does not hold endpoints: {error}") from None
     fresh = tuple(known for known in snapshot.services if now_s - known.confirmed_at_s <= AGE_S_MAX)
     return msgspec.structs.replace(snapshot, services=fresh)

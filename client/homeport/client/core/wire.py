@@ -121,6 +121,8 @@ _decode_any = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_int = msgspec.msgpack.Decoder(int).decode
 _decode_error = msgspec.msgpack.Decoder(tuple[str, str, dict[str, Any]]).decode
 _NIL: Final = b"\xc0"
+# What msgspec's decoders raise, of JSON and TOML too; the second is for text that is not UTF-8.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def decode_message(data: bytes) -> Ask | Answer | Tell:
@@ -138,7 +140,7 @@ def decode_message(data: bytes) -> Ask | Answer | Tell:
             return _decode_answer(data)
         if kind == TELL:
             return _decode_tell(data)
-    except (msgspec.MsgspecError, IndexError, RecursionError) as error:
+    except (*UNREADABLE, IndexError) as error:
         raise ProtocolError(f"not a MessagePack-RPC message: {error}") from None
     raise ProtocolError("not a MessagePack-RPC message: the first element must be 0, 1 or 2")
 
@@ -163,13 +165,9 @@ def decode_params(kind: type[T], params: bytes | msgspec.Raw) -> T:
     decoder = params_decoder(kind)
     try:
         (value,) = decoder(params)
-    except BAD_PARAMS as error:
+    except UNREADABLE as error:
         raise bad_params(error) from None
     return value
-
-
-# What a decoder of `params_decoder` raises, and what is made of it.
-BAD_PARAMS: Final = (msgspec.MsgspecError, RecursionError)
 
 
 def bad_params(error: Exception) -> InvalidArgument:
@@ -185,7 +183,7 @@ def decode(kind: type[T], data: bytes | msgspec.Raw) -> T:
     """
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"expected a {getattr(kind, '__name__', kind)}: {error}") from None
 
 
@@ -271,5 +269,5 @@ def decode_error(raw: msgspec.Raw) -> HomeportError | None:
         return None
     try:
         return from_wire(*_decode_error(raw))
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"an error must be [code, message, details]: {error}") from None

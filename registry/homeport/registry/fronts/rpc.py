@@ -161,7 +161,8 @@ class RpcConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._ended = True
-        return not self._refused and bool(self._tasks or self._replies or self._out)  # stay for what is under way
+        self._flush()
+        return not self._refused and bool(self._tasks or self._replies)  # stay for what is under way, then close
 
     def pause_writing(self) -> None:
         self._events_wait = True
@@ -206,7 +207,7 @@ class RpcConnection(asyncio.Protocol):
             decode, handler = found
             try:
                 (request,) = decode(ask.params)
-            except wire.BAD_PARAMS as error:
+            except wire.UNREADABLE as error:
                 raise wire.bad_params(error) from None
             result = handler(request, self.peer)
             if isinstance(result, msgspec.Struct):

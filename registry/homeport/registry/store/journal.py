@@ -100,6 +100,8 @@ class Journal:
             self.close()
             if isinstance(error, apsw.Error):
                 raise _explained(path, error) from error
+            if isinstance(error, ValueError | TypeError):  # a text that is not UTF-8, a number that is none
+                raise _corrupt(path, error) from error
             raise
 
     def _prepare(self, store_id: str) -> None:
@@ -129,6 +131,8 @@ class Journal:
         db.execute("UPDATE meta SET value = value WHERE name = 'store_id'")  # fails here if nothing can be written
         self.store_id: str = db.execute("SELECT value FROM meta WHERE name = 'store_id'").get
         self.compact_revision: int = db.execute("SELECT value FROM meta WHERE name = 'compact_revision'").get
+        if not isinstance(self.store_id, str) or not isinstance(self.compact_revision, int):
+            raise TypeError("its name, or how far it was compacted, cannot be read")
 
     def _rewrite_log(self) -> None:
         """Put the log that was found on disk: it may be in the kernel's memory alone.

@@ -23,6 +23,7 @@ from homeport.client.core.balancing.settings import check_range
 from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.model import FrozenDict, validate_name
 from homeport.client.core.patterns import Pattern
+from homeport.client.core.wire import UNREADABLE
 from homeport.sidecar.core import headers
 from homeport.sidecar.core.settings import ServiceSettings, check_statuses
 
@@ -313,7 +314,7 @@ def parsed(text: bytes) -> Routing:
         raise InvalidArgument(f"the document is too long; allowed: {DOCUMENT_BYTES_MAX} bytes")
     try:
         return _decoder.decode(text)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise InvalidArgument(str(error)) from None
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 
+from homeport.client.core.wire import UNREADABLE
 from homeport.registry.fronts.consul.answers import Refusal
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def decode(kind: type[T], body: bytes) -> T:
     """
     try:
         return msgspec.convert(_folded(kind, msgspec.json.decode(body)), kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Refusal(400, f"Request decode failed: {error}") from None
 
 
