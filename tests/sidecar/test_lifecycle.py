@@ -291,6 +291,10 @@ async def test_the_admin_port_tells_and_drains(net: Net) -> None:
             'homeport_upstream_cx_connect_fail_total{direction="outbound",service="orders"} 0.0',
         ):
             assert line in text
+        async with session.post(f"{at}/drain", headers={"Origin": "http://elsewhere.example"}) as answer:
+            assert answer.status == 403, "a web page must not take a service down"
+        async with session.get(f"{at}/ready") as answer:
+            assert answer.status == 200
         async with session.post(f"{at}/drain") as answer:
             assert await answer.json() == {"drained": True}
         async with session.get(f"{at}/ready") as answer:

@@ -100,7 +100,9 @@ def application(source: Source) -> web.Application:
             body=await source.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    async def drain(_request: web.Request) -> web.Response:
+    async def drain(request: web.Request) -> web.Response:
+        if "Origin" in request.headers:  # a page in somebody's browser, which may be anybody's
+            return web.Response(status=403, text="requests of web pages (with an Origin) are refused\n")
         return web.json_response({"drained": await source.drain()})
 
     app = web.Application()

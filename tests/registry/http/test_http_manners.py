@@ -150,6 +150,21 @@ async def test_a_token_is_asked_for_and_taken_however_it_is_carried(guarded: str
                 assert response.status == 200
 
 
+async def test_a_web_page_may_not_write_to_a_registry_without_a_token(http: Http, guarded: str) -> None:
+    page = {"Origin": "http://elsewhere.example"}
+    for method, path in (("PUT", "/v1/kv/a"), ("DELETE", "/v1/kv/a"), ("PUT", "/v1/agent/service/register")):
+        reply = await http(method, path, b"{}", **page)
+        assert reply.status == 403, (method, path)
+        assert "Origin" in reply.text
+    assert (await http("GET", "/v1/kv/a", **page)).status == 404, "nothing was written, and reading is no matter"
+    headers = page | {"X-Consul-Token": "open sesame"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.put(f"{guarded}/v1/kv/a", data=b"x") as response,
+    ):
+        assert response.status == 200, "who has the token is no page of anybody's"
+
+
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 

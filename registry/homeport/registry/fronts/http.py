@@ -23,7 +23,7 @@ from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import Change
 from homeport.registry.fronts import access_log
 from homeport.registry.fronts.consul import bodies
-from homeport.registry.fronts.consul.access import authorize, caller_of
+from homeport.registry.fronts.consul.access import authorize, caller_of, refuse_pages
 from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.answers import (
     JSON,
@@ -242,6 +242,7 @@ class HttpFront:
         assert self._agent is not None
         caller = caller_of(request.headers, parameters)
         authorize(self._operations.token, caller, endpoint.access)
+        refuse_pages(self._operations.token, request.headers, endpoint.access)
         values = decode_parameters(endpoint, parameters)
         call = Call(endpoint, self._agent, caller, decode_variable(match.variable), values)
         call.asker = request

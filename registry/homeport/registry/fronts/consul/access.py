@@ -41,6 +41,19 @@ def caller_of(headers: Mapping[str, str], query: Sequence[tuple[str, str]]) -> C
     return NOBODY
 
 
+def refuse_pages(token: str, headers: Mapping[str, str], access: Access) -> None:
+    """Keep web pages from writing through their readers' browsers, which name the page in `Origin`.
+
+    A page of anybody's can have a browser send requests to its own machine, where a registry without a token would
+    carry them out. With a token there is no need: the page does not know it.
+
+    Raises:
+        Refusal: 403.
+    """
+    if access == "write" and not token and "Origin" in headers:
+        raise Refusal(403, "Permission denied: requests of web pages (with an Origin) may not write without a token")
+
+
 def authorize(token: str, caller: Caller, access: Access) -> None:
     """Let the caller do what needs `access`, in a registry whose token this is.
 
