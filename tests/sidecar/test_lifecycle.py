@@ -177,6 +177,27 @@ async def test_cancelling_serve_app_still_deregisters_and_stops_the_application(
     assert diary == ["start", "stop", "stop app"]
 
 
+async def test_whoever_drains_hears_of_the_end_also_if_others_do_too(net: Net) -> None:
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def slowly(raw: Raw) -> None:
+        await raw.head()
+        arrived.set()
+        await release.wait()
+        raw.send(net.ok())
+
+    app = await net.upstream(slowly)
+    sidecar = await net.sidecar(outbound=None, inbound="127.0.0.1:0", app=app.address)
+    raw = await net.dial(sidecar, "inbound")
+    raw.send(net.get())
+    async with asyncio.timeout(net.patience_s):
+        await arrived.wait()
+        draining = [asyncio.create_task(sidecar.drain(net.patience_s)) for _ in range(2)]
+        assert not await sidecar.drain(0.01)
+        release.set()
+        assert await asyncio.gather(*draining) == [True, True]
+
+
 async def test_drain_gives_up_after_its_time(net: Net) -> None:
     slow = Slow(net)
     app = await net.upstream(slow.script)
@@ -264,6 +285,20 @@ async def test_idle_connections_are_closed_before_the_instance_would(net: Net) -
         await instance_would.wait()
         assert endpoint.idle == []
         await ended.wait()
+
+
+@pytest.mark.parametrize("sent", [{"Origin": "http://somewhere.test"}, {"Sec-Fetch-Site": "cross-site"}])
+async def test_a_page_of_the_web_cannot_drain(net: Net, sent: dict[str, str]) -> None:
+    sidecar = await net.sidecar(admin="127.0.0.1:0")
+    async with ClientSession() as session:
+        async with session.post(f"http://{sidecar.at['admin']}/drain", headers=sent) as answer:
+            assert answer.status == 403
+        assert not sidecar.draining
+        async with session.post(f"http://{sidecar.at['admin']}/drain") as answer:
+            assert await answer.json() == {"drained": True}
+        async with session.get(f"http://{sidecar.at['admin']}/stats?format=xml") as answer:
+            assert answer.status == 400
+            assert "allowed: json, text" in await answer.text()
 
 
 async def test_the_admin_port_tells_and_drains(net: Net) -> None:

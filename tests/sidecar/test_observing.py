@@ -20,7 +20,7 @@ from homeport.sidecar.core import traces
 from homeport.sidecar.core.histogram import BOUNDS_S, SIZE, quantile
 from homeport.sidecar.log_file import BACKLOG_BYTES_MAX, LogFile
 from homeport.sidecar.metrics import metrics
-from homeport.sidecar.otlp import QUEUE_MAX, Exporter
+from homeport.sidecar.otlp import QUEUE_MAX, Exporter, Span
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually
@@ -303,6 +303,30 @@ async def test_a_collector_that_is_gone_costs_spans_and_no_request(net: Net, eve
     assert exporter is not None
     await sidecar.close()
     assert exporter.dropped == 5
+
+
+async def test_spans_are_not_lost_because_an_export_is_under_way_at_the_end(net: Net) -> None:
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def collects(raw: Raw) -> None:
+        head = await raw.head()
+        await raw.exactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+        arrived.set()
+        await release.wait()
+        raw.send(net.ok())
+
+    collector = await net.upstream(collects)
+    exporter = Exporter(f"http://{collector.address}", "x")
+    span = Span("1" * 32, "1" * 16, "", "GET", True, 0.0, 1.0, False, {})
+    exporter.start()
+    exporter.add(span)
+    async with asyncio.timeout(net.patience_s):
+        await arrived.wait()
+        closing = asyncio.create_task(exporter.close())
+        await asyncio.sleep(0)
+        release.set()
+        await closing
+    assert (exporter.exported, exporter.dropped) == (1, 0)
 
 
 def test_spans_that_wait_are_bounded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,41 @@ async def test_of_two_successors_only_one_takes_over(net: Net, path: Path) -> No
     assert left == ["left"]
     for taken in (one, other):
         taken.give_up()
+    await handover.close()
+
+
+async def test_more_sockets_are_handed_over_than_one_message_can_carry(path: Path) -> None:
+    sockets = {f"tcp:{'a-long-name-' * 20}{number}": [socket.socket() for _ in range(9)] for number in range(60)}
+    handover = Handover(path, lambda: sockets, lambda: None)
+    await handover.start()
+    taken = await take_over(path)
+    try:
+        assert list(taken.sockets) == list(sockets)
+        for name, listening in sockets.items():
+            ours = [os.fstat(each.fileno()).st_ino for each in listening]
+            assert [os.fstat(each.fileno()).st_ino for each in taken.sockets[name]] == ours
+            assert not any(each.get_inheritable() for each in taken.sockets[name])
+    finally:
+        taken.give_up()
+        for each in [each for listening in sockets.values() for each in listening]:
+            each.close()
+    await handover.close()
+
+
+async def test_a_successor_that_takes_too_long_to_be_ready_is_told_so_and_nothing_changes(
+    net: Net, path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("homeport.sidecar.takeover._READY_S", 0.05)
+    old = await net.sidecar()
+    left: list[str] = []
+    handover = Handover(path, lambda: old.sockets, lambda: left.append("left"))
+    await handover.start()
+    slow = await take_over(path)
+    await eventually(lambda: "came to nothing" in caplog.text)
+    with pytest.raises(TakeoverError, match="to start"):
+        await slow.ready()
+    slow.give_up()
+    assert left == []
     await handover.close()
 
 

@@ -27,11 +27,13 @@ from homeport.sidecar import (
     Timeouts,
     Workers,
 )
-from homeport.sidecar.channel import Routes, Setup, encode, to_worker
+from homeport.sidecar.channel import Ejected, Ready, Routes, Setup, Stop, Subscribe, Told, encode, to_worker
 from homeport.sidecar.core import sums
 from homeport.sidecar.core.settings import Circuit, ServiceSettings, divided
 from homeport.sidecar.metrics import added_metrics
 from homeport.sidecar.options import Given
+from homeport.sidecar.sockets import bind
+from homeport.sidecar.worker import Worker
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually
@@ -206,12 +208,59 @@ async def test_the_application_behind_workers_is_drained_by_all_of_them(net: Net
         await arrived.wait()
         assert not await workers.drain(0.1)
         draining = asyncio.create_task(workers.drain())
+        another = asyncio.create_task(workers.drain())
+        await asyncio.sleep(0)  # both have begun
         release.set()
         answer = await client.until_end()
         assert b"Connection: close\r\n" in answer
         assert answer.endswith(b"done")
         assert await draining
+        assert await another
         await troubled.wait()
+
+
+async def test_a_worker_that_is_still_starting_drains_when_it_is_there(net: Net, eventually: Eventually) -> None:
+    async with opened(net) as workers:
+        before = workers.pids
+        os.kill(before[0], signal.SIGKILL)
+        await eventually(lambda: len(workers._workers) == 2 and len(workers.pids) == 1)
+        assert await workers.retire()
+        starting = [worker for worker in workers._workers if worker.process and worker.process.pid not in before]
+        assert all(worker.ready.is_set() for worker in starting)
+        assert starting
+
+
+async def test_a_worker_that_starts_hears_at_once_whom_the_others_have_ejected(net: Net) -> None:
+    both = tuple([(await net.answering(net.ok())).instance() for _ in range(2)])
+    worker = Worker()
+    ready = asyncio.Event()
+
+    def parent(message: Any) -> None:
+        if isinstance(message, Subscribe):
+            told = Told("orders", known=True, revision=1, live=True, held=False, age_s=0, snapshot=True, changed=both)
+            worker._received(told)
+            worker._received(Ejected("orders", both[0].key, 30.0))
+        elif isinstance(message, Ready):
+            ready.set()
+
+    worker.channel.send = parent  # type: ignore[method-assign]
+    options = Options(outbound=None, http={"orders": "127.0.0.1:0"})
+    bound = bind("127.0.0.1:0")[0].detach()
+    worker._received(Setup("here", {"http:orders": [bound]}, options))
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(net.patience_s):
+        await ready.wait()
+        assert worker._sidecar is not None
+        assert worker._sidecar.outbound is not None
+        endpoints = worker._sidecar.outbound.clusters["orders"].endpoints
+        assert [key for key, endpoint in endpoints.items() if endpoint.ejected] == [both[0].key]
+        worker._received(Stop())
+        await running
+
+
+async def test_without_a_registry_an_unknown_name_is_404_from_workers_as_from_one_process(net: Net) -> None:
+    async with opened(net, client=None) as workers:
+        assert (await net.ask(workers, net.get())).startswith(b"HTTP/1.1 404 ")
 
 
 async def test_workers_end_with_a_parent_that_is_killed(net: Net, tmp_path: Path, eventually: Eventually) -> None:

@@ -39,6 +39,7 @@ class LastKnown:
         self._taken = taken
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
 
     def load(self) -> Snapshot | None:
         """What the file holds, or None; why a file that is there cannot be used goes to the log."""
@@ -70,6 +71,8 @@ class LastKnown:
         """Write once more, and stop."""
         if self._task is not None:
             self.stop()
+            if self._writing is not None:  # a thread does not end with the task that has sent it
+                await asyncio.gather(self._writing, return_exceptions=True)
             await self._save()
 
     async def _keep(self) -> None:
@@ -88,7 +91,9 @@ class LastKnown:
         if not taken.services:
             return  # nothing was ever asked for, or nothing was found: an older file knows more
         try:
-            await asyncio.get_running_loop().run_in_executor(None, replace, self.path, snapshot.encode(taken))
+            loop = asyncio.get_running_loop()
+            self._writing = loop.run_in_executor(None, replace, self.path, snapshot.encode(taken))
+            await asyncio.shield(self._writing)
         except (OSError, SnapshotError) as error:
             _log.warning("the last known endpoints were not saved in %s: %s", self.path, error)
 

@@ -55,12 +55,12 @@ class Acceptor(Generic[T]):
 
     async def emptied(self, timeout_s: float) -> bool:
         """Wait until no connection is left; False: some still are."""
-        self._empty = asyncio.Event()
+        empty = self._empty = self._empty or asyncio.Event()  # one for all who wait
         try:
             async with asyncio.timeout(timeout_s):
                 while self.connections:
-                    self._empty.clear()
-                    await self._empty.wait()
+                    empty.clear()
+                    await empty.wait()
         except TimeoutError:
             return False
         return True

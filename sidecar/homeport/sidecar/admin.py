@@ -7,15 +7,18 @@ and `metrics`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from homeport.client.randomness import own_rng
 from homeport.sidecar import reports
 from homeport.sidecar.core.plain_text import plain_text
 from homeport.sidecar.metrics import metrics
 from homeport.sidecar.reports import Watched
+
+SHUTDOWN_S: Final = 1.0  # for answers under way when the port closes; one that waits for a drain must not delay it
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Source(Protocol):
@@ -64,9 +67,20 @@ class Own:
 def _shown(request: web.Request, value: object) -> web.Response:
     """JSON, or text for who asks for it: `?format=text`, or an Accept that wants text/plain and not JSON."""
     accept = request.headers.get("Accept", "")
-    if request.query.get("format", "text" if "text/plain" in accept and "json" not in accept else "json") == "text":
-        return web.Response(text=plain_text(value))
-    return web.json_response(value)
+    form = request.query.get("format", "text" if "text/plain" in accept and "json" not in accept else "json")
+    if form not in ("text", "json"):
+        return web.Response(status=400, text=f"format={form!r}; allowed: json, text\n")
+    return web.Response(text=plain_text(value)) if form == "text" else web.json_response(value)
+
+
+@web.middleware
+async def _no_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Change nothing for a page of the web: its reader's browser reaches loopback, and sends a plain POST unasked."""
+    if request.method != "GET" and (
+        hdrs.ORIGIN in request.headers or request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    ):
+        return web.Response(status=403, text="this is no place for requests from web pages\n")
+    return await handler(request)
 
 
 def application(source: Source) -> web.Application:
@@ -105,8 +119,8 @@ def application(source: Source) -> web.Application:
             return web.Response(status=403, text="requests of web pages (with an Origin) are refused\n")
         return web.json_response({"drained": await source.drain()})
 
-    app = web.Application()
-    routes: list[tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = [
+    app = web.Application(middlewares=[_no_pages])
+    routes: list[tuple[str, str, Handler]] = [
         ("GET", "/ready", ready),
         ("GET", "/clusters", show_clusters),
         ("GET", "/stats", show_stats),

@@ -69,8 +69,9 @@ class BeginDrain(msgspec.Struct, frozen=True, tag="begin_drain"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Drain, or with `retire` stop accepting and wait for the connections' end; answered by `Drained`."""
+    """Drain, or with `retire` stop accepting and wait for the connections' end; `Drained` of that number answers."""
 
+    number: int
     timeout_s: float
     retire: bool = False
 
@@ -117,6 +118,7 @@ class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """The end of a `Drain`, and whether nothing was left."""
 
+    number: int
     whole: bool
 
 

@@ -143,7 +143,9 @@ class FanOut:
         """A worker asks for a service: tell it what is known, now and whenever that changes."""
         fan = self._fans.get(service)
         if fan is None:
-            if self._client is None:
+            if self._client is None:  # what stands nowhere is nowhere
+                nobody = Told(service, known=True, revision=0, live=False, held=False, age_s=0.0, snapshot=True)
+                worker.channel.send(nobody)
                 return
             try:
                 fan = self._follow(service, self._client)

@@ -9,6 +9,7 @@ Source: opentelemetry.io, OTLP specification 1.x, "JSON Protobuf Encoding".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import Any, Final
@@ -97,6 +98,7 @@ class Exporter:
         self._service = service
         self._queue: deque[Span] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         self._failing = False
         self.exported = 0
         self.dropped = 0
@@ -115,12 +117,10 @@ class Exporter:
         import aiohttp  # only where traces are exported
 
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
-            stopping = False
-            while not stopping:
-                try:
-                    await asyncio.sleep(EVERY_S)
-                except asyncio.CancelledError:
-                    stopping = True  # what is left goes now, within the timeout
+            while not self._closing.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(EVERY_S):
+                        await self._closing.wait()  # what is left goes now
                 while self._queue:
                     if not await self._send(
                         session, [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
@@ -146,8 +146,12 @@ class Exporter:
         return True
 
     async def close(self) -> None:
-        """Send what is left, and stop."""
+        """Send what is left, and stop; what cannot be sent within `TIMEOUT_S` is lost."""
         if self._task is not None:
-            self._task.cancel()
+            self._closing.set()
             await asyncio.wait([self._task], timeout=TIMEOUT_S)
+            self._task.cancel()
+            await asyncio.wait([self._task])
             self._task = None
+            self.dropped += len(self._queue)
+            self._queue.clear()

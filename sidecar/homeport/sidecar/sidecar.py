@@ -208,7 +208,9 @@ class Sidecar:
 
         from homeport.sidecar import admin
 
-        self._admin = web.AppRunner(admin.application(admin.Own(self)), access_log=None)
+        self._admin = web.AppRunner(
+            admin.application(admin.Own(self)), access_log=None, shutdown_timeout=admin.SHUTDOWN_S
+        )
         await self._admin.setup()
         await web.SockSite(self._admin, bound).start()
         return address_of(bound)

@@ -2,8 +2,9 @@
 
     new -> old   a line that names this protocol
     old -> new   how many sockets each listener has, one JSON object, with the sockets themselves (SCM_RIGHTS)
+                 and, if one message cannot carry all of them, a "+" with the next ones
     new -> old   "ready": the new one accepts
-    old -> new   "yes": the old one stops accepting and drains; or "no": another one was faster
+    old -> new   "yes": the old one stops accepting and drains; or "no": another one was faster, or this one too slow
 
 The sockets are shared until the old process closes its copies, so there is no moment at which nobody accepts, and what
 waits in a backlog is accepted by whoever is left. If the new one dies before it says "ready", nothing has changed.
@@ -22,7 +23,9 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
 
 from homeport.client.core.errors import HomeportError
 from homeport.sidecar.sockets import is_bound_to
@@ -33,12 +36,14 @@ HELLO: Final = b"homeport takeover 1\n"
 READY: Final = b"ready\n"
 YES: Final = b"yes\n"
 NO: Final = b"no\n"
-SOCKETS_MAX: Final = 250  # the kernel passes at most 253 in one message
-_REPLY_BYTES_MAX: Final = 4096
+SOCKETS_MAX: Final = 250  # in one message; the kernel passes at most 253
+_REPLY_BYTES_MAX: Final = 256 * 1024  # some thousand names of local ports
 _REPLY_S: Final = 5.0  # for the old one to hand over; it does nothing else meanwhile
 _READY_S: Final = 30.0  # for the new one to start its workers
 
 Sockets = dict[str, list[socket.socket]]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Counts: Final = msgspec.json.Decoder(dict[str, _Count])  # its errors are ValueErrors
 
 
 class TakeoverError(HomeportError):
@@ -94,17 +99,22 @@ class Handover:
                     self._path.unlink()
 
     async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        waiting = False
         try:
             async with asyncio.timeout(_READY_S):
                 if not _same_user(writer) or await reader.readline() != HELLO or self._left:
                     return
                 self._hand_over(writer)
+                waiting = True
                 if await reader.readline() != READY:
                     return
+                waiting = False
                 writer.write(self._succeeded())
         except (OSError, TimeoutError, ValueError) as error:
             _log.warning("a takeover came to nothing: %r", error)
         finally:
+            if waiting:  # whoever gets ready after all must not believe that we are gone
+                writer.write(NO)
             writer.close()
 
     def _succeeded(self) -> bytes:
@@ -121,7 +131,10 @@ class Handover:
         reply = json.dumps({name: len(listening) for name, listening in sockets.items()}).encode() + b"\n"
         handed = [each.fileno() for listening in sockets.values() for each in listening]
         with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as raw:
-            socket.send_fds(raw, [reply], handed)  # at once: nothing else was ever written to this connection
+            # At once: nothing else was ever written to this connection.
+            socket.send_fds(raw, [reply], handed[:SOCKETS_MAX])
+            for at in range(SOCKETS_MAX, len(handed), SOCKETS_MAX):
+                socket.send_fds(raw, [b"+"], handed[at : at + SOCKETS_MAX])
 
 
 @contextlib.contextmanager
@@ -164,15 +177,19 @@ class Taken:
         """The old process may leave. It has, if it is gone already.
 
         Raises:
-            TakeoverError: another successor was faster; the sockets are its own.
+            TakeoverError: another successor was faster, or the old process waits no longer; the sockets are theirs.
         """
         if await asyncio.get_running_loop().run_in_executor(None, self._say_ready) == NO:
-            raise TakeoverError("another process has taken over meanwhile")
+            raise TakeoverError(
+                f"another process has taken over meanwhile, or this one took over {_READY_S:g} s to start"
+            )
 
     def _say_ready(self) -> bytes:
-        with self._connection, contextlib.suppress(OSError):
-            self._connection.sendall(READY)
-            return self._connection.recv(len(YES))
+        with self._connection:
+            with contextlib.suppress(OSError):
+                self._connection.sendall(READY)
+            with contextlib.suppress(OSError):  # also if it has hung up: its last word may be a no
+                return self._connection.recv(len(YES))
         return b""
 
     def give_up(self) -> None:
@@ -199,21 +216,41 @@ def _ask(path: Path) -> Taken:
         with _reached(path) as address:
             connection.connect(address)
         connection.sendall(HELLO)
-        reply, fds, _flags, _address = socket.recv_fds(connection, _REPLY_BYTES_MAX, SOCKETS_MAX)
+        return Taken(connection, _received(connection))
     except OSError as error:
         connection.close()
         raise TakeoverError(f"there is nobody at {path} to take over from: {error}") from None
-    received = [socket.socket(fileno=fd) for fd in fds]
-    try:
-        counts = json.loads(reply)
-        if not isinstance(counts, dict) or sum(counts.values()) != len(received):
-            raise ValueError(f"{len(received)} sockets came with {reply[:80]!r}")
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         connection.close()
+        raise TakeoverError(f"whoever is at {path} does not hand over: {error}") from None
+
+
+def _received(connection: socket.socket) -> Sockets:
+    """What the old process hands over.
+
+    Raises:
+        OSError: the connection broke.
+        ValueError: it is not what it should be.
+    """
+    reply, received = b"", list[socket.socket]()
+    try:
+        counts: dict[str, int] | None = None
+        while counts is None or sum(counts.values()) > len(received):
+            data, fds, _flags, _address = socket.recv_fds(connection, _REPLY_BYTES_MAX, SOCKETS_MAX)
+            received += [socket.socket(fileno=fd) for fd in fds]
+            reply += data
+            if not data or len(reply) > _REPLY_BYTES_MAX:
+                break
+            if counts is None and b"\n" in reply:
+                counts = _Counts.decode(reply.partition(b"\n")[0])
+        if counts is None or sum(counts.values()) != len(received):
+            raise ValueError(f"{len(received)} sockets came with {reply[:80]!r}")
+    except BaseException:
         for each in received:
             each.close()
-        raise TakeoverError(f"whoever is at {path} does not hand over: {error}") from None
+        raise
     for each in received:
         each.setblocking(False)
+        each.set_inheritable(False)  # which children get which is said where they are started
     left = iter(received)
-    return Taken(connection, {name: [next(left) for _ in range(count)] for name, count in counts.items()})
+    return {name: [next(left) for _ in range(count)] for name, count in counts.items()}

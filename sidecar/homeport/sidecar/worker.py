@@ -149,6 +149,7 @@ class Worker:
         self._setup: asyncio.Future[Setup | None] = asyncio.get_running_loop().create_future()
         self._sidecar: Sidecar | None = None
         self._ejections: dict[str, int] = {}  # by service, as last told
+        self._early: list[Ejected] = []  # what others had met before we were there
         self._rng = own_rng()  # for questions about balancing, which must not change its choices
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,6 +165,8 @@ class Worker:
         async with Sidecar(self, setup.options, sockets=sockets, share=setup.share, name=setup.name) as sidecar:
             sidecar.watch_app(lambda: self.channel.send(Trouble()))
             self._sidecar = sidecar
+            for news in self._early:
+                self._agree(sidecar, news)
             self.channel.send(Ready())
             while not self._stop.is_set():
                 self._tell_ejections(sidecar)
@@ -225,6 +228,8 @@ class Worker:
                 self.kv.told(message)
             case Stop():
                 self._ended()
+            case Ejected() if self._sidecar is None:
+                self._early.append(message)
             case _ if self._sidecar is None:
                 _log.error("the parent said %s before it could be done", type(message).__name__)
             case Reconfigure(options=options):
@@ -254,4 +259,4 @@ class Worker:
 
     async def _drain(self, sidecar: Sidecar, how: Drain) -> None:
         leave = sidecar.retire if how.retire else sidecar.drain
-        self.channel.send(Drained(await leave(how.timeout_s)))
+        self.channel.send(Drained(how.number, await leave(how.timeout_s)))

@@ -22,7 +22,6 @@ from homeport.client.randomness import own_rng
 from homeport.sidecar.channel import (
     Ask,
     BeginDrain,
-    Channel,
     Drain,
     Drained,
     Ejected,
@@ -37,7 +36,6 @@ from homeport.sidecar.channel import (
     Trouble,
     Unsubscribe,
     encode,
-    to_parent,
 )
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core import sums
@@ -46,6 +44,7 @@ from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.options import DEFAULT, RELOADED, Given, Options
 from homeport.sidecar.services import Discovery
 from homeport.sidecar.sockets import address_of, bind, dealt
+from homeport.sidecar.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -58,31 +57,6 @@ STOP_S: Final = 5.0  # for one to close its connections and exit
 RESPAWN_S: Final = 1.0  # between two starts of the same worker, if it dies at once
 STANDING_S: Final = 0.5  # how often workers are told whether the registry still confirms what they know
 REPORT_S: Final = 2.0  # for a worker to report; one that cannot is left out
-
-
-class _Worker:
-    """One process, from its start to its end."""
-
-    def __init__(self, index: int, received: Callable[[_Worker, ToParent], None]) -> None:
-        self.index = index
-        self.process: asyncio.subprocess.Process | None = None
-        self.options = DEFAULT  # as it was told at its start
-        self.ready = asyncio.Event()
-        self.gone = asyncio.Event()
-        self.drained: asyncio.Future[bool] | None = None
-        self.reports: dict[int, asyncio.Future[Report]] = {}
-        self.channel = Channel(to_parent, lambda message: received(self, message), self._closed)
-
-    def _closed(self) -> None:
-        self.gone.set()
-        if self.drained is not None and not self.drained.done():
-            self.drained.set_result(True)  # nothing is left of what it did
-        for report in self.reports.values():
-            report.cancel()
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.returncode is None:
-            self.process.kill()
 
 
 class Workers:
@@ -114,7 +88,7 @@ class Workers:
         self._sockets = {name: list(each) for name, each in sockets.items()} if sockets is not None else {}
         self._rng: Rng = own_rng() if rng is None else rng
         self._name = ""
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerProcess] = []
         self._keeping: list[asyncio.Task[None]] = []
         routed = "outbound" in self._addresses or bool(self.options.http)
         self._fan_out = FanOut(client, self.options.state_file, self._rng, self._tell_routes if routed else None)
@@ -185,7 +159,7 @@ class Workers:
 
         from homeport.sidecar import admin
 
-        self._admin = web.AppRunner(admin.application(self), access_log=None)
+        self._admin = web.AppRunner(admin.application(self), access_log=None, shutdown_timeout=admin.SHUTDOWN_S)
         await self._admin.setup()
         await web.SockSite(self._admin, bound).start()
 
@@ -196,7 +170,7 @@ class Workers:
         loop = asyncio.get_running_loop()
         while not self._closing.is_set():
             began_s = loop.time()
-            worker = _Worker(index, self._received)
+            worker = WorkerProcess(index, self._received)
             self._workers.append(worker)
             try:
                 await self._spawn(worker)
@@ -215,6 +189,7 @@ class Workers:
                 self._workers.remove(worker)
                 self._fan_out.forget(worker)
                 worker.kill()
+                worker.ended()
             code = await worker.process.wait() if worker.process is not None else None
             if self._closing.is_set():
                 return
@@ -222,7 +197,7 @@ class Workers:
                 _log.error("worker %d (process %d) ended with code %d", index, worker.process.pid, code)
             await asyncio.sleep(max(0.0, began_s + RESPAWN_S - loop.time()))
 
-    async def _spawn(self, worker: _Worker) -> None:
+    async def _spawn(self, worker: WorkerProcess) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         hand: dict[str, list[int]] = {
@@ -248,12 +223,17 @@ class Workers:
             Setup(self._name, hand, self.options.share(self._count), self._fan_out.documents(), self._count)
         )
 
+    @property
+    def _present(self) -> list[WorkerProcess]:
+        """Those that have started."""
+        return [worker for worker in self._workers if worker.ready.is_set()]
+
     def _tell_routes(self, routes: Routes) -> None:
         frame = encode(routes)
         for worker in self._workers:
             worker.channel.send_encoded(frame)
 
-    def _received(self, worker: _Worker, message: ToParent) -> None:
+    def _received(self, worker: WorkerProcess, message: ToParent) -> None:
         match message:
             case Ready():
                 worker.ready.set()
@@ -261,18 +241,19 @@ class Workers:
                     worker.channel.send(Reconfigure(self.options.share(self._count)))
                 if self._draining:
                     worker.channel.send(BeginDrain())
+                for how, _done in worker.drains.values():
+                    worker.channel.send(how)
             case Subscribe(service=service):
                 self._fan_out.subscribe(worker, service)
             case Unsubscribe(service=service):
                 self._fan_out.unsubscribe(worker, service)
             case Ejected():
-                self._fan_out.eject(worker, message, self._workers)
+                self._fan_out.eject(worker, message, self._present)
             case Trouble():
                 if self._evidence is not None:
                     self._evidence()
-            case Drained(whole=whole):
-                if worker.drained is not None and not worker.drained.done():
-                    worker.drained.set_result(whole)
+            case Drained(number=number, whole=whole):
+                worker.drained(number, whole)
             case Report(number=number):
                 report = worker.reports.pop(number, None)
                 if report is not None and not report.done():
@@ -283,9 +264,8 @@ class Workers:
     def reconfigure(self, options: Options) -> None:
         """See `Sidecar.reconfigure`."""
         self.options = msgspec.structs.replace(self.options, **{name: getattr(options, name) for name in RELOADED})
-        for worker in self._workers:
-            if worker.ready.is_set():
-                worker.channel.send(Reconfigure(self.options.share(self._count)))
+        for worker in self._present:
+            worker.channel.send(Reconfigure(self.options.share(self._count)))
 
     def watch_app(self, evidence: Callable[[], None]) -> None:
         """Call `evidence` when requests to the application have failed."""
@@ -294,13 +274,13 @@ class Workers:
     def begin_drain(self) -> None:
         """See `Sidecar.begin_drain`."""
         self._draining = True
-        for worker in self._workers:
+        for worker in self._present:
             worker.channel.send(BeginDrain())
 
     async def drain(self, timeout_s: float = fixed.DRAIN_TIMEOUT_S) -> bool:
         """See `Sidecar.drain`."""
         self._draining = True
-        return await self._drain_all(Drain(timeout_s))
+        return await self._drain_all(timeout_s)
 
     async def retire(self, timeout_s: float = fixed.RETIRE_TIMEOUT_S) -> bool:
         """See `Sidecar.retire`."""
@@ -311,15 +291,12 @@ class Workers:
             self._admin = None
         self._fan_out.leave_file()
         self._close_sockets()
-        return await self._drain_all(Drain(timeout_s, retire=True))
+        return await self._drain_all(timeout_s, retire=True)
 
-    async def _drain_all(self, how: Drain) -> bool:
-        draining = [worker for worker in self._workers if worker.ready.is_set() and not worker.gone.is_set()]
-        for worker in draining:
-            worker.drained = asyncio.get_running_loop().create_future()
-            worker.channel.send(how)
-        wholes = await asyncio.gather(*(worker.drained for worker in draining if worker.drained is not None))
-        return all(wholes)
+    async def _drain_all(self, timeout_s: float, *, retire: bool = False) -> bool:
+        self._asked += 1
+        how = Drain(self._asked, timeout_s, retire)
+        return all(await asyncio.gather(*(worker.drain(how) for worker in self._workers if not worker.gone.is_set())))
 
     async def close(self) -> None:
         """Close everything; workers have `STOP_S` to exit. Idempotent."""
@@ -398,7 +375,7 @@ class Workers:
         """Ask every worker; those that do not answer in time are left out."""
         self._asked += 1
         loop = asyncio.get_running_loop()
-        asked = {worker: loop.create_future() for worker in self._workers if worker.ready.is_set()}
+        asked = {worker: loop.create_future() for worker in self._present}
         for worker, report in asked.items():
             worker.reports[self._asked] = report
             worker.channel.send(Ask(self._asked, explain))

@@ -158,16 +158,14 @@ class Listener(Acceptor[Downstream]):
     async def drain(self, timeout_s: float) -> bool:
         """End keep-alive and wait until nothing is in flight; False: something still is. Still accepts and serves."""
         self.draining = True
-        if self.active == 0:
-            return True
-        self._drained = asyncio.Event()
+        drained = self._drained = self._drained or asyncio.Event()  # one for all who wait
         try:
             async with asyncio.timeout(timeout_s):
-                await self._drained.wait()
+                while self.active:
+                    drained.clear()
+                    await drained.wait()
         except TimeoutError:
             return False
-        finally:
-            self._drained = None
         return True
 
     def close(self) -> None:
