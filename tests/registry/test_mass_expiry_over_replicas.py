@@ -11,7 +11,7 @@ import pytest
 from homeport.client import Client, Instance
 from homeport.client.core.messages import Deregister, Register, Renew, Resolve
 from homeport.mesh.testing import virtual_time
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.entries import Entry
 from homeport.registry.core.health import Verdict
 from homeport.registry.core.leases import TICK_S
 from homeport.registry.core.mass_expiry import WINDOW_S, MassExpiry

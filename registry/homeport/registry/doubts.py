@@ -13,7 +13,8 @@ from math import inf
 
 from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import Catalogue, Entry
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import Entry
 from homeport.registry.core.health import Verdict
 from homeport.registry.core.leases import TICK_S
 from homeport.registry.core.mass_expiry import MassExpiry

@@ -74,7 +74,8 @@ from homeport.client.core.messages import (
 from homeport.client.core.model import Instance, InstanceKey, KeyValue, validate_instance, validate_name
 from homeport.client.core.txn import Nested
 from homeport.registry.core import keys, user_txn
-from homeport.registry.core.catalogue import Catalogue, CheckRecord
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import CheckRecord
 from homeport.registry.core.explaining import Beside, explain
 from homeport.registry.core.health import capped
 from homeport.registry.core.limits import (

@@ -18,8 +18,9 @@ from homeport.client.core.errors import LimitExceeded, NotFound
 from homeport.client.core.messages import Event, KvEvents
 from homeport.client.core.model import InstanceKey, KvEvent, Lost, ServiceEvent
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import Catalogue, snapshot
+from homeport.registry.core.catalogue import Catalogue
 from homeport.registry.core.limits import PAGE_BYTES, WATCHES_PER_CONNECTION_MAX
+from homeport.registry.core.pages import snapshot
 from homeport.registry.core.watches import Batch, Watcher
 from homeport.registry.store.contract import Store
 

@@ -15,7 +15,8 @@ from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import NotFound
 from homeport.client.core.model import Status
 from homeport.registry.core import queries
-from homeport.registry.core.catalogue import Catalogue, Entry
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import Entry
 from homeport.registry.core.overlay import Overlay
 from homeport.registry.core.queries import Query
 from homeport.registry.sessions import Sessions

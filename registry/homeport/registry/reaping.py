@@ -10,7 +10,7 @@ from typing import Final
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.messages import Deregister
 from homeport.client.core.model import InstanceKey
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.entries import Entry
 from homeport.registry.core.reaping import SWEEP_S, Reaper
 from homeport.registry.core.txn import Change
 from homeport.registry.operations import Operations

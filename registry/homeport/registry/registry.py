@@ -23,7 +23,8 @@ from homeport.client.core.errors import Closed, HomeportError, InvalidArgument, 
 from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.client.randomness import own_rng
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import OWN, Catalogue, Entry
+from homeport.registry.core.catalogue import OWN, Catalogue
+from homeport.registry.core.entries import Entry
 from homeport.registry.core.explaining import Beside
 from homeport.registry.core.health import is_local
 from homeport.registry.core.txn import Change

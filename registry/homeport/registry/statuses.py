@@ -15,7 +15,8 @@ from homeport.client.core import wire
 from homeport.client.core.errors import HomeportError, RequestError
 from homeport.client.core.model import InstanceKey
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import Catalogue, CheckRecord
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import CheckRecord
 from homeport.registry.core.health import Verdict
 from homeport.registry.core.limits import STATUS_TICK_S
 from homeport.registry.core.txn import Compare, Delete, Put, Txn

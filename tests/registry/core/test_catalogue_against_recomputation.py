@@ -13,10 +13,12 @@ from homeport.client.core import wire
 from homeport.client.core.messages import Resolved
 from homeport.client.core.model import SEVERITY, Check, Instance, InstanceKey, ServiceEvent, Status
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import Catalogue, CheckRecord, snapshot
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import CheckRecord
 from homeport.registry.core.head import Head
 from homeport.registry.core.limits import PAGE_BYTES
 from homeport.registry.core.mvcc import Mvcc
+from homeport.registry.core.pages import snapshot
 from homeport.registry.core.txn import Delete, Op, Put, Range, Txn
 
 DELETIONS_MAX: Final = 2  # so that forgetting them is part of every run

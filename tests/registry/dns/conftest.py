@@ -17,7 +17,7 @@ from homeport.client.core.model import Instance
 from homeport.client.core.wire import encode
 from homeport.registry import DnsSettings, Registry
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import CheckRecord
+from homeport.registry.core.entries import CheckRecord
 from homeport.registry.core.txn import Put, Txn
 from homeport.registry.fronts.dns.front import DnsFront
 from homeport.registry.peers import NoOutlet, Peer

@@ -9,7 +9,7 @@ import pytest
 from homeport.client.core.messages import Register, SetState
 from homeport.client.core.model import TTL_S_MIN, Check, Instance
 from homeport.registry import Registry
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.entries import Entry
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.registry.http.conftest import Http

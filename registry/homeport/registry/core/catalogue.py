@@ -16,133 +16,23 @@ store is read-only (`lay_over`), and instances that are kept although their leas
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
-from sortedcontainers import SortedDict
 
 from homeport.client.core import wire
 from homeport.client.core.messages import Resolved
-from homeport.client.core.model import Check, Instance, InstanceKey, KeyValue, Mark, ServiceEvent, Status
+from homeport.client.core.model import Check, Instance, InstanceKey, Mark, ServiceEvent, Status
 from homeport.registry.core import keys
+from homeport.registry.core.entries import CheckRecord, Entry, LastChanges, Node, Service, Touched, as_it_stands
 from homeport.registry.core.health import aggregate
-from homeport.registry.core.limits import DELETIONS_REMEMBERED, PAGE_BYTES
+from homeport.registry.core.limits import DELETIONS_REMEMBERED
 from homeport.registry.core.mvcc import Mvcc
+from homeport.registry.core.pages import resolved_page
 from homeport.registry.core.txn import Change
 
-T = TypeVar("T")
-
-
 OWN: Final = (keys.INSTANCES, keys.CHECKS, keys.NODES)  # the prefixes it is made of
-
-
-class CheckRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What stands under `h/<node>/<id>/<check>`.
-
-    Where no check of that name is defined, the registry itself found it, or some other program that looks after the
-    instance wrote it; what only the front that it came by understands is in `extra`, by the front's name.
-    """
-
-    status: Status
-    output: str = ""
-    extra: dict[str, bytes] = {}
-    deregister_after_s: float = 0.0  # of a check that others look after, as in `Check`
-
-
-class Entry:
-    """One instance: as registered, and as everybody sees it. Or one node, of which both are the same."""
-
-    __slots__ = ("kept_status", "kept_until", "lease", "registered", "seen", "stale")
-
-    def __init__(self, registered: Instance, lease: int, seen: Instance) -> None:
-        self.registered = registered
-        self.lease = lease
-        self.seen = seen
-        self.stale = False  # its keys are gone, and it is kept
-        self.kept_until = 0.0  # how long it is kept, or will be when its keys go; 0: not at all
-        self.kept_status: Status = "passing"  # what it had when its lease ended
-
-
-class Service:
-    """All instances of one name. `answers` holds whatever readers made of it, until it changes."""
-
-    __slots__ = ("answers", "entries", "index", "name", "stale")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.index = 0
-        self.entries: dict[InstanceKey, Entry] = {}
-        self.stale: dict[InstanceKey, None] = {}  # those of them that are
-        self.answers: dict[object, object] = {}
-
-    def instances(self, passing: bool) -> tuple[Instance, ...]:
-        """Its instances in the order of node and id: all of them, or those that can take traffic."""
-        seen = [self.entries[key].seen for key in sorted(self.entries)]
-        return tuple([one for one in seen if one.available] if passing else seen)
-
-    @property
-    def needs_stale(self) -> bool:
-        """Whether so few of its instances remain that stale ones are served: fewer than half."""
-        return 2 * len(self.stale) > len(self.entries)
-
-    def answer(self, name: object, make: Callable[[Service], T]) -> T:
-        """What `make` returns for this service, made once per change."""
-        found = self.answers.get(name)
-        if found is None:
-            found = self.answers[name] = make(self)
-        return found  # type: ignore[return-value]  # `name` decides which `make` it is
-
-
-class Node:
-    """A node: what is registered of it (None: nothing), what is on it, and the worst that its own checks say."""
-
-    __slots__ = ("address", "entry", "ids", "index", "name", "status")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.index = 0
-        self.entry: Entry | None = None
-        self.ids: SortedDict[str, str] = SortedDict()  # id -> service
-        self.address = ""  # as registered, else that of its first instance
-        self.status: Status = "passing"
-
-
-class LastChanges:
-    """Names with the revision of their last change; `floor` is that of the newest no longer remembered."""
-
-    __slots__ = ("_by_age", "_most", "floor")
-
-    def __init__(self, most: int, floor: int = 1) -> None:
-        self._most = most
-        self._by_age: OrderedDict[str, int] = OrderedDict()
-        self.floor = floor
-
-    def index_of(self, name: str) -> int:
-        return max(self._by_age.get(name, 0), self.floor)
-
-    def add(self, name: str, revision: int) -> None:
-        self._by_age[name] = revision
-        self._by_age.move_to_end(name)
-        if len(self._by_age) > self._most:
-            _, self.floor = self._by_age.popitem(last=False)
-
-    def discard(self, name: str) -> None:
-        self._by_age.pop(name, None)
-
-
-class Touched:
-    """What one revision changed anything of: instances by key (with an empty id: a node itself), and whose they are."""
-
-    __slots__ = ("checks", "keys", "nodes", "revision", "services")
-
-    def __init__(self, revision: int) -> None:
-        self.revision = revision
-        self.keys: dict[InstanceKey, None] = {}
-        self.services: dict[str, None] = {}
-        self.nodes: dict[str, None] = {}
-        self.checks = False  # whether any check, or whom it is of
 
 
 class Catalogue:
@@ -237,8 +127,8 @@ class Catalogue:
         if service is None:
             return wire.encode(Resolved(self.index_of(name), ()))
         if offset:  # as many as a caller likes to ask for, so they are not kept
-            return _resolved_page(service, passing, offset)
-        return service.answer(("resolved", passing), lambda it: _resolved_page(it, passing, 0))
+            return resolved_page(service, passing, offset)
+        return service.answer(("resolved", passing), lambda it: resolved_page(it, passing, 0))
 
     def tags(self) -> dict[str, tuple[str, ...]]:
         """Every service with the tags of its instances, sorted."""
@@ -326,7 +216,7 @@ class Catalogue:
         if change.kv is None:
             node.entry = None
         else:
-            registered = _at(wire.decode(Instance, change.kv.value), change.kv)
+            registered = as_it_stands(wire.decode(Instance, change.kv.value), change.kv)
             node.entry = Entry(registered, change.kv.lease, registered)
         self.nodes_index = self.revision
 
@@ -349,7 +239,7 @@ class Catalogue:
             self._note_checks(old.registered)
             if old.registered.create_revision != change.kv.create_revision:
                 self._local.pop(key, None)
-        registered = _at(registered, change.kv)
+        registered = as_it_stands(registered, change.kv)
         # What was seen stays until `_recompute`, which compares with it; a new one has never been seen.
         service.entries[key] = Entry(registered, change.kv.lease, old.seen if old else registered)
         if old is None:
@@ -557,42 +447,6 @@ def _told(events: dict[str, tuple[list[Instance], list[InstanceKey]]], revision:
     ]
 
 
-def _at(registered: Instance, kv: KeyValue) -> Instance:
-    """A registration as it stands in the store."""
-    return msgspec.structs.replace(
-        registered, status="passing", mark="", create_revision=kv.create_revision, mod_revision=kv.mod_revision
-    )
-
-
 def _unwritten(check: Check) -> Status:
     """The status of a check of which nothing is written: not known yet, or a ttl check that fell silent."""
     return "critical" if check.kind == "ttl" else check.initial
-
-
-def snapshot(service: Service | None, name: str, revision: int) -> list[ServiceEvent]:
-    """A service's whole set as watch events: the first says `snapshot`, all but the last say `more`."""
-    instances = service.instances(passing=False) if service else ()
-    pages = list(_pages(instances)) or [()]
-    return [
-        ServiceEvent(service=name, revision=revision, snapshot=at == 0, changed=page, more=at < len(pages) - 1)
-        for at, page in enumerate(pages)
-    ]
-
-
-def _pages(instances: tuple[Instance, ...]) -> Iterable[tuple[Instance, ...]]:
-    page: list[Instance] = []
-    size = 0
-    for instance in instances:
-        size += len(wire.encode(instance))
-        if page and size > PAGE_BYTES:
-            yield tuple(page)
-            page, size = [], len(wire.encode(instance))
-        page.append(instance)
-    if page:
-        yield tuple(page)
-
-
-def _resolved_page(service: Service, passing: bool, offset: int) -> bytes:
-    instances = service.instances(passing)[offset:]
-    page = next(iter(_pages(instances)), ())
-    return wire.encode(Resolved(service.index, page, len(page) < len(instances)))

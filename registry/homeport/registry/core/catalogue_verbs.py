@@ -14,7 +14,7 @@ import msgspec
 from homeport.client.core import wire
 from homeport.client.core.model import Check, Instance, KeyValue
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import CheckRecord
+from homeport.registry.core.entries import CheckRecord
 from homeport.registry.core.overlay import Overlay
 
 # The fields that only the registry says.

@@ -11,7 +11,8 @@ from math import inf
 import msgspec
 
 from homeport.client.core.model import Check, Instance, InstanceKey, Status
-from homeport.registry.core.catalogue import Catalogue, CheckRecord
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import CheckRecord
 
 _OUTPUT_CHARS = 200  # of what a check last said: enough for a status line and the beginning of an error
 

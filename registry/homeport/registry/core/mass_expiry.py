@@ -16,7 +16,7 @@ from itertools import islice
 from math import inf
 from typing import Final
 
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.entries import Entry
 
 WINDOW_S: Final = 1.0  # ten buckets of the lease table: renewals of one cut-off network end no further apart
 INSTANCES_MIN: Final = 20  # fewer are a rack, a deployment or a test, and may well end together

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from homeport.client.core.model import InstanceKey
-from homeport.registry.core.catalogue import Catalogue, Entry
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import Entry
 
 SWEEP_S: Final = 30.0  # how often to look, as Consul does: an instance may stay this much longer
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from homeport.client.core.model import InstanceKey
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import CheckRecord
+from homeport.registry.core.entries import CheckRecord
 from homeport.registry.core.health import Verdict
 
 LEASE: Final = "registry lease"  # the name under which the end of an instance's lease shows

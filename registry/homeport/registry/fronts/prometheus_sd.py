@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.entries import Entry
 from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER
 from homeport.registry.fronts.consul.answers import Answer

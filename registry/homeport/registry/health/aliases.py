@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from homeport.client.core.model import SEVERITY, Check, InstanceKey, Status
-from homeport.registry.core.catalogue import Catalogue, Entry
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import Entry
 from homeport.registry.core.health import Verdict, aggregate
 
 Report = Callable[[InstanceKey, int, str, Verdict], None]

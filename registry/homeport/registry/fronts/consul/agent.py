@@ -16,7 +16,7 @@ from homeport.client.core import wire
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import InstanceKey
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import Entry, LastChanges
+from homeport.registry.core.entries import Entry, LastChanges
 from homeport.registry.core.indexes import Indexes
 from homeport.registry.core.limits import DELETIONS_REMEMBERED
 from homeport.registry.core.sessions import Session

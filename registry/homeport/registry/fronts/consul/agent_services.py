@@ -11,7 +11,7 @@ import msgspec
 
 from homeport.client.core.model import SEVERITY, Status
 from homeport.registry.core import catalogue_verbs
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.entries import Entry
 from homeport.registry.core.overlay import Overlay
 from homeport.registry.fronts.consul import bodies, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER, Agent

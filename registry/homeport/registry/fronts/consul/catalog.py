@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.entries import Entry
 from homeport.registry.fronts.consul import bodies, itself, rows, shapes
 from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.answers import Answer

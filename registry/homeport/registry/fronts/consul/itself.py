@@ -12,7 +12,7 @@ from typing import Final
 
 from homeport.client.core import wire
 from homeport.client.core.model import Instance
-from homeport.registry.core.catalogue import Entry
+from homeport.registry.core.entries import Entry
 from homeport.registry.fronts.consul import shapes
 from homeport.registry.fronts.consul.agent import Agent
 from homeport.registry.fronts.consul.registrations import EXTRA, Details

@@ -15,8 +15,8 @@ import msgspec
 from homeport.client.core import wire
 from homeport.client.core.model import EXTRA_BYTES_MAX, NAME_BYTES_MAX, Instance, State, Status, validate_instance
 from homeport.registry.core import catalogue_verbs, keys
-from homeport.registry.core.catalogue import CheckRecord
 from homeport.registry.core.catalogue_verbs import Registered
+from homeport.registry.core.entries import CheckRecord
 from homeport.registry.core.health import capped
 from homeport.registry.core.kv_verbs import VerbFailed, quoted
 from homeport.registry.core.overlay import Overlay

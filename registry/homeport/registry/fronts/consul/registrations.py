@@ -21,7 +21,8 @@ from homeport.client.core.model import (
     State,
     Status,
 )
-from homeport.registry.core.catalogue import Catalogue, CheckRecord, Entry
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import CheckRecord, Entry
 from homeport.registry.fronts.consul.answers import Refusal
 from homeport.registry.fronts.consul.durations import parse_duration
 from homeport.registry.fronts.consul.shapes import CheckDefinition, ServiceDefinition, TaggedAddress

@@ -12,7 +12,7 @@ from typing import Final
 from homeport.client.core.model import Check as OurCheck
 from homeport.client.core.model import Instance, KeyValue
 from homeport.registry.core import keys
-from homeport.registry.core.catalogue import CheckRecord, Entry
+from homeport.registry.core.entries import CheckRecord, Entry
 from homeport.registry.fronts.consul import itself, shapes
 from homeport.registry.fronts.consul.agent import DATACENTER, Agent, node_id
 from homeport.registry.fronts.consul.durations import format_duration

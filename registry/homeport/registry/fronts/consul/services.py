@@ -11,7 +11,7 @@ from homeport.client.core import wire
 from homeport.client.core.messages import Deregister, Register, ReportCheck
 from homeport.client.core.model import Status, validate_instance
 from homeport.registry.core import catalogue_verbs, keys
-from homeport.registry.core.catalogue import CheckRecord
+from homeport.registry.core.entries import CheckRecord
 from homeport.registry.core.overlay import Overlay
 from homeport.registry.fronts.consul import shapes
 from homeport.registry.fronts.consul.answers import NOTHING, Answer, Refusal

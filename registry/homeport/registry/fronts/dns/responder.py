@@ -16,7 +16,8 @@ import msgspec
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import InvalidArgument, NotFound
 from homeport.client.core.model import Instance
-from homeport.registry.core.catalogue import Catalogue, Service
+from homeport.registry.core.catalogue import Catalogue
+from homeport.registry.core.entries import Service
 from homeport.registry.fronts.consul.agent import DATACENTER
 from homeport.registry.fronts.consul.durations import parse_duration
 from homeport.registry.fronts.dns import names, question, records

@@ -1,0 +1,41 @@
+"""A service's answers in pages that fit into a frame: snapshots for those who follow it, lookups for those who ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from homeport.client.core import wire
+from homeport.client.core.messages import Resolved
+from homeport.client.core.model import Instance, ServiceEvent
+from homeport.registry.core.entries import Service
+from homeport.registry.core.limits import PAGE_BYTES
+
+
+def snapshot(service: Service | None, name: str, revision: int) -> list[ServiceEvent]:
+    """A service's whole set as watch events: the first says `snapshot`, all but the last say `more`."""
+    instances = service.instances(passing=False) if service else ()
+    pages = list(_pages(instances)) or [()]
+    return [
+        ServiceEvent(service=name, revision=revision, snapshot=at == 0, changed=page, more=at < len(pages) - 1)
+        for at, page in enumerate(pages)
+    ]
+
+
+def _pages(instances: tuple[Instance, ...]) -> Iterable[tuple[Instance, ...]]:
+    page: list[Instance] = []
+    size = 0
+    for instance in instances:
+        size += len(wire.encode(instance))
+        if page and size > PAGE_BYTES:
+            yield tuple(page)
+            page, size = [], len(wire.encode(instance))
+        page.append(instance)
+    if page:
+        yield tuple(page)
+
+
+def resolved_page(service: Service, passing: bool, offset: int) -> bytes:
+    """The encoded `Resolved` of its instances from number `offset` on."""
+    instances = service.instances(passing)[offset:]
+    page = next(iter(_pages(instances)), ())
+    return wire.encode(Resolved(service.index, page, len(page) < len(instances)))
