@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any, Final, Self
 
@@ -50,9 +50,11 @@ from homeport.registry.store.etcd_address import parse as parse_etcd
 from homeport.registry.store.journal import FILE_NAME, install_backup, verify_backup
 from homeport.registry.threads import RegistryThread, ThreadsafeTransport
 from homeport.registry.transfers import remove
+from homeport.registry.turns import InTurns
 
 _log = logging.getLogger("homeport.registry")
 
+_SHARED_OUT_AT_ONCE: Final = 500  # instances and nodes in one turn of the loop: some 5 ms with five replicas
 _LOST_S: Final = 5.0  # how long the replica whose connection to an instance broke looks at it beside the one in charge
 OFF: Final = "off"  # the address of a front that is not served
 
@@ -157,6 +159,7 @@ class Registry:
         self._rpc = RpcFront(self.operations, self._peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
         self._dns = DnsFront(self.operations, self._dns_settings, rng=self._rng)
+        self._sharing_out = InTurns(self._hand_over_one, _SHARED_OUT_AT_ONCE)
         self._look_after(self.catalogue.load(self.store.mvcc))
         self.store.listen_charges(self._share_out)
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
@@ -191,6 +194,7 @@ class Registry:
 
     async def _stop(self) -> None:
         self._started = False
+        self._sharing_out.stop()
         await self._http.close()
         await self._dns.close()
         await self._rpc.close()
@@ -396,10 +400,19 @@ class Registry:
         return self.store.in_charge(name, entry.lease, is_local(entry.registered))
 
     def _share_out(self) -> None:
-        """Replicas came or went: the checks are shared out anew."""
-        everything = [key for service in self.catalogue.services.values() for key in service.entries]
-        everything += [(node, "") for node in self.catalogue.nodes]
-        self._hand_over(everything)
+        """Replicas came or went: the checks are shared out anew, however many there are, without holding up the loop.
+
+        What comes or changes meanwhile is looked at when it does, by the same rule.
+        """
+        self._sharing_out.begin(self._everything())
+
+    def _everything(self) -> Iterator[InstanceKey]:
+        for name in tuple(self.catalogue.services):
+            service = self.catalogue.services.get(name)
+            if service is not None:
+                yield from tuple(service.entries)
+        for node in tuple(self.catalogue.nodes):
+            yield (node, "")
 
     def _moved(self, lease: int) -> None:
         """A lease may have another owner now, who looks after what is local to it."""
@@ -410,6 +423,9 @@ class Registry:
         for key in concerned:
             self._look_at(key)
         self._aliases.touched(concerned)
+
+    def _hand_over_one(self, key: InstanceKey) -> None:
+        self._hand_over([key])
 
     def _peer_lost(self, peer: Peer) -> None:
         """The connection that registered instances broke: find out at once how they are."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from math import inf
 from typing import Final, Protocol
 
@@ -35,6 +37,7 @@ from homeport.registry.store.etcd_batches import TRIES_MAX, Ended, Layout
 from homeport.registry.store.etcd_cluster import EtcdCluster, Refused, Unreachable, Write
 from homeport.registry.store.lease_clock import LeaseClock
 from homeport.registry.trouble import Trouble
+from homeport.registry.turns import InTurns
 
 _log = logging.getLogger("homeport.registry.store")
 
@@ -43,6 +46,7 @@ PROMISE_S: Final = MEMBER_TTL_S / 2  # half for the owner's promise, half for al
 _STAY_S: Final = 1.25  # between two words to etcd: one call that is not answered, and another, fit into the promise
 _RETRY_S: Final = 0.2  # after one that failed
 _ADOPTIONS_MAX: Final = 2000  # under way at once: some 100 ms of the loop; many more would hold up the word to etcd
+_CONSIDERED_AT_ONCE: Final = 1000  # leases of a dead replica, in one turn of the loop: some 5 ms with five replicas
 _SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
 
 
@@ -90,6 +94,10 @@ class Ownership:
         self._promised_until = -inf
         self._members: dict[str, None] = {}
         self._owners: dict[int, str] = {}  # of every lease that stands
+        self._owned: dict[str, dict[int, None]] = {}  # and back
+        self._alive: list[str] = []  # the members when orphans were last looked for
+        self._looking = InTurns(self._consider, _CONSIDERED_AT_ONCE)
+        self._orphaned: deque[int] = deque()  # that fall to this one, and wait for their turn
         self._taking: dict[int, asyncio.Task[float]] = {}  # take-overs under way, because a renewal was heard
         self._adopting: dict[int, None] = {}  # and because the owner is gone
         self._ending: dict[int, None] = {}  # their ends are on their way
@@ -122,7 +130,7 @@ class Ownership:
         self._members |= dict.fromkeys(members)
         for kv in map(self._store.mvcc.get, self._store.mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES))):
             assert kv is not None
-            self._owners[keys.lease_number(kv.key)] = wire.decode(LeaseRecord, kv.value).owner
+            self._set_owner(keys.lease_number(kv.key), wire.decode(LeaseRecord, kv.value).owner)
         self.clock.start()
         self._watch_promise()
         self._sweep()
@@ -131,6 +139,7 @@ class Ownership:
         self._loop = None
         self._promised_until = -inf
         self.clock.stop()
+        self._looking.stop()
         for timer in self._timers.values():
             timer.cancel()
         for task in self._taking.values():
@@ -196,7 +205,7 @@ class Ownership:
         self.members_changed()
 
     def members_changed(self) -> None:
-        self._adopt_orphans()
+        self._look_for_orphans()
         for listener in self._charges:
             listener()
 
@@ -276,12 +285,12 @@ class Ownership:
         """The mirror shows another record of a lease: its clock starts or stops here."""
         lease = keys.lease_number(change.key)
         if change.kv is None:
-            self._owners.pop(lease, None)
+            self._set_owner(lease, None)
             self.clock.ended(lease)
             return
         record = wire.decode(LeaseRecord, change.kv.value)
         before = wire.decode(LeaseRecord, change.prev.value) if change.prev is not None else LeaseRecord(0.0)
-        self._owners[lease] = record.owner
+        self._set_owner(lease, record.owner)
         if record.owner != self.replica:
             self.clock.handed_over(lease)
         elif before.owner != self.replica or record.attached <= before.attached or lease not in self.clock:
@@ -319,31 +328,60 @@ class Ownership:
 
     def _sweep(self) -> None:
         assert self._loop is not None
-        self._adopt_orphans()
+        if not (self._orphaned or self._adopting or self._looking.under_way):
+            self._look_for_orphans()  # whatever failed is tried again
         self._timers["sweep"] = self._loop.call_later(_SWEEP_S, self._sweep)
 
-    def _adopt_orphans(self) -> None:
-        """Take over those leases of dead replicas that fall to this one."""
+    def _look_for_orphans(self) -> None:
+        """Find those leases of dead replicas that fall to this one, and take them over."""
+        self._looking.stop()
+        self._orphaned.clear()
         if self._store.read_only is not None or self._loop is None or self.replica not in self._members:
             return
-        alive = list(self._members)
-        for lease, owner in tuple(self._owners.items()):
-            if len(self._adopting) >= _ADOPTIONS_MAX:
-                return  # the rest when these are done
-            if owner in self._members or lease in self._adopting:
-                continue
+        self._alive = list(self._members)
+        dead = [owner for owner in self._owned if owner not in self._members]
+        if dead:
+            self._looking.begin(chain.from_iterable([tuple(self._owned[owner]) for owner in dead]))
+
+    def _consider(self, lease: int) -> None:
+        """An orphan: does it fall to this replica?"""
+        if lease not in self._adopting and rendezvous(keys.lease(lease), self._alive) == self.replica:
+            self._orphaned.append(lease)
+            self._adopt()
+
+    def _adopt(self) -> None:
+        """Have the next orphans written down as this replica's, as many at once as may be."""
+        while self._orphaned and len(self._adopting) < _ADOPTIONS_MAX:
+            if self._store.read_only is not None or self._loop is None:
+                self._orphaned.clear()
+                return
+            lease = self._orphaned.popleft()
             record = self._store.mvcc.get(keys.lease(lease))
-            if record is not None and rendezvous(record.key, alive) == self.replica:
-                self._adopting[lease] = None
-                adopted = self._store.commit(self._mine(record, wire.decode(LeaseRecord, record.value)))
-                adopted.add_done_callback(lambda _done, lease=lease: self._adopted(lease))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            if record is None or self._owners[lease] in self._members:
+                continue  # it ended, or was renewed elsewhere meanwhile
+            self._adopting[lease] = None
+            adopted = self._store.commit(self._mine(record, wire.decode(LeaseRecord, record.value)))
+            adopted.add_done_callback(lambda _done, lease=lease: self._adopted(lease))  # type: ignore[misc]  # mypy cannot infer a lambda's default
 
     def _adopted(self, lease: int) -> None:
-        """Adopted, or not any more an orphan; whatever failed is tried again by the next sweep."""
-        full = len(self._adopting) >= _ADOPTIONS_MAX
+        """Adopted, or not any more an orphan; whatever failed is tried again by a later sweep."""
         self._adopting.pop(lease, None)
-        if full and self._loop is not None:
-            self._loop.call_soon(self._adopt_orphans)
+        self._adopt()
+
+    def _set_owner(self, lease: int, owner: str | None) -> None:
+        """The mirror says whose a lease is; None: it is gone."""
+        before = self._owners.get(lease)
+        if before == owner:
+            return
+        if before is not None:
+            del self._owners[lease]
+            owned = self._owned[before]
+            del owned[lease]
+            if not owned:
+                del self._owned[before]
+        if owner is not None:
+            self._owners[lease] = owner
+            self._owned.setdefault(owner, {})[lease] = None
 
     def numbers(self) -> dict[str, int]:
         return {
