@@ -365,8 +365,9 @@ class Registry:
 
     def _doubted(self, events: list[ServiceEvent]) -> None:
         """What no revision says made something look different."""
-        self._aliases.touched(self.catalogue.touched.keys)
+        self._aliases.touched(self.catalogue.looked_at.keys)
         self._publish(events)
+        self._http.look_different(events)
 
     def _look_after(self, events: list[ServiceEvent]) -> None:
         """Have the checks of what appeared or changed run, instances and nodes, and no others."""

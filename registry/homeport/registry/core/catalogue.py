@@ -10,8 +10,9 @@ The index of a service or a node is the revision of the last change to anything 
 remembered for a while; a name that is unknown answers with the newest deletion that is no longer remembered (`floor`),
 so an index never goes backwards.
 
-Two things show that no revision says, and so without an index of their own: what only this process knows while the
-store is read-only (`lay_over`), and instances that are kept although their leases ended with most others' (`keep`).
+Two things show that no revision says: what only this process knows while the store is read-only (`lay_over`), and
+instances that are kept although their leases ended with most others' (`keep`). What looks different for such a reason
+takes the newest revision for its index: whoever was told that one was told everything before it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import msgspec
 
 from homeport.client.core import wire
 from homeport.client.core.messages import Resolved
-from homeport.client.core.model import Check, Instance, InstanceKey, Mark, ServiceEvent, Status
+from homeport.client.core.model import Instance, InstanceKey, Mark, ServiceEvent, Status
 from homeport.registry.core import keys
 from homeport.registry.core.entries import CheckRecord, Entry, LastChanges, Node, Service, Touched, as_it_stands
-from homeport.registry.core.health import aggregate
+from homeport.registry.core.health import aggregate, before_first
 from homeport.registry.core.limits import DELETIONS_REMEMBERED
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.pages import resolved_page
@@ -52,6 +53,7 @@ class Catalogue:
         "index",
         "instances_index",
         "leased",
+        "looked_at",
         "nodes",
         "nodes_index",
         "revision",
@@ -69,6 +71,7 @@ class Catalogue:
         self.services: dict[str, Service] = {}
         self.nodes: dict[str, Node] = {}
         self.touched = Touched(1)  # by the last revision that concerned it
+        self.looked_at = Touched(1)  # when something was last looked at again, for a reason that no revision has
         self.leased = 0  # instances that stand on a lease
         self.stale: dict[InstanceKey, None] = {}
         self._service_of: dict[InstanceKey, str] = {}
@@ -323,7 +326,7 @@ class Catalogue:
         """Every check of an instance, or of a node, by name, with its status now."""
         records = self.records(key)
         checks = registered.checks if registered is not None else ()
-        found = [(one.name, records[one.name].status if one.name in records else _unwritten(one)) for one in checks]
+        found = [(one.name, records[one.name].status if one.name in records else before_first(one)) for one in checks]
         # A record without a defined check was found by the registry itself (a refused connection) or told by others.
         defined = {check.name for check in checks}
         return found + [(name, record.status) for name, record in records.items() if name not in defined]
@@ -392,24 +395,26 @@ class Catalogue:
     def drop_stale(self, stale: Iterable[InstanceKey]) -> list[ServiceEvent]:
         """Let go of stale instances; those that are not stale any more stay."""
         events: dict[str, tuple[list[Instance], list[InstanceKey]]] = {}
-        self.touched = Touched(self.revision)
+        by_revision, self.touched = self.touched, Touched(self.revision)
         for key in stale:
             if key in self.stale:
                 name = self._service_of[key]
                 self._remove(name, key, self.revision)
                 events.setdefault(name, ([], []))[1].append(key)
         self._touch_stale(events)
-        return self._looked_again(events)
+        return self._looked_again(events, by_revision)
 
     def look_again(self, concerned: Iterable[InstanceKey]) -> list[ServiceEvent]:
-        """What looks different now of these instances, for a reason that no revision has; indexes stay."""
-        self.touched = Touched(self.revision)
+        """What looks different now of these instances, for a reason that no revision has."""
+        by_revision, self.touched = self.touched, Touched(self.revision)
         self.touched.keys.update(dict.fromkeys(concerned))
         if self.stale:
             self._touch_stale(map(self._service_of.get, self.touched.keys))
-        return self._looked_again({})
+        return self._looked_again({}, by_revision)
 
-    def _looked_again(self, events: dict[str, tuple[list[Instance], list[InstanceKey]]]) -> list[ServiceEvent]:
+    def _looked_again(
+        self, events: dict[str, tuple[list[Instance], list[InstanceKey]]], by_revision: Touched
+    ) -> list[ServiceEvent]:
         for key in tuple(self.touched.keys):
             entry = self.find(*key) if key[1] else None
             if entry is not None:
@@ -417,7 +422,19 @@ class Catalogue:
                 self._recompute(key, known if known >= 0 else self.revision, events)
         for node in self.touched.nodes:
             self._settle(node, self.revision)
+        if events:
+            self._move_indexes(events)
+        # Whoever follows the revisions may not have taken in yet what the last one touched.
+        self.looked_at, self.touched = self.touched, by_revision
         return _told(events, self.revision)
+
+    def _move_indexes(self, services: Iterable[str]) -> None:
+        """What no revision says is new to whoever knows less than all that there is: it gets the newest index."""
+        for name in services:
+            service = self.services.get(name)
+            if service is not None:
+                service.index = self.revision
+        self.instances_index = self.checks_index = self.revision  # an overlay is made of checks
 
     def _turn_stale(self, name: str, key: InstanceKey, entry: Entry) -> None:
         entry.stale = True
@@ -445,8 +462,3 @@ def _told(events: dict[str, tuple[list[Instance], list[InstanceKey]]], revision:
         ServiceEvent(service=service, revision=revision, changed=tuple(changed), removed=tuple(removed))
         for service, (changed, removed) in events.items()
     ]
-
-
-def _unwritten(check: Check) -> Status:
-    """The status of a check of which nothing is written: not known yet, or a ttl check that fell silent."""
-    return "critical" if check.kind == "ttl" else check.initial

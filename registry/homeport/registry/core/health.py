@@ -136,3 +136,8 @@ def next_start(due: float, started: float, interval_s: float, rng: Rng) -> float
     if following < earliest:
         following += ceil((earliest - following) / interval_s) * interval_s
     return following
+
+
+def before_first(check: Check) -> Status:
+    """The status of a check of which nothing is written: not known yet, or a ttl check that fell silent."""
+    return "critical" if check.kind == "ttl" else check.initial

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
+from homeport.client.core.model import ServiceEvent
 from homeport.client.randomness import own_rng
 from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import Change
@@ -274,11 +275,14 @@ class HttpFront:
     async def _until_news(self, call: Call, resource: Resource) -> None:
         """Return when the call would be answered by something new, or its wait is over."""
         assert self._loop is not None
+        assert self._agent is not None
         deadline = self._loop.time() + self._wait_s(call)
+        waits = self._agent.waits
         numbers = self.numbers
         while await self._is_known(call, resource) and not self._closing:
             if numbers.blocked >= self._blocked_max:
                 raise crowded("blocking queries")
+            unsaid = waits.unsaid
             woken: asyncio.Future[bool] = self._loop.create_future()
             unsubscribe = resource.subscribe(partial(_wake, woken, True))
             timer = self._loop.call_at(deadline, _wake, woken, False)
@@ -288,6 +292,8 @@ class HttpFront:
                 if not await woken:
                     return
                 numbers.wakes += 1
+                if waits.unsaid != unsaid and not call.text("hash"):
+                    return  # it looks different, whatever its index
             finally:
                 numbers.blocked -= 1
                 del self._blocked[woken]
@@ -309,6 +315,11 @@ class HttpFront:
         return wait_s + self._rng.random() * wait_s * WAIT_JITTER
 
     # --- what happens -------------------------------------------------------------------------------------------
+
+    def look_different(self, events: list[ServiceEvent]) -> None:
+        """Something looks different although no revision says so; the catalogue has just taken it in."""
+        if self._agent is not None and not self._closing:
+            self._agent.waits.look_different(events)
 
     def _revision(self, revision: int, changes: tuple[Change, ...]) -> None:
         assert self._agent is not None

@@ -6,9 +6,10 @@ their own here, since what a service's index follows (instances, their checks, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
+from homeport.client.core.model import ServiceEvent
 from homeport.registry.core.catalogue import Catalogue
 from homeport.registry.core.indexes import Indexes
 from homeport.registry.store.contract import Store
@@ -45,6 +46,7 @@ class Waits:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._waiting: dict[Topic, dict[Wake, None]] = {}
+        self.unsaid = 0  # times that something looked different although no revision said so
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -69,6 +71,24 @@ class Waits:
         moved += [Topic("node", name) for name in touched.nodes]
         moved += [topic for topic in _LISTS if index_of(catalogue, topic) == touched.revision]
         for topic in moved:
+            self.wake(topic)
+
+    def look_different(self, events: Iterable[ServiceEvent]) -> None:
+        """Wake those who wait for what looks different now, although no revision says so.
+
+        Its index has moved to the newest revision. That is no news by the number to whoever knew that revision; so
+        they are answered without comparing it.
+        """
+        if not self._waiting:
+            return
+        self.unsaid += 1
+        catalogue = self._catalogue
+        moved: list[Topic] = []
+        for event in events:
+            nodes = dict.fromkeys([*(one.node for one in event.changed), *(node for node, _ in event.removed)])
+            moved += [Topic("service", event.service), *(Topic("node", node) for node in nodes)]
+        moved += [topic for topic in _LISTS if index_of(catalogue, topic) == catalogue.revision]
+        for topic in dict.fromkeys(moved):
             self.wake(topic)
 
     def wake(self, topic: Topic) -> None:
