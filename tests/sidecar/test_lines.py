@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from homeport.sidecar.core import limits
 from homeport.sidecar.core.limits import Limits
 from homeport.sidecar.http1 import framing, lines
-from homeport.sidecar.http1.framing import RequestHead, parse_request, parse_response
+from homeport.sidecar.http1.framing import RequestHead, head_end, parse_request, parse_response
 from homeport.sidecar.http1.lines import Malformed
 
 NAMES = st.sampled_from(
@@ -122,6 +122,40 @@ def test_lines_that_are_good_alone_are_refused_together(fields: tuple[bytes, byt
             with pytest.raises(Malformed) as refused:
                 parse_response(answer, len(answer), Limits(), to_head=False)
             assert refused.value.status == 502
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["X_Forwarded_For", "x-forwarded_proto", "X_Homeport_Service", "Transfer_Encoding", "CONTENT_LENGTH", "hOsT_"],
+)
+def test_a_name_in_disguise_says_nothing(name: str) -> None:
+    data = f"GET / HTTP/1.1\r\nHost: a\r\nX_Own: kept\r\n{name}: 5\r\n\r\n".encode()
+    for _ in range(2):  # new, and remembered
+        head = parse_request(data, len(data), Limits())
+        assert head.length == 0
+        assert not head.forwarded
+        assert not head.mesh
+        assert head.lines == [b"X_Own: kept", *([b"hOsT_: 5"] if name == "hOsT_" else [])]
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"GET /", b"A: b", b"x" * 40]), max_size=12), st.data())
+def test_a_head_that_drips_ends_where_it_would_have_at_once(pieces: list[bytes], draw: st.DataObject) -> None:
+    whole = b"GET / HTTP/1.1\r\n" + b"".join(pieces)
+    cuts = sorted(draw.draw(st.lists(st.integers(1, len(whole)), max_size=8)))
+    seen = 0
+    for size in [*cuts, len(whole)]:
+        at_once, dripping = (_end(whole[:size], each) for each in (0, seen))
+        assert at_once == dripping
+        if at_once != 0:
+            break
+        seen = size
+
+
+def _end(data: bytes, seen: int) -> int | str:
+    try:
+        return head_end(data, Limits(), request=True, seen=seen)
+    except Malformed as error:
+        return error.text
 
 
 def test_lines_in_use_are_remembered_and_their_number_is_bounded() -> None:

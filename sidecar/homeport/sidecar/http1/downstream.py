@@ -33,7 +33,7 @@ class Downstream(asyncio.Protocol):
     """One client's connection. `exchange` is the request under way, None between two."""
 
     __slots__ = (
-        "_advancing", "_body", "_buffer", "_closing", "_eof", "_in_head", "_lingered", "_pauses", "deadline_s",
+        "_advancing", "_body", "_buffer", "_closing", "_eof", "_lingered", "_looked_at", "_pauses", "deadline_s",
         "exchange", "forwarding", "forwarding_to", "listener", "lost", "peer", "transport", "write_paused",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class Downstream(asyncio.Protocol):
         self._advancing = False
         self._closing = False
         self._eof = False
-        self._in_head = False  # some bytes of a head are here, not all
+        self._looked_at = 0  # bytes of a head that is not all here
         self._lingered = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -148,16 +148,16 @@ class Downstream(asyncio.Protocol):
         data = self._buffer
         if data[:1] in b"\r\n":
             data = self._buffer = self._skip_empty_lines(data)
-        end = framing.head_end(data, self.listener.limits, request=True) if data else 0
+        end = framing.head_end(data, self.listener.limits, request=True, seen=self._looked_at) if data else 0
         if not end:
             if data and self._eof:
                 raise Malformed(400, "the connection ended within a request")
-            if data and not self._in_head:  # counted from the first byte: a drip does not buy time
-                self._in_head = True
+            if data and not self._looked_at:  # counted from the first byte: a drip does not buy time
                 self.deadline_s = self.listener.now() + self.listener.timeouts.head_s
+            self._looked_at = len(data) or self._looked_at  # an empty line, cut in its middle, does not either
             self.resume_reading(PIPELINE)
             return False
-        self._in_head = False
+        self._looked_at = 0
         request = self.parse(data, end, self.listener.limits)
         data = data[end:]
         self._buffer = b""

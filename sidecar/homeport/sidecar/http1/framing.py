@@ -56,13 +56,16 @@ STATUS_LINES: Final = {
 }
 
 
-def head_end(data: bytes, bounds: Limits, *, request: bool) -> int:
+def head_end(data: bytes, bounds: Limits, *, request: bool, seen: int = 0) -> int:
     """Where the body begins, or 0 while the head is incomplete.
+
+    Args:
+        seen: How many bytes were here at the last look, in vain: a head that drips is not looked through at each drop.
 
     Raises:
         Malformed: too long, or already certain to be wrong.
     """
-    end = data.find(b"\r\n\r\n", 0, bounds.head_bytes)
+    end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0, bounds.head_bytes)
     if end >= 0:
         return end + 4
     line_end = data.find(b"\r\n", 0, bounds.line_bytes)
@@ -71,7 +74,8 @@ def head_end(data: bytes, bounds: Limits, *, request: bool) -> int:
     if len(data) >= bounds.head_bytes:
         raise Malformed(431 if request else 502, f"the head is longer than {bounds.head_bytes} bytes")
     # What can never become a head is refused now, not when the time for a slow one is up.
-    if BARE_LF.search(data) or _BARE_CR.search(data):
+    new = max(0, seen - 2)
+    if BARE_LF.search(data, new) or _BARE_CR.search(data, new):
         raise Malformed(400, "lines must end with CR LF")
     if request and data[:1] != b"\r" and not lines.starts_like_a_request(data):
         raise Malformed(400, "this is not an HTTP/1 request")

@@ -266,6 +266,11 @@ class Fields(Memory[Field]):
         """Remember a line that llhttp has taken apart."""
         low = name.lower()
         kind = MESH if low.startswith(MESH_PREFIX) else self._kinds.get(low)
+        if kind is None and b"_" in low:
+            # To CGI and WSGI it is the same name with `-`: nobody may say in disguise what is ours to say.
+            meant = low.replace(b"_", b"-")
+            if meant in self._kinds or meant.startswith(MESH_PREFIX):
+                kind = HOP
         value = value.rstrip(b" \t")
         if kind is None:
             self._plain.put(name, True)
