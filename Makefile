@@ -101,7 +101,7 @@ bench: $(STAMP) ## every benchmark, with the pictures and the tables made from t
 	@$(BIN)/python -m benchmarks.drawing
 
 .PHONY: bench-quick
-bench-quick: $(STAMP) ## a short measurement beside the peers that are installed
+bench-quick: $(STAMP) ## what README shows, in some two minutes, beside the peers that are installed
 	@$(BIN)/python -m benchmarks all --quick
 
 .PHONY: profile

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from benchmarks import rounds
-from benchmarks.case import FULL, QUICK
+from benchmarks.case import FULL, HEADLINES, QUICK
 from benchmarks.machine import describe
 from benchmarks.report import CaseReport, Report, encode, table
 
@@ -30,7 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks that were asked for; return 1 if a contender failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="+", choices=[*NAMES, "all"], metavar="NAME", help=f"{', '.join(NAMES)} or all")
-    parser.add_argument("--quick", action="store_true", help="less of everything: to look, not to quote")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="less of everything, and of `all` only what README shows: to look, not to quote",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--results", type=Path, metavar="DIR", help="write each NAME's figures to DIR/NAME.json")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds that count, after the warm-up")
@@ -53,10 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         return Report(started_at=started_at, quick=options.quick, machine=machine, cases=cases)
 
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    headlines = {name for name, _, _ in HEADLINES} if options.quick and "all" in options.names else frozenset()
     for name in NAMES if "all" in options.names else options.names:
         cases: list[CaseReport] = []
         for case in importlib.import_module(f"benchmarks.suite.{name}").cases(scale):
-            if fnmatch.fnmatch(case.name, options.only):
+            if fnmatch.fnmatch(case.name, options.only) and (not headlines or case.name in headlines):
                 cases.append(rounds.run(case, scale.rounds, _say, work_dir))
                 print(f"\n{table(cases[-1])}\n", flush=True)
         if options.results:

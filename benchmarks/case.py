@@ -88,8 +88,8 @@ class Case:
 class Scale:
     """How much is done; `--quick` does less of it, and its figures are for looking, not for quoting."""
 
-    rounds: int = 7
-    turn_s: int = 5  # whole seconds, as wrk counts
+    rounds: int = 5
+    turn_s: int = 2  # whole seconds, as wrk counts
     services: int = 1000
     instances: int = 3
     keys: int = 100_000
@@ -105,7 +105,7 @@ class Scale:
 
 FULL: Final = Scale()
 QUICK: Final = Scale(
-    rounds=2,
+    rounds=1,
     turn_s=1,
     services=200,
     keys=20_000,
@@ -117,4 +117,23 @@ QUICK: Final = Scale(
     sizes=(1_000, 10_000),
     cluster_s=60,
     cluster_loads=((2_000, 10.0), (5_000, 30.0)),
+)
+
+# The questions that most people ask: rows of README's table, each a case, its metric, and what that is. A quick run of
+# everything is a run of these.
+HEADLINES: Final = (
+    ("lookups/network", "rate", "lookups of a service a second"),
+    ("puts/64x16", "server_cpu", "server CPU of a durable put"),
+    ("kv/mix", "rate", "gets and puts of keys a second, four to one"),
+    ("renewals", "server_cpu", "server CPU of a lease renewal"),
+    ("registration", "register_cpu", "server CPU of a durable registration"),
+    ("fanout", "last_delivery", "a put to its last of many watchers"),
+    ("departure/killed", "last_client_knows", "until the last client knows that an instance was killed"),
+    ("departure/stopped", "last_client_knows", "the same, and it hangs; leases of three seconds"),
+    ("failover/stopped", "failed", "failed requests when one of three instances hangs"),
+    ("sidecar/small", "server_cpu", "proxy CPU of a small request, 32 connections"),
+    ("sidecar/small-512", "server_cpu", "proxy CPU of a small request, 512 connections"),
+    ("sidecar/64KiB", "server_cpu", "proxy CPU of 64 KiB"),
+    ("dns/A", "server_cpu", "server CPU of a DNS answer"),
+    ("startup/registry", "start", "from a registry's start until it accepts connections"),
 )

@@ -15,7 +15,7 @@ from typing import Final
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from benchmarks.case import Metric
+from benchmarks.case import HEADLINES, Metric
 from benchmarks.machine import Machine
 from benchmarks.report import CaseReport, Report, Row, decode, number
 from benchmarks.servers import ROOT
@@ -35,18 +35,6 @@ _ABOUT: Final = (
 _OURS: Final = "#2a6f97"
 _THEIRS: Final = "#b0b7bd"
 _LINE_CHARACTERS: Final = 84  # of a title
-# In README's table: one row for each of these, if it was measured.
-_HEADLINES: Final = (
-    ("lookups/network", "rate", "lookups of a service a second"),
-    ("puts/64x16", "server_cpu", "server CPU of a durable put"),
-    ("renewals", "server_cpu", "server CPU of a lease renewal"),
-    ("fanout", "last_delivery", "a put to its last of many watchers"),
-    ("failover/stopped", "failed", "failed requests when one of three instances hangs"),
-    ("sidecar/small", "server_cpu", "proxy CPU of a small request, 32 connections"),
-    ("sidecar/small-512", "server_cpu", "proxy CPU of a small request, 512 connections"),
-    ("sidecar/64KiB", "server_cpu", "proxy CPU of 64 KiB"),
-    ("dns/A", "server_cpu", "server CPU of a DNS answer"),
-)
 
 
 def draw(case: CaseReport, metric: Metric, machine: Machine, file: Path) -> None:
@@ -187,7 +175,7 @@ def headlines(reports: Sequence[Report]) -> str:
     """README's table: the questions that most people ask, everyone's answer, and who is ahead."""
     cases = {case.name: case for report in reports for case in report.cases}
     lines = ["| | Homeport | others | Homeport ahead |", "|---|---|---|---|"]
-    for name, metric_name, what in _HEADLINES:
+    for name, metric_name, what in HEADLINES:
         case = cases.get(name)
         metric = next((each for each in case.metrics if each.name == metric_name), None) if case else None
         if case is None or metric is None:

@@ -65,7 +65,9 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 throughput,
                 f"wrk, {connections} connections, {what}; three endpoints of one upstream",
                 "homeport",
-                _contenders(_wrk(path, connections, scale.turn_s, body_bytes), upstream),
+                _contenders(
+                    _wrk(path, connections, scale.turn_s, body_bytes), upstream, everyone=path == "/" and not body_bytes
+                ),
                 notes=(_SHARED,),
             )
             for name, connections, path, body_bytes, upstream, what in (
@@ -139,21 +141,21 @@ def cases(scale: Scale) -> tuple[Case, ...]:
     )
 
 
-def _contenders(load: Load, upstream: StartUpstream) -> tuple[Contender, ...]:
+def _contenders(load: Load, upstream: StartUpstream, *, everyone: bool = False) -> tuple[Contender, ...]:
+    """Who is asked; `everyone`: also those that are known by now to be far behind."""
     about = "homeport sidecar: endpoints from the registry, two choices, retries and outlier ejection on"
+    plain = "aiohttp server and ClientSession on uvloop, round robin"
     return (
         _contender("homeport", about, _homeport, load, upstream=upstream),
-        _contender(
-            "aiohttp",
-            "aiohttp server and ClientSession on uvloop, round robin",
-            proxies.aiohttp,
-            load,
-            upstream=upstream,
-        ),
+        *([_contender("aiohttp", plain, proxies.aiohttp, load, upstream=upstream)] if everyone else []),
         _contender("nginx", "nginx as proxy, one worker, kept-alive upstreams", proxies.nginx, load, upstream=upstream),
         _contender("haproxy", "HAProxy, one thread, leastconn", proxies.haproxy, load, "haproxy", upstream),
         _contender("envoy", "Envoy, one worker, LEAST_REQUEST", proxies.envoy, load, "envoy", upstream),
-        _contender("caddy", "Caddy, on one core, least_conn", proxies.caddy, load, "caddy", upstream),
+        *(
+            [_contender("caddy", "Caddy, on one core, least_conn", proxies.caddy, load, "caddy", upstream)]
+            if everyone
+            else []
+        ),
         _direct("no proxy; server CPU is the upstream's own", load, upstream),
     )
 
