@@ -4,6 +4,7 @@ service leave without failing anybody.
 
 from homeport.client.core.balancing import Balancing, HashOn, Outliers, Subset
 from homeport.sidecar.app_watch import AppWatch
+from homeport.sidecar.core.idempotency import Remembering
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.routing import (
     Destination,
@@ -23,6 +24,7 @@ from homeport.sidecar.core.settings import (
     Adaptive,
     Budget,
     Circuit,
+    Idempotency,
     Retries,
     ServiceSettings,
     UpstreamTls,
@@ -50,6 +52,7 @@ __all__ = [
     "HashOn",
     "HeaderEdits",
     "HeaderMatch",
+    "Idempotency",
     "Limits",
     "Match",
     "Mirror",
@@ -59,6 +62,7 @@ __all__ = [
     "RateLimit",
     "Redirect",
     "Registered",
+    "Remembering",
     "Retries",
     "Rewrite",
     "Route",

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import Instance
 from homeport.sidecar.core import cluster, limits, routes
+from homeport.sidecar.core.idempotency import ONCE, Memory, Remembering, key_of
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
@@ -23,6 +24,8 @@ from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import Listener
+from homeport.sidecar.http1.mirror import Nobody
+from homeport.sidecar.http1.remembered import RememberedExchange
 from homeport.sidecar.http1.tries import Tries
 from homeport.sidecar.http1.upstream import Cluster
 
@@ -42,11 +45,17 @@ class Inbound(Listener):
         bounds: Limits,
         timeouts: Timeouts,
         concurrency_max: int = limits.ACTIVE_MAX,
+        remembering: Remembering | None = None,
     ) -> None:
         super().__init__(loop, rng, pseudonym, bounds, timeouts)
         self.app: Cluster = cluster.Cluster(app.service, PLAIN, fixed=True, per_try_s=timeouts.first_byte_s)
         self.app.update({app.key: app})
         self.concurrency_max = concurrency_max
+        self.memory: Memory[RememberedExchange] | None = None  # of answers to requests with an idempotency key
+        self.left: set[Nobody] = set()  # in the places of clients that have left, see `remembered`
+        if remembering is not None:
+            self.memory = Memory(remembering, f"{rng.randrange(1 << 64):016x}")
+            self.app.plain = False
         self.on_trouble: Callable[[], None] | None = None  # called, at most once a sweep, when requests have failed
         self._host = f"{app.address}:{app.port}".encode()
         self._troubles = 0  # failures known at the last sweep
@@ -62,8 +71,13 @@ class Inbound(Listener):
             request.host = self._host
         return self.app
 
-    def begin_routed(self, exchange: Tries, cluster: Cluster) -> None:
-        raise AssertionError("the application has no routes")
+    def begin_otherwise(self, exchange: Tries, cluster: Cluster) -> bool:
+        request = exchange.request
+        key = key_of(request.lines) if request.method in ONCE else None
+        if key is None:
+            return False
+        RememberedExchange(exchange, cluster, self, key).begin_remembered()
+        return True
 
     def wait_known(self, cluster: Cluster, exchange: Tries) -> None:
         raise AssertionError("the application's address is always known")
@@ -88,6 +102,14 @@ class Inbound(Listener):
         super().sweep(now)
         for upstream in self.app.sweep(now, self.rng):
             upstream.close()
+        if self.memory is not None:
+            self.memory.sweep(now)
+            for left in list(self.left):
+                exchange = left.exchange
+                if exchange is not None and exchange.ends_s <= now:
+                    exchange.out_of_time()
+                elif exchange is not None and left.deadline_s <= now:
+                    exchange.expired(now)
         # From the counters, so that the evidence costs a request nothing: answers of 5xx, none at all, or too late.
         app = self.app
         troubles = app.requests[5] + app.requests[0] + app.timeouts + app.connect_failures
@@ -97,6 +119,9 @@ class Inbound(Listener):
                 self.on_trouble()
 
     def close(self) -> None:
+        for each in [*self.connections, *self.left]:
+            if isinstance(each.exchange, RememberedExchange):
+                each.exchange.abandon()
         super().close()
         for endpoint in self.app.endpoints.values():
             for upstream in list(endpoint.idle):

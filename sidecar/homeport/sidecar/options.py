@@ -15,6 +15,7 @@ from typing import Final, TypedDict
 import msgspec
 
 from homeport.sidecar.core import limits as fixed
+from homeport.sidecar.core.idempotency import Remembering
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.routing import Routing
 from homeport.sidecar.core.settings import ServiceSettings, divided
@@ -44,6 +45,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         state_file: Where the last known endpoints are kept, for the next start; None for nowhere.
         start_traces: Whether a request without a `traceparent` gets one; one that has it always keeps it.
         inbound_tls: The certificate that clients of the inbound are shown; None: it speaks plain HTTP.
+        remembering: How much the inbound remembers of answers to requests with an Idempotency-Key; None: nothing. For
+            others to rely on that, the instance's meta must say `idempotency = "true"`.
         observing: What is written down of requests: an access log, traces. Nothing by default.
         settings: How services are balanced, timed and guarded.
         services: Those that differ, by name.
@@ -67,6 +70,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     state_file: Path | None = None
     start_traces: bool = False
     inbound_tls: ServerTls | None = None
+    remembering: Remembering | None = None
     observing: Observing = NOTHING
     settings: ServiceSettings = ServiceSettings()
     services: Mapping[str, ServiceSettings] = {}
@@ -88,6 +92,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             instance_at("app", self.app)
         elif "inbound" in addresses:
             raise ValueError("an inbound listener needs the application's address: app='host:port'")
+        if self.remembering is not None and "inbound" not in addresses:
+            raise ValueError("remembering is what an inbound does, and there is none: inbound='host:port'")
         for service, endpoints in self.static.items():
             for address in endpoints:
                 instance_at(service, address)
@@ -133,6 +139,7 @@ class Given(TypedDict, total=False):
     state_file: Path | None
     start_traces: bool
     inbound_tls: ServerTls | None
+    remembering: Remembering | None
     observing: Observing
     settings: ServiceSettings
     services: Mapping[str, ServiceSettings]

@@ -15,6 +15,7 @@ from typing import Final
 
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.core import limits, routes
+from homeport.sidecar.core.idempotency import ONCE
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.route_table import RouteTable
@@ -26,6 +27,7 @@ from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.keyed import KeyedExchange
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.listener import FLAGS, SERVICE, STALE, UNDELIVERED
 from homeport.sidecar.http1.mirror import MirrorExchange, Nobody
@@ -85,6 +87,8 @@ class Outbound(Services):
         self.mirrors: set[Nobody] = set()  # copies of requests, under way
         self.mirrors_dropped = 0  # too many, or too large
         self.delayed = 0  # requests that were delayed on purpose
+        self.keys_given = 0  # to requests that came without one
+        self.keyed_retries = 0  # of requests that may have been delivered, to where they are remembered
         everyone = (self._settings, *self._services.values())
         self._tls = {each.tls: Renewed(each.tls) for each in everyone if each.tls is not None}
 
@@ -95,8 +99,14 @@ class Outbound(Services):
         server = await self.loop.create_server(lambda: PortClient(self, name), sock=listening, backlog=BACKLOG)
         self._servers.append(server)
 
-    def begin_routed(self, exchange: Tries, cluster: Cluster) -> None:
-        RoutedExchange(exchange, cluster, self).begin_routed()
+    def begin_otherwise(self, exchange: Tries, cluster: Cluster) -> bool:
+        if exchange.request.method in ONCE:  # a route may lead to a service whose requests bear keys
+            KeyedExchange(exchange, cluster, self).begin_routed()
+        elif cluster.router is not None:
+            RoutedExchange(exchange, cluster, self).begin_routed()
+        else:
+            return False
+        return True
 
     def cluster_at(self, place: Place, asked: Cluster) -> Cluster:
         """Where a route of `asked` leads.
@@ -114,8 +124,7 @@ class Outbound(Services):
             goal = self.cluster_at(place, asked)
         except Refusal:
             return False
-        nobody = Nobody(self)
-        self.mirrors.add(nobody)
+        nobody = Nobody(self, self.mirrors)
         view = goal.view(place.view, place.subset) if place.subset is not None else None
         MirrorExchange(original, nobody, goal, wire, body).start(view)
         return True

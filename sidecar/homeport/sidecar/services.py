@@ -175,7 +175,7 @@ class Services(Listener):
         made: Cluster = cluster.Cluster(
             service, self._settings_of(service), fixed=fixed, followed=True, per_try_s=self.timeouts.first_byte_s
         )
-        made.router = self.table.router(service)
+        made.route(self.table.router(service))
         return made
 
     def _settings_of(self, service: str) -> ServiceSettings:
@@ -202,7 +202,7 @@ class Services(Listener):
         for name, each in self.clusters.items():
             if name.lower() == service.lower():
                 each.configure(self._settings_of(name), self.now())
-                each.router = self.table.router(name)
+                each.route(self.table.router(name))
 
     def keep(self, service: str) -> None:
         """Follow a service from now on, whether anybody asks for it or not.

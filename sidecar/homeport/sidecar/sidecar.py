@@ -147,7 +147,16 @@ class Sidecar:
             if "inbound" in self._addresses and options.app is not None:
                 app = instance_at("app", options.app)
                 limits, timeouts = options.limits, options.timeouts
-                self.inbound = Inbound(loop, self._rng, f"{name}-in", app, limits, timeouts, options.concurrency_max)
+                self.inbound = Inbound(
+                    loop,
+                    self._rng,
+                    f"{name}-in",
+                    app,
+                    limits,
+                    timeouts,
+                    options.concurrency_max,
+                    options.remembering,
+                )
                 if options.inbound_tls is not None:
                     self.inbound.tls = Renewed(options.inbound_tls)
                 self.at["inbound"] = await self._listen(self.inbound)

@@ -56,6 +56,11 @@ START_S: Final = 30.0  # for a worker to be there, on a machine that is busy
 STOP_S: Final = 5.0  # for one to close its connections and exit
 RESPAWN_S: Final = 1.0  # between two starts of the same worker, if it dies at once
 STANDING_S: Final = 0.5  # how often workers are told whether the registry still confirms what they know
+# Why several workers do not remember: whom a retry reaches is the kernel's choice, and each knows only its own.
+REMEMBERING_ALONE: Final = (
+    "remembering needs one worker: a retry comes on a new connection, which may reach another one, and that one would "
+    "run the request again"
+)
 REPORT_S: Final = 2.0  # for a worker to report; one that cannot is left out
 
 
@@ -81,6 +86,8 @@ class Workers:
         if not 1 <= count <= WORKERS_MAX:
             raise ValueError(f"{count} workers; allowed: 1 to {WORKERS_MAX}")
         self.options = msgspec.structs.replace(options, **given)
+        if count > 1 and self.options.remembering is not None:
+            raise ValueError(REMEMBERING_ALONE)
         self.at: dict[str, str] = {}
         self._count = count
         self._command = tuple(command)

@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from homeport.mesh.cli import CONFIG, reparsed, signature
-from homeport.sidecar import Options, Sidecar, Workers
+from homeport.sidecar import Options, Remembering, Sidecar, Workers
 from homeport.sidecar.options import RELOADED
 
 EVERY_S: Final = 0.5  # between two looks at the file; a look is one stat
@@ -37,6 +37,8 @@ class Said(Protocol):
     def workers(self) -> int: ...
     @property
     def state_dir(self) -> Path | None: ...
+    @property
+    def remembering(self) -> Remembering | None: ...
     @property
     def options(self) -> Options: ...
 
@@ -102,7 +104,7 @@ class Reloading:
         stuck = [name for name in stay if getattr(before.options, name) != getattr(after.options, name)]
         stuck += [
             name
-            for name in ("registry", "inbound", "workers", "state_dir")
+            for name in ("registry", "inbound", "workers", "state_dir", "remembering")
             if getattr(before, name) != getattr(after, name)
         ]
         if stuck:

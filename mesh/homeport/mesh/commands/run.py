@@ -27,6 +27,7 @@ from homeport.mesh.commands.reloading import Reloading
 from homeport.mesh.commands.running import PassedSignals, StopSignals, run_and_exit
 from homeport.mesh.commands.sidecar import Proxy, proxy_options, read_proxy, state_file
 from homeport.sidecar import AppWatch, Sidecar, Workers
+from homeport.sidecar.core.idempotency import META
 from homeport.sidecar.core.limits import ACTIVE_MAX
 from homeport.sidecar.outbound import TLS_META
 
@@ -103,13 +104,18 @@ def run(
     reached = address or (inbound.rpartition(":")[0].strip("[]") if inbound != OFF else LOCALHOST)
     if reached in ("0.0.0.0", "::"):
         raise click.UsageError(f"--inbound {inbound} listens everywhere: say with --address where others find it.")
+    if proxy.remembering is not None and inbound == OFF:
+        raise click.UsageError("--remember-answers is for the inbound, which is off.")
     options = msgspec.structs.replace(
         proxy.options,
+        remembering=proxy.remembering,
         inbound=inbound,
         app=f"{LOCALHOST}:{port}",
         concurrency_max=concurrency,
         state_file=state_file(proxy.state_dir, f"run-{name}-{port}"),
     )
+    spoken = {TLS_META: options.inbound_tls, META: options.remembering}
+    meta = {name: "true" for name, option in spoken.items() if option is not None}
     app = App(command, port, check_path, stop_timeout)
     context = click.get_current_context()
 
@@ -127,7 +133,7 @@ def run(
             address=reached,
             tags=tags,
             version=version,
-            meta={TLS_META: "true"} if options.inbound_tls is not None and listener is not None else {},
+            meta=meta if listener is not None else {},
             ttl_s=ttl,
             checks=[ours, reach],
             idle_timeout_s=0.0 if listener is None else options.timeouts.keep_alive_s,

@@ -41,6 +41,7 @@ from homeport.sidecar import (
     Limits,
     Observing,
     Options,
+    Remembering,
     Routing,
     ServerTls,
     Sidecar,
@@ -49,7 +50,7 @@ from homeport.sidecar import (
     take_over,
 )
 from homeport.sidecar.core.access import LogFormat
-from homeport.sidecar.workers import WORKERS_MAX
+from homeport.sidecar.workers import REMEMBERING_ALONE, WORKERS_MAX
 
 log = logging.getLogger("homeport.sidecar")
 
@@ -78,6 +79,7 @@ class Proxy:
     state_dir: Path | None
     workers: int
     options: Options
+    remembering: Remembering | None = None  # not among the `options` yet either
 
     def client(self, name: str) -> Client:
         return Client(*self.registry.split(","), name=name)
@@ -109,6 +111,7 @@ def read_proxy(
     inbound_tls_key: Path | None,
     inbound_tls_client_ca: Path | None,
     workers: int,
+    remember_answers: float | None,
     start_traces: bool,
     access_log: str | None,
     access_log_format: LogFormat,
@@ -140,7 +143,10 @@ def read_proxy(
         )
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
-    return Proxy(registry, inbound, state_dir, workers, options)
+    if remember_answers is not None and workers > 1:
+        raise click.UsageError(f"--remember-answers: {REMEMBERING_ALONE}.")
+    remembering = Remembering(kept_s=remember_answers) if remember_answers is not None else None
+    return Proxy(registry, inbound, state_dir, workers, options, remembering)
 
 
 _SHARED: Final = inspect.signature(read_proxy).parameters.keys() - {"own"}  # the names of the shared options
@@ -244,6 +250,13 @@ def proxy_options(command: Callable[..., None]) -> Callable[..., None]:
                 callback=_only_on_linux,
                 help="Processes that share the traffic; one for each core that it may use.",
             ),
+            click.option(
+                "--remember-answers",
+                type=click.FloatRange(1, 86_400),
+                metavar="SECONDS",
+                help="Remember answers to POST and PATCH with an Idempotency-Key at the inbound: the same again is not "
+                "run again.",
+            ),
             click.option("--start-traces", is_flag=True, help="Give a traceparent to requests that come without one."),
             click.option(
                 "--access-log",
@@ -316,8 +329,14 @@ def sidecar(proxy: Proxy, app: str | None, takeover: bool) -> None:
     state = state_file(proxy.state_dir, f"sidecar-{outbound}") if named else None
     if takeover and state is None:
         raise click.UsageError("--takeover needs a --state-dir and an --outbound with a port of its own.")
+    if proxy.remembering is not None and (app is None or proxy.inbound == OFF):
+        raise click.UsageError("--remember-answers is for the inbound, which needs --app and --inbound.")
     options = msgspec.structs.replace(
-        proxy.options, inbound=proxy.inbound if app is not None else None, app=app, state_file=state
+        proxy.options,
+        inbound=proxy.inbound if app is not None else None,
+        app=app,
+        state_file=state,
+        remembering=proxy.remembering,
     )
 
     async def work() -> int:

@@ -33,6 +33,7 @@ from homeport.sidecar.core.adaptive import AdaptiveLimit
 from homeport.sidecar.core.affinity import Affinity
 from homeport.sidecar.core.budget import RetryBudget
 from homeport.sidecar.core.circuit import CircuitBreaker
+from homeport.sidecar.core.idempotency import NO_TOKEN
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.router import Router
 from homeport.sidecar.core.settings import DEFAULT, UNLIMITED, Retries, ServiceSettings
@@ -55,8 +56,8 @@ class Endpoint(Generic[C]):
     __slots__ = (
         "active", "address", "answers", "answers_total", "available", "circuit", "ejected", "ejected_until_s",
         "ejections", "errors", "failures", "gone", "idle", "idle_max_s", "instance", "joined_s",
-        "latency", "name", "port", "row_5xx", "row_connect", "row_gateway", "suspect", "suspect_until_s",
-        "times_sum_s", "weight",
+        "latency", "memory_token", "name", "port", "row_5xx", "row_connect", "row_gateway", "suspect",
+        "suspect_until_s", "times_sum_s", "weight",
     )  # fmt: skip
 
     def __init__(self, instance: Instance, circuit: CircuitBreaker | None = None) -> None:
@@ -77,6 +78,7 @@ class Endpoint(Generic[C]):
         self.failures = 0  # in a row
         self.gone = False
         self.idle: list[C] = []
+        self.memory_token = NO_TOKEN  # what its inbound said last of what it remembers
         self.describe(instance)
 
     def describe(self, instance: Instance) -> None:
@@ -167,8 +169,8 @@ class Cluster(Generic[C]):
     __slots__ = (
         "_views", "_warming", "_weighed_at_s", "adaptive", "affinity", "budget", "candidates", "circuit",
         "connect_failures", "connects", "endpoints", "first_byte_s", "fixed", "known", "met", "outliers",
-        "per_try_s", "replays", "requests", "retries", "retry_settings", "router", "service", "settings", "timeouts",
-        "times", "times_sum_s", "used_at_s",
+        "per_try_s", "plain", "replays", "requests", "retries", "retry_settings", "router", "service", "settings",
+        "timeouts", "times", "times_sum_s", "used_at_s",
     )  # fmt: skip
 
     def __init__(
@@ -182,7 +184,8 @@ class Cluster(Generic[C]):
     ) -> None:
         self.service = service
         self.first_byte_s = per_try_s  # where the settings do not say otherwise
-        self.router: Router | None = None  # its routes, if it has any
+        self.router: Router | None = None  # its routes, if it has any; see `route`
+        self.plain = True  # whether its requests need nothing but a plain exchange
         self._views: dict[Hashable, View[C]] = {}
         self.endpoints: dict[InstanceKey, Endpoint[C]] = {}
         # What cannot be counted from the middle on: a service that is followed is counted whether it has limits or not.
@@ -223,6 +226,12 @@ class Cluster(Generic[C]):
             self.circuit.requests_max = self.adaptive.sweep(0.0, 0)
         hash_on = settings.balancing.hash_on
         self.affinity = Affinity(hash_on) if hash_on is not None else None
+        self.route(self.router)
+
+    def route(self, router: Router | None) -> None:
+        """Let these routes decide from now on; None: there are none."""
+        self.router = router
+        self.plain = router is None and self.settings.idempotency is None
 
     def configure(self, settings: ServiceSettings, now: float) -> None:
         """Go on under other settings; requests, connections and ejections stay as they are."""

@@ -5,7 +5,7 @@ A feature that is None is off, and costs the data path no more than the question
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -110,6 +110,23 @@ class Adaptive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         check_range("adaptive.answers_min", self.answers_min, 1, _MANY)
 
 
+class Idempotency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests that must not run twice bear a key, and so may be sent again; see `idempotency`.
+
+    A request is sent again to the very instance that may have it, and only if its inbound remembers.
+    """
+
+    scope: Literal["instance", "service"] = "instance"
+
+    def __post_init__(self) -> None:
+        if self.scope == "service":
+            raise InvalidArgument(
+                "idempotency.scope cannot be 'service': while nobody can tell whether one instance has run a request, "
+                "no other may; allowed: 'instance'",
+                field="idempotency.scope",
+            )
+
+
 class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be said of how one service is called."""
 
@@ -120,6 +137,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     circuit: Circuit | None = Circuit()
     adaptive: Adaptive | None = None  # moves the circuit's `requests_max`
     tls: UpstreamTls | None = None  # None: only to instances whose meta says `tls = "true"`, as UpstreamTls() would
+    idempotency: Idempotency | None = None  # give POST and PATCH a key, and retry them where it is remembered
 
     def __post_init__(self) -> None:
         if self.adaptive is not None and self.circuit is None:

@@ -70,8 +70,12 @@ class Listener(Acceptor[Downstream]):
         """
         raise NotImplementedError
 
-    def begin_routed(self, exchange: Tries, cluster: Cluster) -> None:
-        """Begin a request to a service that has routes."""
+    def begin_otherwise(self, exchange: Tries, cluster: Cluster) -> bool:
+        """Begin a request to a service that is not plain, in the exchange's place; False: a plain one will do.
+
+        Raises:
+            Refusal: it cannot be begun.
+        """
         raise NotImplementedError
 
     def wait_known(self, cluster: Cluster, exchange: Tries) -> None:

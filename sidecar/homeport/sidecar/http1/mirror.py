@@ -17,7 +17,7 @@ from homeport.sidecar.http1.exchange import Exchange
 from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
 
 if TYPE_CHECKING:
-    from homeport.sidecar.outbound import Outbound
+    from homeport.sidecar.http1.listener import Listener
 
 _NEVER: Final = float("inf")
 
@@ -30,13 +30,18 @@ class _Nowhere(asyncio.Transport):
 
 
 class Nobody(Downstream):
-    """The client of a copy: takes nothing in, and does not count as a connection."""
+    """The client of an exchange that has none: takes nothing in, and does not count as a connection.
 
-    __slots__ = ("outbound",)
+    Args:
+        others: Where it stands until its exchange has ended.
+    """
 
-    def __init__(self, outbound: Outbound) -> None:
-        super().__init__(outbound)
-        self.outbound = outbound
+    __slots__ = ("_others",)
+
+    def __init__(self, listener: Listener, others: set[Nobody]) -> None:
+        super().__init__(listener)
+        self._others = others
+        others.add(self)
         self.transport = _Nowhere()
         self.lost = True
 
@@ -49,7 +54,7 @@ class Nobody(Downstream):
     def finished(self, keep: bool, now: float) -> None:
         self.exchange = None
         self.deadline_s = _NEVER
-        self.outbound.mirrors.discard(self)
+        self._others.discard(self)
 
 
 class MirrorExchange(Exchange):

@@ -44,9 +44,9 @@ class RoutedExchange(Exchange):
     def begin_routed(self) -> None:
         """Do what the route says."""
         request, listener = self.request, self.listener
-        assert self._asked.router is not None
+        router = self._asked.router
         target = b"" if request.connect else request.target  # a CONNECT has no path
-        plan = self._plan = self._asked.router.find(request.method, target, request.lines)
+        plan = self._plan = router.find(request.method, target, request.lines) if router is not None else None
         if plan is None:
             self._go(Place("", None))
             return
@@ -101,6 +101,7 @@ class RoutedExchange(Exchange):
                     request.retarget(host, plan.rewritten(request.target))
                 if plan.request_edits is not None:
                     request.lines = plan.request_edits.applied(request.lines)
+            self._prepare(cluster)
             self._wire = listener.encode_request(request, self.downstream)
         except Refusal as refusal:
             self._refuse(refusal)
@@ -118,6 +119,9 @@ class RoutedExchange(Exchange):
         else:
             self.downstream.deadline_s = listener.now() + listener.timeouts.known_s
             listener.wait_known(cluster, self)
+
+    def _prepare(self, cluster: Cluster) -> None:
+        """The last change of a request before it goes to `cluster`."""
 
     def _perhaps_mirror(self, place: Place) -> None:
         if not (self._mirroring and self.request_done):

@@ -108,8 +108,7 @@ class Tries(Attempt):
             if self.request.last_hop:
                 raise routes.last_hop(self.request.method)
             cluster = listener.route(self.request)
-            if cluster.router is not None:
-                listener.begin_routed(self, cluster)
+            if not cluster.plain and listener.begin_otherwise(self, cluster):
                 return
             self._wire = listener.encode_request(self.request, self.downstream)
         except Refusal as refusal:
