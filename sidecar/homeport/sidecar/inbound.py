@@ -14,7 +14,7 @@ from collections.abc import Callable
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import Instance
 from homeport.sidecar.core import cluster, limits, routes
-from homeport.sidecar.core.idempotency import ONCE, Memory, Remembering, key_of
+from homeport.sidecar.core.idempotency import NO_TOKEN, ONCE, TOKEN_HEADER, Memory, Remembering, Verdict, key_of, said
 from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
@@ -63,6 +63,11 @@ class Inbound(Listener):
     def route(self, request: RequestHead) -> Cluster:
         if self.active > self.concurrency_max:  # this one is counted already
             raise Refusal(503, "UO", f"more than {self.concurrency_max} requests are under way here")
+        if request.mesh and self.memory is None and any(name == TOKEN_HEADER for name, _ in request.mesh):
+            text = (
+                "answers are not remembered here any more"  # the sender believes that they are, and may send it again
+            )
+            raise Refusal(Verdict.STALE.status, "IX", text, (said(NO_TOKEN, Verdict.STALE),))
         if request.target[:1] not in (b"/", b"*"):
             if request.method == b"CONNECT":
                 raise Refusal(404, "NR", "CONNECT is not served here")

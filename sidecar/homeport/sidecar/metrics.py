@@ -38,6 +38,37 @@ class _Metrics(Collector):
         yield from self._upstream()
         yield from self._endpoints()
         yield from self._routes()
+        yield from self._idempotency()
+
+    def _idempotency(self) -> Iterator[Metric]:
+        outbound, inbound = self._sidecar.outbound, self._sidecar.inbound
+        if outbound is not None:
+            yield CounterMetricFamily(
+                "homeport_idempotency_keys_given", "Requests that got a key here.", value=outbound.keys_given
+            )
+            yield CounterMetricFamily(
+                "homeport_idempotency_retries",
+                "Retries of requests that may have been delivered.",
+                value=outbound.keyed_retries,
+            )
+        memory = inbound.memory if inbound is not None else None
+        if memory is None:
+            return
+        refused = CounterMetricFamily(
+            "homeport_idempotency_refused", "Requests with a key that were not run, by reason.", labels=["reason"]
+        )
+        for verdict, count in memory.refused.items():
+            refused.add_metric([verdict.word], count)
+        yield refused
+        for name, text, value in (
+            ("homeport_idempotency_run", "Requests with a key that were run.", memory.arrived),
+            ("homeport_idempotency_replayed", "Requests that were answered from memory.", memory.replayed),
+            ("homeport_idempotency_waited", "Requests that waited for the same one under way.", memory.waited),
+            ("homeport_idempotency_forgotten", "Answers that are remembered no more.", memory.forgotten),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily("homeport_idempotency_answers", "Answers remembered or under way.", value=len(memory))
+        yield GaugeMetricFamily("homeport_idempotency_bytes", "What they take.", value=memory.bytes)
 
     def _routes(self) -> Iterator[Metric]:
         outbound = self._sidecar.outbound

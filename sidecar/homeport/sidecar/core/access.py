@@ -9,7 +9,8 @@ Response flags are Envoy's where Envoy has them:
 | UF   | no connection came to be                       | DPE  | the client does not speak the protocol     |
 | UC   | the upstream's connection broke                | SI   | nothing moved for too long                 |
 | UT   | the upstream took too long                     | LR   | ended because its instance had left        |
-| UO   | a limit is reached                             |      |                                            |
+| UO   | a limit is reached                             | IR   | answered from memory, by idempotency key   |
+| IX   | not run: by its key it may have run before     |      |                                            |
 """
 
 from __future__ import annotations

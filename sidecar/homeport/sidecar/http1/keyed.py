@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from homeport.sidecar.core import limits
-from homeport.sidecar.core.idempotency import KEY_HEADER, META, TOKEN_HEADER, Verdict, has_key, heard
+from homeport.sidecar.core.idempotency import KEY_HEADER, META, NO_TOKEN, TOKEN_HEADER, Verdict, has_key, heard
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1.framing import ResponseHead
@@ -62,7 +62,13 @@ class KeyedExchange(RoutedExchange):
                 self._wire = self._bare
         super()._send(upstream, now)
 
+    def _meaning(self, failure: Failure) -> Failure:
+        """What a failed try means: no inbound runs what is sent with no token at all."""
+        cannot_have_run = self._remembered and self._token == NO_TOKEN and failure is not Failure.GONE
+        return Failure.UNDELIVERED if cannot_have_run and failure.delivered else failure
+
     def _may_retry(self, failure: Failure) -> bool:
+        failure = self._meaning(failure)
         if not (self._remembered and failure.delivered):
             return super()._may_retry(failure)
         most = limits.RETRIES_MAX if failure is Failure.STALE else self.retries_max
@@ -72,11 +78,19 @@ class KeyedExchange(RoutedExchange):
         return self.cluster.may_afford(failure, self.listener.now())
 
     def _next(self, failure: Failure) -> Endpoint | None:
-        if self._only is None and self._remembered and failure.delivered:
-            self._only = self._tried[-1]
-        if self._only is None:
-            return super()._next(failure)
-        return self._only if not self._only.gone and self._may_retry(failure) else None
+        meant, last = self._meaning(failure), self._tried[-1]
+        if self._only is None and self._remembered and meant.delivered:
+            self._only = last
+            self._kept = None  # what others said before: that they never got it, which is not the whole truth any more
+        if self._only is not None:
+            return self._only if not self._only.gone and self._may_retry(failure) else None
+        following = super()._next(meant)
+        if following is None and meant is not failure and self._may_retry(failure) and not last.gone:
+            following = last  # not its fault, and there is nobody else
+        return following
+
+    def _may_move(self, endpoint: Endpoint) -> bool:
+        return self._only is None and super()._may_move(endpoint)
 
     def _try_again(self, endpoint: Endpoint, failure: Failure) -> None:
         if endpoint is self._only:

@@ -96,10 +96,14 @@ class RememberedExchange(Exchange):
         self._go_on()
 
     def _go_on(self) -> None:
-        if self.request_done or self._held_bytes > self.listener.limits.replay_bytes:
+        if self.request_done or self._is_too_large:
             self._ask()
         else:
             self.downstream.deadline_s = self.listener.now() + self.listener.timeouts.body_s
+
+    @property
+    def _is_too_large(self) -> bool:
+        return self._held_bytes > self.listener.limits.replay_bytes
 
     def request_piece(self, piece: bytes, done: bool, trailers: Headers) -> None:
         if self._asked:
@@ -120,7 +124,7 @@ class RememberedExchange(Exchange):
             self._refuse(refusal)
             return
         fingerprint = None
-        if self.request_done:
+        if not self._is_too_large:
             body = b"".join(self._held or ())
             if request.length == framing.CHUNKED:
                 body = bodies.ChunkedBody(400).feed(body)
