@@ -12,7 +12,7 @@ import pytest
 
 from homeport.client.core.model import Instance
 from homeport.mesh.testing import VirtualLoop, run_virtual, running_loop, virtual_time
-from homeport.sidecar import Idempotency, Limits, Remembering, Retries, ServiceSettings, Timeouts
+from homeport.sidecar import Circuit, Idempotency, Limits, Remembering, Retries, ServiceSettings, Timeouts
 from homeport.sidecar.core.limits import SWEEP_S
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.listener import Listener
@@ -95,11 +95,21 @@ class World:
 
 @asynccontextmanager
 async def world(
-    count: int = 1, *, remembering: Remembering | None = None, retries: Retries | None = None, meta: str = "true"
+    count: int = 1,
+    *,
+    remembering: Remembering | None = None,
+    retries: Retries | None = None,
+    circuit: Circuit | None = None,
+    meta: str = "true",
 ) -> AsyncIterator[World]:
     loop = running_loop()
     registrar = Registrar()
-    settings = ServiceSettings(idempotency=Idempotency(), retries=retries or Retries(budget=None), outliers=None)
+    settings = ServiceSettings(
+        idempotency=Idempotency(),
+        retries=retries or Retries(budget=None),
+        outliers=None,
+        circuit=circuit or Circuit(),
+    )
     outbound = Outbound(loop, random.Random(SEED), "me", registrar, {}, (), Limits(), Timeouts(), settings=settings)
     made = World(outbound, loop, remembering or Remembering())
     addresses = [f"10.0.0.{number}" for number in range(1, count + 1)]
@@ -208,6 +218,21 @@ async def test_what_may_have_been_delivered_is_sent_nowhere_else() -> None:
 
 
 @virtual_time(seed=SEED)
+async def test_a_retry_that_waits_for_a_connection_takes_none_to_somebody_else() -> None:
+    async with world(2, circuit=Circuit(connections_max=2)) as made:
+        await asyncio.gather(made.post("/warm"), made.post("/warm too"))
+        asking = [asyncio.create_task(made.post(path)) for path in ("/a", "/b")]
+        await asyncio.sleep(0.2)
+        asking.append(asyncio.create_task(made.post("/c")))
+        await asyncio.sleep(0.1)
+        made.loop.network.cut("10.0.0.1")
+        made.loop.network.heal()
+        assert {status for status, _ in await asyncio.gather(*asking)} == {201}
+        assert set(made.runs.values()) == {1}
+        assert made.outbound.keyed_retries == 1
+
+
+@virtual_time(seed=SEED)
 async def test_an_instance_that_does_not_remember_gets_no_second_try() -> None:
     async with world(meta="") as made:
         asking = asyncio.create_task(made.post("/a"))
@@ -276,7 +301,8 @@ def test_random_cuts_never_run_anything_twice(seed: int) -> None:
     async def scenario() -> None:
         rng = random.Random(seed)
         bounds = Remembering(kept_s=rng.choice([1.0, 300.0]), entries_max=rng.choice([3, 10_000]))
-        async with world(2, remembering=bounds) as made:
+        circuit = Circuit(connections_max=rng.choice([2, 8192]))  # with few, requests move to whoever has one
+        async with world(2, remembering=bounds, circuit=circuit) as made:
             answers: dict[str, int] = {}
 
             async def one(path: str) -> None:
