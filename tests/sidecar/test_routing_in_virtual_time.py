@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from aiohttp import web
+
 from homeport.client.core.balancing import Subset
 from homeport.client.core.model import Instance
-from homeport.mesh.testing import running_loop, virtual_time
+from homeport.mesh.testing import Mesh, running_loop, virtual_time
 from homeport.sidecar import (
     Destination,
     Fault,
@@ -201,3 +203,21 @@ async def test_a_bad_document_changes_nothing() -> None:
         assert (await ask("/"))[1] == "new /"
         outbound.take_routes("orders", None, 7)
         assert (await ask("/"))[1] == "old /"
+
+
+@virtual_time(seed=SEED)
+async def test_a_route_that_is_written_is_in_force_within_50_ms_in_another_process() -> None:
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.Response(text="hi")
+
+    async with Mesh() as mesh:
+        await mesh.service("orders", answer)
+        assert (await mesh.call("orders")).status == 200
+        for turn in range(20):
+            status = 418 if turn % 2 else 410
+            document = b'{"routes": [{"fault": {"abort_status": %d}}]}' % status
+            await mesh.client.kv.put("homeport/routes/orders", document)
+            written_s = now()
+            while (await mesh.call("orders")).status != status:
+                pass
+            assert now() - written_s < 0.05
