@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives import serialization
 
 from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.model import Instance
-from homeport.sidecar import ServerTls, Sidecar
+from homeport.sidecar import ServerTls, Sidecar, Timeouts
 from homeport.sidecar.core.settings import ServiceSettings, UpstreamTls
 
 if TYPE_CHECKING:
-    from tests.sidecar.conftest import Net
+    from tests.conftest import Eventually
+    from tests.sidecar.conftest import Net, Raw
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -322,3 +323,47 @@ async def test_a_body_that_ends_with_its_connection_is_whole_only_if_tls_says_go
 def test_a_key_needs_its_certificate() -> None:
     with pytest.raises(InvalidArgument):
         UpstreamTls(key="k.pem")
+
+
+async def test_a_tcp_port_meets_instances_over_tls_and_leaves_those_that_do_not_shake_hands_or_are_not_believed(
+    net: Net, authority: Authority, tmp_path: Path, eventually: Eventually
+) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(4096):
+                writer.write(data)
+        writer.close()
+
+    async def deaf(raw: Raw) -> None:
+        await raw.until_end()
+
+    (tmp_path / "others").mkdir()
+    contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2)]
+    for context, whose in zip(contexts, (authority, Authority(tmp_path / "others")), strict=True):
+        context.load_cert_chain(*whose.issue("127.0.0.1"))
+    (good, address), (stranger, strange) = [await upstream(context, echo) for context in contexts]
+    silent = await net.upstream(deaf)
+    addresses = (address, strange, silent.address)
+    net.registrar.feed("orders").say(
+        *(
+            Instance(service="orders", id=each, address="127.0.0.1", port=int(each.rpartition(":")[2]))
+            for each in addresses
+        )
+    )
+    settings = ServiceSettings(tls=UpstreamTls(ca=str(authority.pem)))
+    async with good, stranger:
+        sidecar = await net.sidecar(
+            tcp={"orders": "127.0.0.1:0"}, services={"orders": settings}, timeouts=Timeouts(connect_s=0.5)
+        )
+        assert sidecar.outbound is not None
+        cluster = sidecar.outbound.clusters["orders"]
+        for _ in range(8):
+            raw = await net.dial(sidecar, "tcp:orders")
+            raw.send(b"hello")
+            assert await raw.exactly(5) == b"hello"
+            raw.writer.close()
+        assert cluster.connect_failures == cluster.retries > 0
+        assert silent.connections > 0
+        assert cluster.circuit is not None
+        await eventually(lambda: not sidecar.tcp[0].connections)
+        assert (cluster.active, cluster.circuit.connections, cluster.circuit.pending) == (0, 0, 0)
