@@ -15,6 +15,7 @@ import msgspec
 
 from homeport.client.core import wire
 from homeport.client.core.errors import (
+    Busy,
     CasFailed,
     InvalidArgument,
     LeaseGone,
@@ -112,6 +113,7 @@ from homeport.registry.transfers import Transfers
 
 A = TypeVar("A")
 
+_RACE_S: Final = 0.2  # when a call that was overtaken so often may come again
 _RACES_MAX: Final = 16  # times a registration is decided anew because another of the same id came first
 _OWN_CHECK: Final = "registry connect"  # the longest name of a check that the registry adds itself
 _ECHO: Final = 100  # characters of what a client sent that an error repeats
@@ -277,6 +279,7 @@ class Operations:
         instance = self._completed(request.instance)
         key = instance.key
         for _ in range(_RACES_MAX):
+            await self._decided(_name(key))
             standing = self._standing(key)
             if standing is not None and standing.lease == request.lease and self._says_the_same(standing, instance):
                 if self._nothing_to_clear(instance) and (
@@ -320,6 +323,11 @@ class Operations:
                 field="id",
             )
         return instance
+
+    async def _decided(self, key: bytes) -> None:
+        """Let what came before and writes the key be decided: what follows must see it."""
+        while (decided := self.store.undecided(key)) is not None:
+            await decided
 
     def _standing(self, key: InstanceKey) -> Standing | None:
         """The registration that stands under a node and id, or with an empty id the node's, as far as it is decided."""
@@ -423,6 +431,7 @@ class Operations:
         key = (request.node or self.node, request.id)
         peer.registered.pop(key, None)
         for _ in range(_RACES_MAX):
+            await self._decided(_name(key))
             standing = self._owned(key, request.lease)
             if standing is None:
                 break
@@ -434,6 +443,8 @@ class Operations:
             result = await self.store.commit(Txn((unchanged,), tuple(ops)), ops_max=_OWN_OPS_MAX)
             if result.succeeded:
                 return Done(True, result.revision)
+        else:
+            raise _overtaken(request.id)
         await self.store.barrier()
         return Done(self.doubts.forget(key), self.store.mvcc.revision)
 
@@ -441,6 +452,7 @@ class Operations:
         key = (request.node or self.node, request.id)
         revision = 0
         for _ in range(_RACES_MAX):
+            await self._decided(_name(key))
             standing = self._owned(key, request.lease)
             if standing is None:
                 break
@@ -452,6 +464,8 @@ class Operations:
             result = await self.store.commit(Txn((unchanged,), (Put(standing.key, wire.encode(new), standing.lease),)))
             if result.succeeded:
                 return Done(True, result.revision)
+        else:
+            raise _overtaken(request.id)
         await self.store.barrier()
         return Done(False, revision or self.store.mvcc.revision)
 
@@ -462,6 +476,8 @@ class Operations:
 
     async def report_check(self, request: ReportCheck, _peer: Peer) -> Done:
         key = (request.node or self.node, request.id)
+        await self._decided(_name(key))
+        await self._decided(keys.check(*key, request.check))
         standing = self._standing(key)
         checks = standing.instance.checks if standing is not None else ()
         check = next((check for check in checks if check.name == request.check), None)
@@ -692,3 +708,12 @@ def _check_cas(result: TxnResult, cas: int | None) -> None:
     assert isinstance(found, RangeResult)
     revision = found.entries[0].mod_revision if found.entries else 0
     raise CasFailed(f"the key is at revision {revision}, not {cas}", revision=revision)
+
+
+def _name(key: InstanceKey) -> bytes:
+    """The key that every registration of an instance, or with an empty id of a node, writes."""
+    return keys.id_of(*key) if key[1] else keys.node(key[0])
+
+
+def _overtaken(id: str) -> Busy:  # noqa: A002 - the field's name everywhere else
+    return Busy(f"others changed {id[:_ECHO]!r} {_RACES_MAX} times meanwhile; try again", retry_after_s=_RACE_S)

@@ -16,6 +16,7 @@ from homeport.mesh.testing import run_virtual, running_loop, virtual_time
 from homeport.registry.core import keys
 from homeport.registry.core.leases import TICK_S
 from homeport.registry.core.txn import Compare, Delete, EndLease, Put, Range, RangeResult, Txn
+from homeport.registry.core.watches import Batch, Watcher
 from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.etcd import EtcdStore
@@ -280,6 +281,7 @@ async def test_what_was_compacted_unseen_is_read_anew_without_a_gap() -> None:
             await one.put(b"%d" % at, b"old")
         await two.store.barrier()
         revision = two.store.mvcc.revision
+        watchers = [two.store.watch(b"7", None, 0, lambda: None), two.store.watch(b"", b"", 0, lambda: None)]
         two.link.fail(True)
         for at in range(3, 8):
             await one.put(b"%d" % at, b"new")
@@ -292,7 +294,31 @@ async def test_what_was_compacted_unseen_is_read_anew_without_a_gap() -> None:
         }
         lost = two.store.watch(b"", b"", revision + 1, lambda: None).take()
         assert isinstance(lost, Lost), "whoever resumes in between is told"
+        for watcher in watchers:
+            assert watcher.take() == Lost(from_revision=revision + 1, to_revision=two.store.mvcc.revision)
+            assert watcher.take() is None
+            assert not watcher.pending
+        last = await one.put(b"7", b"newest")
+        await two.store.barrier()
+        assert [batch.revision for batch in map(Watcher.take, watchers) if isinstance(batch, Batch)] == [last, last]
         assert two.store.numbers()["etcd_resyncs"] == 1
+
+
+@virtual_time(seed=21)
+async def test_watchers_are_told_of_what_came_and_went_unseen() -> None:
+    """The state is the same before and after, and nothing but the loss says that there was something between."""
+    etcd = ModelEtcd()
+    async with replicas(2, etcd) as (one, two):
+        await one.put(b"a", b"1")
+        await two.store.barrier()
+        watcher = two.store.watch(b"brief", None, 0, lambda: None)
+        two.link.fail(True)
+        await one.put(b"brief", b"")
+        await one.store.commit(Txn(then=(Delete(b"brief"),)))
+        etcd.compact()
+        two.link.fail(False)
+        await until(lambda: two.store.numbers()["etcd_resyncs"])
+        assert isinstance(watcher.take(), Lost)
 
 
 @virtual_time(seed=13)

@@ -118,6 +118,14 @@ class Watcher:
         self._buffer.append(batch)
         self.notify()
 
+    def lose(self, before: int) -> None:
+        """What came after revision `before` is not known: say so, after what waits in the buffer."""
+        self._live = False
+        self._looked_to = before + 1
+        self._group.watchers.pop(self, None)
+        self._skip_to(before + 1)
+        self.notify()
+
     def notify(self) -> None:
         if not self._awake:
             self._awake = True
@@ -232,6 +240,12 @@ class WatchHub:
                 batch = Batch(revision, mine)
                 for watcher in tuple(group.watchers):
                     watcher.offer(batch)
+
+    def lose(self, before: int) -> None:
+        """The store leapt from revision `before` to where it is, and has forgotten the way: everyone lost it."""
+        for group in self._groups.values():
+            for watcher in tuple(group.watchers):
+                watcher.lose(before)
 
     def remove(self, watcher: Watcher, group: _Group) -> None:
         group.watchers.pop(watcher, None)

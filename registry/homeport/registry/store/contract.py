@@ -109,6 +109,14 @@ class Store(Protocol):
         """
         ...
 
+    def undecided(self, key: bytes) -> Future[None] | None:
+        """Whether a transaction is under way that writes a key and is not decided, so that `at_head` does not show it.
+
+        Returns:
+            What ends when it is decided; then ask again. None: there is none, as always in a store of one.
+        """
+        ...
+
     async def barrier(self) -> None:
         """Return when `mvcc` shows every write that was acknowledged to anyone before this call.
 

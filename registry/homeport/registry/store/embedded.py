@@ -318,6 +318,9 @@ class EmbeddedStore(Frame):
     def at_head(self, key: bytes, end: bytes | None = None) -> list[KeyValue]:
         return list(self._head.range(key, end))
 
+    def undecided(self, key: bytes) -> None:
+        """Transactions are decided when they come."""
+
     def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
         return True
 

@@ -51,6 +51,7 @@ from homeport.registry.store.etcd_ownership import Ownership
 from homeport.registry.store.etcd_reading import read_all
 from homeport.registry.store.frame import Frame
 from homeport.registry.store.journal import write_backup
+from homeport.registry.store.undecided import Undecided
 from homeport.registry.trouble import Trouble
 
 _log = logging.getLogger("homeport.registry.store")
@@ -88,6 +89,7 @@ class EtcdStore(Frame):
         self._conflicts = 0
         self._resyncs = 0
         self._following = Trouble(_log, "the mirror waits")
+        self._undecided = Undecided()
         self._telling: set[asyncio.Task[None]] = set()  # as many as instances that are kept
         self._cut_off: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
@@ -224,7 +226,7 @@ class EtcdStore(Frame):
         self.ownership.changed(change)
 
     async def _resync(self) -> None:
-        """History that the mirror had not seen is gone: read everything, and take in the difference as one revision."""
+        """History that the mirror had not seen is gone: read everything, and take in the difference as one step."""
         try:
             entries, members, revision, self._last_mod = await read_all(self._cluster, self._layout)
         except (Unreachable, Refused):
@@ -238,9 +240,7 @@ class EtcdStore(Frame):
         changes += [Change(key, kv, prev) for key, kv in now.items() if (prev := self.mvcc.get(key)) != kv]
         changes.sort(key=lambda change: change.key)
         self._reached = revision
-        if changes:
-            self._advance(revision - self._layout.base, tuple(changes))
-            self.mvcc.compact(revision - self._layout.base)  # who resumes in between is told that it is lost
+        self._leap(revision - self._layout.base, tuple(changes))
         self._tell_reached()
         self.ownership.members_are(members)
 
@@ -262,8 +262,9 @@ class EtcdStore(Frame):
 
     def submit(self, txn: Txn, reply: Reply, *, ops_max: int = TXN_OPS_MAX) -> None:
         self._expect_writable()
-        Head(self.mvcc).decide(txn, ops_max)  # for the mistakes that can be told at once
-        self._enqueue(Waiting(txn, reply, ops_max))
+        outcome = Head(self.mvcc).decide(txn, ops_max)  # for the mistakes that can be told at once
+        written = [change.key for change in outcome.changes]
+        self._enqueue(Waiting(txn, self._undecided.track(written, reply) if written else reply, ops_max))
 
     def _enqueue(self, waiting: Waiting) -> None:
         self._commits += 1
@@ -397,6 +398,9 @@ class EtcdStore(Frame):
 
     def at_head(self, key: bytes, end: bytes | None = None) -> list[KeyValue]:
         return list(Head(self.mvcc).range(key, end))
+
+    def undecided(self, key: bytes) -> asyncio.Future[None] | None:
+        return self._undecided.until_decided(key)
 
     def compact(self, revision: int) -> None:
         self.mvcc.compact(revision)  # the mirror's history; etcd's is not ours to compact

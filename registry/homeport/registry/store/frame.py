@@ -78,6 +78,22 @@ class Frame:
 
     def _advance(self, revision: int, changes: tuple[Change, ...]) -> None:
         """A revision is durable: everyone may see it now."""
+        self._take_in(revision, changes)
+        self._hub.publish(revision, changes)
+        if old := self._bounds.by_count():
+            self.compact(old)
+
+    def _leap(self, revision: int, changes: tuple[Change, ...]) -> None:
+        """Many revisions that nobody here has seen come to these changes: views take them in as one.
+
+        Watchers are not shown what is no revision, and may hide versions and whole keys: they are told what they lost.
+        """
+        before = self.mvcc.revision
+        self._take_in(revision, changes)
+        self.mvcc.compact(revision)
+        self._hub.lose(before)
+
+    def _take_in(self, revision: int, changes: tuple[Change, ...]) -> None:
         self.mvcc.apply(revision, changes)
         self._settled(revision, changes)
         for change in changes:
@@ -85,9 +101,6 @@ class Frame:
                 self._lease_changed(change)
         for listener in self._listeners:
             listener(revision, changes)
-        self._hub.publish(revision, changes)
-        if old := self._bounds.by_count():
-            self.compact(old)
 
     def _settled(self, revision: int, changes: tuple[Change, ...]) -> None:
         """The state has taken them in, and nobody else yet."""

@@ -6,6 +6,7 @@ means which check, which index a name has, there or not, who waits for which ser
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable
@@ -57,6 +58,7 @@ class Agent:
         self.query_indexes = Indexes(self.store.mvcc, keys.QUERIES)
         self.waits = Waits(self.catalogue)
         self.node_sessions = LastChanges(DELETIONS_REMEMBERED, self.store.mvcc.revision)  # by node
+        self.firing = asyncio.Lock()  # of events that others overtook
         self.services_shown = (0, b"")  # the list of services as last encoded, and the index it is of
         # Node and CheckID -> the checks that go by it, each as of whom (of the node itself: an empty id) and its name.
         self._checks: dict[tuple[str, str], dict[tuple[InstanceKey, str], None]] = {}
