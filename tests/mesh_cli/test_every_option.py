@@ -58,6 +58,7 @@ def sample(option: click.Option, folder: Path) -> Any:
         "meta": "a=b",
         "signal": "HUP",
         "routes": f"db={folder / 'routes.toml'}",
+        "service": f"db={folder / 'routes.toml'}",
     }
     (folder / "routes.toml").touch()
     default = "127.0.0.1:1=db" if option.metavar == "HOST:PORT=NAME" else "127.0.0.1:0"

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 
-from homeport.sidecar import Sidecar, Timeouts
+from homeport.sidecar import Balancing, ServiceSettings, Sidecar, Subset, Timeouts, UpstreamTls
 
 if TYPE_CHECKING:
     from tests.sidecar.conftest import Net, Raw
+
+
+def only(version: str) -> ServiceSettings:
+    return ServiceSettings(balancing=Balancing(subset=Subset(version=version)))
 
 
 def changed(sidecar: Sidecar, **fields: Any) -> None:
@@ -101,3 +107,52 @@ async def test_a_tcp_port_goes_where_the_file_says_now_and_what_is_open_stays(ne
     assert await (await net.dial(sidecar, "tcp:database")).exactly(1) == b"2"
     old.send(b"still")
     assert await old.exactly(5) == b"still"
+
+
+async def test_settings_change_under_a_client_that_stays_connected(net: Net) -> None:
+    one, two = await net.answering(net.ok(b"one")), await net.answering(net.ok(b"two"))
+    net.registrar.feed("orders").say(one.instance(version="1"), two.instance(version="2"))
+    sidecar = await net.sidecar()
+    raw = await net.dial(sidecar)
+
+    async def bodies() -> set[bytes]:
+        found = set()
+        for _ in range(30):
+            raw.send(net.get(close=False))
+            await raw.head()
+            found.add(await raw.exactly(3))
+        return found
+
+    assert await bodies() == {b"one", b"two"}
+    changed(sidecar, services={"Orders": only("1")})
+    assert await bodies() == {b"one"}
+    changed(sidecar, services={}, settings=only("2"))
+    assert await bodies() == {b"two"}
+    changed(sidecar, settings=ServiceSettings())
+    assert await bodies() == {b"one", b"two"}
+
+
+async def test_a_service_that_is_met_over_tls_from_now_on_is_asked_on_no_old_connection(
+    net: Net, tmp_path: Path
+) -> None:
+    said: list[bytes] = []
+
+    async def script(raw: Raw) -> None:
+        while True:
+            first = await raw.exactly(1)
+            said.append(first)
+            if first != b"G":
+                return  # the beginning of TLS, which is not spoken here
+            await raw.head()
+            raw.send(net.ok())
+
+    sidecar = await net.proxy_to(await net.upstream(script))
+    assert (await net.ask(sidecar, net.get())).endswith(b"hi")
+    changed(sidecar, services={"orders": ServiceSettings(tls=UpstreamTls(verify=False))})
+    assert b" 503 " in await net.ask(sidecar, net.get())
+    assert said[0] == b"G"
+    assert set(said[1:]) == {b"\x16"}
+    with pytest.raises(FileNotFoundError):
+        changed(sidecar, services={"orders": ServiceSettings(tls=UpstreamTls(ca=str(tmp_path / "none")))})
+    changed(sidecar, services={})
+    assert (await net.ask(sidecar, net.get())).endswith(b"hi")

@@ -3,9 +3,10 @@
 Every option is also a key of `--config homeport.toml` and an environment variable, named as it is written: `http` of
 `[serve]` is `HOMEPORT_SERVE_HTTP`. The key `registry` at the top, and `HOMEPORT_REGISTRY`, hold for every command.
 `[sidecar.timeouts]` and `[sidecar.limits]` hold the bounds of `--timeout` and `--limit`, and so for `run`.
-`[[service]]` tables (`name`, `endpoints`) name services that register nowhere, and `[[tcp]]` and `[[http]]` tables
-(`listen`, `service`) local ports that stand for a service, for `sidecar` and `run`; `[[routing]]` tables are documents
-of routes, each with its `service`.
+`[[service]]` tables (`name`, and some of `endpoints`, `tcp`, `http`, `retries`, `tls` ...) say where a service is that
+registers nowhere, which local ports stand for it, and how it is called; `[[tcp]]` and `[[http]]` tables (`listen`,
+`service`) are local ports too, for `sidecar` and `run`; `[[routing]]` tables are documents of routes, each with its
+`service`.
 Exit codes: 0 done, 1 the answer is no, 2 usage, 3 the registry cannot be reached.
 """
 
@@ -202,6 +203,9 @@ _ACTIONS: Final = {
     "routes": ("get", "put", "delete"),
 }
 _STATIC_COMMANDS: Final = ("sidecar", "run")
+_OF_A_SERVICE: Final = (
+    "endpoints, tcp, http, or how it is called (per_try_s, retries, outliers, circuit, balancing, ...)"
+)
 
 CONFIG: Final = "homeport.config"  # where a context keeps the file's path and its signature when it was read,
 _ARGUMENTS: Final = "homeport.arguments"  # the whole command line,
@@ -312,11 +316,14 @@ def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
     shared = {key: config.pop(key) for key in _SHARED_KEYS if key in config}
     own = {key.replace("-", "_"): config.pop(key) for key in _OWN_KEYS if key in config}
     listed = {
-        "static": [_static_service(ctx, table) for table in config.pop("service", [])],
+        "static": [],
+        "service": [],
         "tcp": [_local_port(ctx, "tcp", table) for table in config.pop("tcp", [])],
         "http": [_local_port(ctx, "http", table) for table in config.pop("http", [])],
         "routes": [_routing(ctx, table) for table in config.pop("routing", [])],
     }
+    for table in config.pop("service", []):
+        _take_service(ctx, table, listed)
     for name, table in config.items():
         if name not in COMMANDS or not isinstance(table, dict):
             keys = ", ".join((*_SHARED_KEYS, *_OWN_KEYS))
@@ -336,14 +343,29 @@ def _default_map(ctx: click.Context, config: dict[str, Any]) -> dict[str, Any]:
     return defaults | own
 
 
-def _static_service(ctx: click.Context, table: Any) -> str:
+def _take_service(ctx: click.Context, table: Any, listed: dict[str, list[str]]) -> None:
+    """Add what a [[service]] says to the options that say the same."""
+    import json  # only where there are services
+
     match table:
-        case {"name": str(name), "endpoints": [*endpoints], **rest} if not rest:
-            return f"{name}={','.join(map(str, endpoints))}"
+        case {"name": str(name), **rest} if rest:
+            pass
         case _:
-            raise click.UsageError(
-                '--config: a [[service]] has exactly a name and endpoints = ["host:port", ...].', ctx
-            )
+            raise click.UsageError(f"--config: a [[service]] has a name, and at least one of {_OF_A_SERVICE}.", ctx)
+    where = f"--config: [[service]] {name!r}"
+    endpoints = rest.pop("endpoints", None)
+    if endpoints is not None:
+        if not isinstance(endpoints, list) or not endpoints or name == "*":
+            raise click.UsageError(f'{where}: endpoints = ["host:port", ...], and of one service.', ctx)
+        listed["static"].append(f"{name}={','.join(map(str, endpoints))}")
+    for kind in ("tcp", "http"):
+        listen = rest.pop(kind, None)
+        if listen is not None:
+            if not isinstance(listen, str) or name == "*":
+                raise click.UsageError(f'{where}: {kind} = "host:port", and of one service.', ctx)
+            listed[kind].append(f"{listen}={name}")
+    if rest:
+        listed["service"].append(f"{name}={json.dumps(rest, default=str)}")
 
 
 def _local_port(ctx: click.Context, kind: str, table: Any) -> str:

@@ -154,4 +154,6 @@ RELOADED: Final = (
     "timeouts",
     "start_traces",
     "routes",
+    "settings",
+    "services",
 )  # what can change while it runs

@@ -21,7 +21,7 @@ from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.core.router import Place
 from homeport.sidecar.core.routes import Refusal
-from homeport.sidecar.core.routing import RouteRetries
+from homeport.sidecar.core.routing import RouteRetries, Routing
 from homeport.sidecar.core.settings import DEFAULT, Retries, ServiceSettings, UpstreamTls
 from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
@@ -91,6 +91,29 @@ class Outbound(Services):
         self.keyed_retries = 0  # of requests that may have been delivered, to where they are remembered
         everyone = (self._settings, *self._services.values())
         self._tls = {each.tls: Renewed(each.tls) for each in everyone if each.tls is not None}
+
+    def reconfigure(
+        self,
+        static: Mapping[str, Sequence[str]],
+        passthrough: Sequence[str],
+        bounds: Limits,
+        timeouts: Timeouts,
+        routes: Mapping[str, Routing],
+        settings: ServiceSettings,
+        services: Mapping[str, ServiceSettings],
+    ) -> None:
+        wanted = {each.tls for each in (settings, *services.values()) if each.tls is not None}
+        fresh = {each: self._tls.get(each) or Renewed(each) for each in wanted}  # which may fail: before anything else
+        plain = UpstreamTls()
+        self._tls = fresh | ({plain: self._tls[plain]} if plain in self._tls else {})  # that of instances that say so
+        before = [(each, each.settings.tls) for each in self.clusters.values()]
+        super().reconfigure(static, passthrough, bounds, timeouts, routes, settings, services)
+        for each, tls in before:
+            if each.settings.tls != tls:  # what is idle was opened by other rules
+                for endpoint in each.endpoints.values():
+                    for upstream in list(endpoint.idle):
+                        upstream.close()
+                    endpoint.idle.clear()
 
     async def accept_for(self, service: str, listening: socket.socket) -> None:
         """Accept at a socket that stands for one service."""

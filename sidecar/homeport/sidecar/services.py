@@ -137,8 +137,12 @@ class Services(Listener):
         bounds: Limits,
         timeouts: Timeouts,
         routes: Mapping[str, Routing],
+        settings: ServiceSettings,
+        services: Mapping[str, ServiceSettings],
     ) -> None:
         """Act on a changed configuration; requests under way end as they began."""
+        self._settings = settings
+        self._services = {name.lower(): each for name, each in services.items()}
         for changed in self.table.configure(routes):
             self._apply(changed)
         self.limits, self.timeouts = bounds, timeouts
@@ -150,6 +154,7 @@ class Services(Listener):
         }
         waiting: dict[str, list[Waiting]] = {}
         for service, each in list(self.clusters.items()):
+            each.configure(self._settings_of(service), self.now())
             each.first_byte_s = timeouts.first_byte_s
             each.per_try_s = each.settings.per_try_s or timeouts.first_byte_s
             if each.fixed != (service in wanted):  # hosts that are passed to come back when somebody asks, if they may

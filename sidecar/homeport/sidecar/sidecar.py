@@ -169,7 +169,11 @@ class Sidecar:
         _log.info("sidecar listens: %s", self.at)
 
     def reconfigure(self, options: Options) -> None:
-        """Go on with the fields `RELOADED` of these options; all others stay as they are."""
+        """Go on with the fields `RELOADED` of these options; all others stay as they are.
+
+        Raises:
+            OSError: files that settings name for TLS cannot be used; nothing has changed for the outbound.
+        """
         changed = {name: getattr(options, name) for name in RELOADED}
         self.options = options = msgspec.structs.replace(self.options, **changed)
         for listener in (self.inbound, self.outbound, *self.tcp):
@@ -183,7 +187,13 @@ class Sidecar:
             self.inbound.app.per_try_s = options.timeouts.first_byte_s
         if self.outbound is not None:
             self.outbound.reconfigure(
-                options.static, options.passthrough, options.limits, options.timeouts, options.routes
+                options.static,
+                options.passthrough,
+                options.limits,
+                options.timeouts,
+                options.routes,
+                options.settings,
+                options.services,
             )
 
     async def _recall(self, outbound: Outbound, path: Path) -> None:

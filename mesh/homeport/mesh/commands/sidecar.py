@@ -36,6 +36,7 @@ from homeport.mesh.commands.options import (
 from homeport.mesh.commands.reloading import Reloading
 from homeport.mesh.commands.routes import routes_option
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
+from homeport.mesh.commands.service_settings import EVERYONE, service_option
 from homeport.sidecar import (
     Handover,
     Limits,
@@ -44,6 +45,7 @@ from homeport.sidecar import (
     Remembering,
     Routing,
     ServerTls,
+    ServiceSettings,
     Sidecar,
     Timeouts,
     Workers,
@@ -103,6 +105,7 @@ def read_proxy(
     admin: str,
     static: tuple[str, ...],
     routes: dict[str, Routing],
+    service: dict[str, ServiceSettings],
     tcp: tuple[str, ...],
     http: tuple[str, ...],
     passthrough: tuple[str, ...],
@@ -132,6 +135,8 @@ def read_proxy(
             admin=admin,
             static=static_services(static),
             routes=routes,
+            settings=service.get(EVERYONE, ServiceSettings()),
+            services={name: each for name, each in service.items() if name != EVERYONE},
             tcp=local_ports("--tcp", tcp),
             http=local_ports("--http", http),
             passthrough=passthrough,
@@ -214,6 +219,13 @@ def proxy_options(command: Callable[..., None]) -> Callable[..., None]:
                 multiple=True,
                 callback=routes_option,
                 help="Where requests to a service go, while the store has no routes of it; repeatable.",
+            ),
+            click.option(
+                "--service",
+                metavar="NAME=FILE",
+                multiple=True,
+                callback=service_option,
+                help="How a service is called: retries, times, balancing, TLS; * for all that have none; repeatable.",
             ),
             click.option(
                 "--passthrough",

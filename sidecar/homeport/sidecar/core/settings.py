@@ -5,7 +5,7 @@ A feature that is None is off, and costs the data path no more than the question
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -145,6 +145,38 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         check_range("per_try_s", self.per_try_s, 0.0, _DAY_S)
         if self.balancing.hash_on is not None:
             Affinity(self.balancing.hash_on)  # refuses what no request could have
+
+
+# What may be turned off or on by a word, since TOML has no null, and an empty table looks like a mistake.
+_SWITCHES: Final = frozenset({"retries", "budget", "outliers", "circuit", "adaptive", "tls", "idempotency"})
+
+
+def settings_of(table: Any) -> ServiceSettings:
+    """Read settings from plain values, as TOML and JSON have them.
+
+    A feature may be `false` (off) or `true` (on, with its defaults); dashes in names are underscores.
+
+    Raises:
+        InvalidArgument: they are none; the message says what is wrong, and where.
+    """
+    try:
+        return msgspec.convert(_switched(table), ServiceSettings)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument(str(error)) from None
+
+
+def _switched(table: Any) -> Any:
+    if not isinstance(table, dict):
+        return table
+    found: dict[Any, Any] = {}
+    for name, value in table.items():
+        field = name.replace("-", "_") if isinstance(name, str) else name
+        if field in found:
+            raise InvalidArgument(f"{field} is given twice")
+        if field in _SWITCHES and isinstance(value, bool):
+            value = {} if value else None
+        found[field] = value if field == "meta" else _switched(value)  # the names in a meta are the user's
+    return found
 
 
 DEFAULT: Final = ServiceSettings()
