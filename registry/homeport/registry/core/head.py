@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sortedcontainers import SortedList
+
 from homeport.client.core.errors import InvalidArgument, LeaseGone, LimitExceeded
 from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
@@ -41,15 +43,22 @@ class Outcome:
 
 
 class Head:
-    """Decides transactions, in order, each seeing those before it."""
+    """Decides transactions, in order, each seeing those before it.
 
-    __slots__ = ("_mvcc", "_pending", "revision")
+    A thousand transactions may be on their way at a time, and a registration reads two ranges of what they write. So
+    pending keys are kept sorted from the first range that is read among them until none is left; puts of single keys,
+    which read no range, never pay for that.
+    """
+
+    __slots__ = ("_leased", "_mvcc", "_pending", "_sorted", "revision")
 
     def __init__(self, mvcc: Mvcc) -> None:
         self._mvcc = mvcc
         self.revision = mvcc.revision
         # Keys written after the durable revision: the newest version of each (None: deleted), and the revision.
         self._pending: dict[bytes, tuple[int, KeyValue | None]] = {}
+        self._sorted: SortedList[bytes] | None = None  # the same keys, if a range of them was asked for
+        self._leased: dict[int, set[bytes]] = {}  # by lease: pending keys that were attached to it by some revision
 
     def decide(self, txn: Txn, ops_max: int = TXN_OPS_MAX) -> Outcome:
         """Decide a transaction at head, and count it as head if it changes anything.
@@ -68,7 +77,7 @@ class Head:
         if changes:
             self.revision += 1
             for change in changes:
-                self._pending[change.key] = (self.revision, change.kv)
+                self._remember(change.key, self.revision, change.kv)
         return Outcome(TxnResult(self.revision, succeeded, responses), changes)
 
     def _put_alone(self, op: Put) -> Outcome:
@@ -80,19 +89,39 @@ class Head:
         prev = self.get(key)
         self.revision = revision = self.revision + 1
         kv = _version(op, prev, revision)
-        self._pending[key] = (revision, kv)
+        self._remember(key, revision, kv)
         return Outcome(TxnResult(revision, True, (PutResult(prev),)), (Change(key, kv, prev),))
+
+    def _remember(self, key: bytes, revision: int, kv: KeyValue | None) -> None:
+        if self._sorted is not None and key not in self._pending:
+            self._sorted.add(key)
+        if kv is not None and kv.lease:
+            self._leased.setdefault(kv.lease, set()).add(key)
+        self._pending[key] = (revision, kv)
 
     def settle(self, revision: int, changes: tuple[Change, ...]) -> None:
         """The writes of that revision are durable and applied."""
         for change in changes:
-            pending = self._pending.get(change.key)
+            key, kv = change.key, change.kv
+            pending = self._pending.get(key)
             if pending is not None and pending[0] == revision:
-                del self._pending[change.key]
+                del self._pending[key]
+                if self._sorted is not None:
+                    self._sorted.discard(key)
+            if kv is not None and kv.lease and kv.lease in self._leased:
+                later = self._pending.get(key)
+                if later is None or later[1] is None or later[1].lease != kv.lease:
+                    self._leased[kv.lease].discard(key)
+                    if not self._leased[kv.lease]:
+                        del self._leased[kv.lease]
+        if not self._pending:
+            self._sorted = None
 
     def rollback(self) -> None:
         """Nothing after the durable revision happened."""
         self._pending.clear()
+        self._leased.clear()
+        self._sorted = None
         self.revision = self._mvcc.revision
 
     def get(self, key: bytes) -> KeyValue | None:
@@ -108,15 +137,20 @@ class Head:
         if not pending:
             found = [self._mvcc.get(key) for key in self._mvcc.keys(start, end)]
         else:
+            if self._sorted is None:
+                self._sorted = SortedList(pending)
             names = dict.fromkeys(self._mvcc.keys(start, end))
-            names.update((key, None) for key in pending if matches(key, start, end))
+            names.update(dict.fromkeys(self._sorted.irange(start, end or None, inclusive=(True, False))))
             found = [self.get(key) for key in sorted(names)]
         return (kv for kv in found if kv is not None)
 
     def keys_on(self, lease: int) -> list[bytes]:
         """The keys attached to a lease at head."""
         attached = {key: None for key in self._mvcc.keys_on(lease) if key not in self._pending}
-        attached.update((key, None) for key, (_, kv) in self._pending.items() if kv is not None and kv.lease == lease)
+        for key in self._leased.get(lease, ()):
+            kv = self._pending[key][1] if key in self._pending else None
+            if kv is not None and kv.lease == lease:
+                attached[key] = None
         return list(attached)
 
     def past(self, query: Range) -> RangeResult:
