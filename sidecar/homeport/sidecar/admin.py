@@ -1,7 +1,7 @@
 """The sidecar's own HTTP port, for operators and scrapers.
 
-/ready, /clusters, /stats, /routes, /explain?service=NAME, /metrics, and POST /drain. What it shows is made in `reports`
-and `metrics`.
+/ready, /clusters, /stats, /routes, /explain?service=NAME&path=/..., /metrics, and POST /drain. What it shows is made in
+`reports` and `metrics`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from homeport.client.randomness import own_rng
 from homeport.sidecar import reports
+from homeport.sidecar.core.explain_routes import Question
 from homeport.sidecar.core.plain_text import plain_text
 from homeport.sidecar.metrics import metrics
 from homeport.sidecar.reports import Watched
@@ -30,7 +31,7 @@ class Source(Protocol):
     async def clusters(self) -> list[dict[str, object]]: ...
     async def stats(self) -> dict[str, object]: ...
     async def routes(self) -> dict[str, object]: ...
-    async def explain(self, service: str) -> dict[str, object] | None: ...
+    async def explain(self, question: Question) -> dict[str, object] | None: ...
     async def metrics(self) -> bytes: ...
 
 
@@ -57,8 +58,8 @@ class Own:
     async def routes(self) -> dict[str, object]:
         return reports.routes(self._sidecar)
 
-    async def explain(self, service: str) -> dict[str, object] | None:
-        return reports.explain(self._sidecar, service, self._rng)
+    async def explain(self, question: Question) -> dict[str, object] | None:
+        return reports.explain(self._sidecar, question, self._rng)
 
     async def metrics(self) -> bytes:
         return metrics(self._sidecar)
@@ -104,7 +105,16 @@ def application(source: Source) -> web.Application:
         service = request.query.get("service", "")
         if not service:
             return web.Response(status=400, text="which one? /explain?service=NAME\n")
-        found = await source.explain(service)
+        method, headers = request.query.get("method", "GET"), request.query.getall("header", [])
+        path = request.query.get("path", "")
+        if path[:1] not in ("", "/"):
+            return web.Response(status=400, text="a path begins with /\n")
+        if any(":" not in header for header in headers):
+            return web.Response(status=400, text="a header is NAME:VALUE\n")
+        if not path and (headers or "method" in request.query):
+            return web.Response(status=400, text="method and header are those of a request: which path?\n")
+        question = Question(service=service, path=path, method=method, headers=tuple(headers))
+        found = await source.explain(question)
         if found is None:
             return web.Response(status=404, text=f"nobody has asked for {service!r} through this sidecar yet\n")
         return _shown(request, found)

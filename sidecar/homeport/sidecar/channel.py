@@ -18,6 +18,7 @@ from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import Instance, InstanceKey
 from homeport.client.core.snapshot import SNAPSHOT_BYTES_MAX
 from homeport.client.core.wire import UNREADABLE, Splitter
+from homeport.sidecar.core.explain_routes import Question
 from homeport.sidecar.options import Options
 
 FRAME_BYTES_MAX: Final = SNAPSHOT_BYTES_MAX  # one service has no more endpoints than all of them
@@ -80,7 +81,7 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Report how it stands; answered by `Report` with the same number."""
 
     number: int
-    explain: str = ""  # also how requests to this service are balanced
+    explain: Question | None = None  # also how requests to a service are balanced
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.core.explain import explained
+from homeport.sidecar.core.explain_routes import Question, explained_routes
 from homeport.sidecar.core.histogram import BOUNDS_S
 from homeport.sidecar.core.route_table import Routed
 from homeport.sidecar.core.routes import Passed
@@ -172,11 +173,18 @@ def _documented(service: str, entry: Routed) -> dict[str, object]:
     }
 
 
-def explain(sidecar: Watched, service: str, rng: Rng) -> dict[str, object] | None:
-    """Who would take a request to `service`, and why others would not; None: it is not in use here."""
+def explain(sidecar: Watched, question: Question, rng: Rng) -> dict[str, object] | None:
+    """Who would take a request to a service, and why others would not; None: it is not in use here."""
     for direction, cluster in clusters_of(sidecar):
-        if cluster.service == service:
+        if cluster.service == question.service:
             listener = sidecar.outbound if direction == "outbound" else sidecar.inbound
             assert listener is not None
-            return {"service": service, "direction": direction, **explained(cluster, listener.now(), rng)}
+            now = listener.now()
+            answer = {"service": question.service, "direction": direction, **explained(cluster, now, rng)}
+            if cluster.router is not None and sidecar.outbound is not None:
+                at = sidecar.outbound.clusters.get
+                answer |= explained_routes(cluster.router, cluster, at, question, now, rng)
+            elif question.path:
+                answer["taken"] = "no route: it goes to any instance"
+            return answer
     return None

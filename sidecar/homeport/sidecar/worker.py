@@ -252,7 +252,7 @@ class Worker:
                         reports.clusters(sidecar),
                         reports.stats(sidecar),
                         reports.routes(sidecar),
-                        reports.explain(sidecar, explain, self._rng) if explain else None,
+                        reports.explain(sidecar, explain, self._rng) if explain is not None else None,
                         metrics(sidecar),
                     )
                 )

@@ -39,6 +39,7 @@ from homeport.sidecar.channel import (
 )
 from homeport.sidecar.core import limits as fixed
 from homeport.sidecar.core import sums
+from homeport.sidecar.core.explain_routes import Question
 from homeport.sidecar.fan_out import FanOut
 from homeport.sidecar.lifecycle import Registered, serve_app
 from homeport.sidecar.options import DEFAULT, RELOADED, Given, Options
@@ -367,9 +368,9 @@ class Workers:
         summed: dict[str, Any] = sums.added([report.routes for report in await self._reports()]) or {}
         return summed
 
-    async def explain(self, service: str) -> dict[str, object] | None:
+    async def explain(self, question: Question) -> dict[str, object] | None:
         """The same for how a service is balanced: loads are added; each worker judges by itself, one speaks for all."""
-        summed: dict[str, Any] | None = sums.added([report.explained for report in await self._reports(service)])
+        summed: dict[str, Any] | None = sums.added([report.explained for report in await self._reports(question)])
         return summed
 
     async def metrics(self) -> bytes:
@@ -378,7 +379,7 @@ class Workers:
 
         return added_metrics([report.metrics for report in await self._reports()])
 
-    async def _reports(self, explain: str = "") -> list[Report]:
+    async def _reports(self, explain: Question | None = None) -> list[Report]:
         """Ask every worker; those that do not answer in time are left out."""
         self._asked += 1
         loop = asyncio.get_running_loop()

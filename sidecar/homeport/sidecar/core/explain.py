@@ -8,10 +8,11 @@ that asking moves no turn and counts no load.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.balancing import Candidates, choose
+from homeport.client.core.balancing import Balancing, Candidates, choose
 from homeport.client.core.balancing.selection import Zoned, meant, panics, serving
 from homeport.sidecar.core.cluster import C, Cluster, Endpoint
 
@@ -20,33 +21,7 @@ PICKS: Final = 400  # a share is then within 5 % or so, and the question takes a
 
 def explained(cluster: Cluster[C], now: float, rng: Rng) -> dict[str, Any]:
     """The answer for one cluster, as plain values."""
-    settings = cluster.settings.balancing
-    everyone = list(cluster.endpoints.values())
-    choice: Candidates[Endpoint[C]] = choose(settings, everyone)
-    keys = [None] if cluster.affinity is None else [str(number).encode() for number in range(PICKS)]
-    picks = [choice.pick(rng, (), now, keys[number % len(keys)]) for number in range(PICKS if choice.members else 0)]
-    counts = Counter(picked for picked in picks if picked is not None)
-    panic = panics(settings, meant(settings, everyone))
-    answer: dict[str, Any] = {
-        "policy": settings.policy,
-        "known": cluster.known,
-        "panic": panic,
-        "would_pick": picks[0].instance.id if picks and picks[0] is not None else None,
-        "endpoints": [
-            {
-                "id": endpoint.instance.id,
-                "node": endpoint.instance.node,
-                "address": f"{endpoint.address}:{endpoint.port}",
-                "candidate": endpoint in choice.members,
-                "why": _why(cluster, choice, endpoint, now, panic=panic),
-                "share": round(counts[endpoint] / PICKS, 2),
-                "active": endpoint.active,
-                "weight": round(endpoint.weight, 3),
-                "latency_ms": round(endpoint.latency.cost(0, now) * 1e3, 3) if endpoint.latency is not None else None,
-            }
-            for endpoint in everyone
-        ],
-    }
+    answer = {"known": cluster.known, **chosen(cluster, cluster.settings.balancing, now, rng)}
     circuit, budget = cluster.circuit, cluster.budget
     if circuit is not None:
         answer["circuit"] = {
@@ -64,11 +39,46 @@ def explained(cluster: Cluster[C], now: float, rng: Rng) -> dict[str, Any]:
     return answer
 
 
+def chosen(cluster: Cluster[C], settings: Balancing, now: float, rng: Rng) -> dict[str, Any]:
+    """Who of its endpoints is chosen under these settings, and why others are not."""
+    everyone = list(cluster.endpoints.values())
+    choice: Candidates[Endpoint[C]] = choose(settings, everyone)
+    keys = [None] if cluster.affinity is None else [str(number).encode() for number in range(PICKS)]
+    picks = [choice.pick(rng, (), now, keys[number % len(keys)]) for number in range(PICKS if choice.members else 0)]
+    counts = Counter(picked for picked in picks if picked is not None)
+    panic = panics(settings, meant(settings, everyone))
+    return {
+        "policy": settings.policy,
+        "panic": panic,
+        "would_pick": picks[0].instance.id if picks and picks[0] is not None else None,
+        "endpoints": [
+            {
+                "id": endpoint.instance.id,
+                "node": endpoint.instance.node,
+                "address": f"{endpoint.address}:{endpoint.port}",
+                "candidate": endpoint in choice.members,
+                "why": _why(settings, everyone, choice, endpoint, now, panic=panic),
+                "share": round(counts[endpoint] / PICKS, 2),
+                "active": endpoint.active,
+                "weight": round(endpoint.weight, 3),
+                "latency_ms": round(endpoint.latency.cost(0, now) * 1e3, 3) if endpoint.latency is not None else None,
+            }
+            for endpoint in everyone
+        ],
+    }
+
+
 def _why(
-    cluster: Cluster[C], choice: Candidates[Endpoint[C]], endpoint: Endpoint[C], now: float, *, panic: bool
+    settings: Balancing,
+    everyone: Sequence[Endpoint[C]],
+    choice: Candidates[Endpoint[C]],
+    endpoint: Endpoint[C],
+    now: float,
+    *,
+    panic: bool,
 ) -> str:
     """One endpoint's part in it, in words."""
-    settings, instance, everyone = cluster.settings.balancing, endpoint.instance, list(cluster.endpoints.values())
+    instance = endpoint.instance
     if not serving(instance):
         return (
             f"excluded: it is {'in maintenance' if 'maintenance' in (instance.state, instance.status) else 'draining'}"

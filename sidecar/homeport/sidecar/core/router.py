@@ -94,6 +94,26 @@ class RoutePlan:
             return False
         return all(test(lines) for test in self._matches)
 
+    def why_not(self, method: bytes, path: str, lines: Sequence[bytes]) -> str:
+        """What of the route such a request does not meet, in words; empty: nothing."""
+        match = self.route.match
+        if self._methods and method not in self._methods:
+            return f"its methods are {', '.join(match.methods)}"
+        if self._path is not None and not self._path(path):
+            kind, says = next((kind, says) for kind in ("path", "prefix", "regex") if (says := getattr(match, kind)))
+            return f"its {kind} is {says}"
+        for condition, test in zip(match.headers, self._matches, strict=True):
+            if not test(lines):
+                return f"its header {condition.name} must {_in_words(condition)}"
+        return ""
+
+    @property
+    def shares(self) -> list[tuple[Place, float]]:
+        """Where requests go, each with its chance."""
+        whole = self._cumulative[-1]
+        weights = [each.weight for each in self.route.to or (Destination(),)]
+        return [(place, weight / whole) for place, weight in zip(self._places, weights, strict=True)]
+
     def place(self, rng: Rng) -> Place:
         """Where the next request goes: each destination has a chance in proportion to its weight."""
         if len(self._places) == 1:
@@ -193,6 +213,12 @@ def _header_test(match: HeaderMatch) -> Callable[[Sequence[bytes]], bool]:
         return found != match.invert
 
     return test
+
+
+def _in_words(match: HeaderMatch) -> str:
+    says = (("be", match.exact), ("begin with", match.prefix), ("match", match.regex))
+    wanted = next((f"{verb} {value}" for verb, value in says if value is not None), "be there")
+    return f"not {wanted}" if match.invert else wanted
 
 
 def _value_test(match: HeaderMatch) -> Callable[[bytes], bool]:

@@ -10,9 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 _MOST: Final = frozenset({"age_s", "revision", "refused_revision"})  # the oldest knowledge, the newest revision
-_SAME: Final = frozenset({"weight", "port", "share", "latency_ms", "at"})
+_SAME: Final = frozenset({"weight", "port", "share", "latency_ms", "at", "chance"})
 _ALL: Final = frozenset({"known", "live", "available", "draining"})  # yes only if all say so; others if any does
-_IDENTITY: Final = (("direction", "service"), ("node", "id"), ("at", "route"))  # what tells the entries of a list apart
+_IDENTITY: Final = (
+    ("direction", "service"),
+    ("node", "id"),
+    ("at", "route"),
+    ("at", "destination"),
+)  # what tells the entries of a list apart
 
 
 def added(reports: Sequence[Any], name: str = "") -> Any:
