@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -42,7 +42,9 @@ class App:
     def __init__(self, name: str, address: str) -> None:
         self.name, self.address = name, address
         self.asked: list[str] = []
+        self.heads: list[str] = []
         self.silent = False
+        self.status = "200 OK"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -50,19 +52,34 @@ class App:
                 head = await reader.readuntil(b"\r\n\r\n")
                 path = head.split(b" ", 2)[1].decode()
                 self.asked.append(path)
+                self.heads.append(head.decode())
                 if self.silent:
                     await reader.read()
                     return
                 body = f"{self.name} {path}".encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                answer = f"HTTP/1.1 {self.status}\r\nServer: kitchen\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(answer.encode() + body)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
 
 
+class Asking:
+    """Asks through the outbound, each time on a connection of its own; `answer` is the last one as it came."""
+
+    answer = ""
+
+    async def __call__(self, path: str, *, method: str = "GET", extra: str = "") -> tuple[int, str]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", 15_001)
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: orders\r\n{extra}Connection: close\r\n\r\n".encode())
+        self.answer = (await reader.read()).decode()
+        writer.close()
+        return int(self.answer[9:12]), self.answer.partition("\r\n\r\n")[2]
+
+
 @asynccontextmanager
-async def mesh(*routes: Route) -> AsyncIterator[tuple[Callable[[str], Awaitable[tuple[int, str]]], App, App, Outbound]]:
+async def mesh(*routes: Route) -> AsyncIterator[tuple[Asking, App, App, Outbound]]:
     """One outbound, and an app in each of two versions; the first value asks through it."""
     loop = running_loop()
     registrar = Registrar()
@@ -73,10 +90,20 @@ async def mesh(*routes: Route) -> AsyncIterator[tuple[Callable[[str], Awaitable[
             servers.append(await asyncio.start_server(app.serve, app.address, 80))
     registrar.feed("orders").say(
         *(
-            Instance(service="orders", id=app.name, address=app.address, port=80, version=str(version))
+            Instance(
+                service="orders",
+                id=app.name,
+                address=app.address,
+                port=80,
+                version=str(version),
+                tags=(f"tag-{app.name}",),
+                zone=f"zone-{app.name}",
+                meta={"track": app.name},
+            )
             for version, app in enumerate(apps, 1)
         )
     )
+    registrar.feed("prices").say(Instance(service="prices", id="new", address=apps[1].address, port=80))
     table = RouteTable({"orders": Routing(routes=routes)})
     outbound = Outbound(loop, random.Random(SEED), "me", registrar, {}, (), Limits(), Timeouts(), table=table)
     servers.append(await loop.create_server(lambda: Downstream(outbound), "127.0.0.1", 15_001))
@@ -86,15 +113,8 @@ async def mesh(*routes: Route) -> AsyncIterator[tuple[Callable[[str], Awaitable[
             await asyncio.sleep(SWEEP_S)
             outbound.sweep(loop.time())
 
-    async def ask(path: str) -> tuple[int, str]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", 15_001)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n".encode())
-        answer = (await reader.read()).decode()
-        writer.close()
-        return int(answer[9:12]), answer.partition("\r\n\r\n")[2]
-
     sweeping = asyncio.create_task(sweep())
-    yield ask, apps[0], apps[1], outbound
+    yield Asking(), apps[0], apps[1], outbound
     sweeping.cancel()
     outbound.close()
     for server in servers:
