@@ -59,6 +59,16 @@ test-peers: peers ## tests against real foreign clients and servers (installs th
 test-long: $(STAMP) ## crash, fuzz and seed searches (LONG=slice for the bounded share that CI runs)
 	@$(BIN)/python -m pytest -q -n auto -m long
 
+SEEDS ?= 1000
+FIRST ?= 1
+.PHONY: simulate
+simulate: $(STAMP) ## whole clusters in virtual time, a random life for each seed (SEEDS=1000 FIRST=1), on all cores
+	@$(BIN)/python -m homeport.mesh.simulation --seeds $(SEEDS) --first $(FIRST)
+
+.PHONY: keep-seed
+keep-seed: $(STAMP) ## make a regression test of a seed that fails, shortened (SEED=n)
+	@$(BIN)/python -m homeport.mesh.simulation --first $(SEED) --keep tests/simulation/regressions/seed-$(SEED).json
+
 TARGET ?= http1_requests
 SECONDS ?= 60
 .PHONY: fuzz

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from homeport.mesh.simulation.etcd import ModelLink
 from homeport.mesh.testing import running_loop
 from homeport.registry import Registry
 from homeport.registry.direct import DirectTransport
 from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.etcd import EtcdStore
-from tests.registry.store.model_etcd import ModelLink
 
 
 class Replica(Registry):

@@ -9,9 +9,9 @@ import pytest
 from homeport.client import Client, Instance, ReadOnly
 from homeport.client.core.limits import ROUND_S
 from homeport.client.core.messages import Register
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import virtual_time
 from tests.client.replicas import Replica
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 
 @virtual_time(seed=1)

@@ -22,6 +22,7 @@ from homeport.client.core.txn import (
     Written,
     prefix_end,
 )
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import virtual_time
 from homeport.registry import Registry
 from homeport.registry.core import keys
@@ -29,7 +30,6 @@ from homeport.registry.core.limits import KEY_BYTES_MAX, PAGE_BYTES, TXN_DEPTH_M
 from homeport.registry.core.txn import Put as StorePut
 from homeport.registry.core.txn import Txn
 from tests.client.replicas import Replica
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 Connect = Callable[[], Client]
 

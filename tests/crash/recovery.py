@@ -9,12 +9,12 @@ from typing import Final
 
 import apsw
 
+from homeport.mesh.simulation.disk import Disk
+from homeport.mesh.simulation.power import PowerCut
 from homeport.mesh.testing import run_virtual
 from homeport.registry.core.txn import EndLease, Put, Txn
 from homeport.registry.store.contract import lease_put
 from homeport.registry.store.journal import FILE_NAME, Journal
-from tests.crash.disk import Disk
-from tests.crash.power import PowerCut
 from tests.crash.story import PromiseBroken, Story
 from tests.crash.workload import make_store
 

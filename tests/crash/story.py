@@ -10,11 +10,11 @@ import random
 
 from homeport.client.core import wire
 from homeport.client.core.model import KeyValue
+from homeport.mesh.simulation.disk import Disk
 from homeport.registry.core import keys
 from homeport.registry.core.txn import Change, Range
 from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.embedded import EmbeddedStore
-from tests.crash.disk import Disk
 
 State = dict[bytes, KeyValue]
 Step = dict[bytes, KeyValue | None]  # one revision's changes; None is a deletion

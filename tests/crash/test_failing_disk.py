@@ -16,11 +16,11 @@ import pytest
 
 from homeport.client.core.errors import OutcomeUnknown, ReadOnly
 from homeport.client.core.model import Lost
+from homeport.mesh.simulation.disk import Call, Disk, Error, Fault
 from homeport.mesh.testing import run_virtual, running_loop
 from homeport.registry.core.txn import Compare, Put, Range, Txn
 from homeport.registry.core.watches import Watcher
 from homeport.registry.store.journal import JournalError
-from tests.crash.disk import Call, Disk, Error, Fault
 from tests.crash.recovery import cut_and_recover, expect_intact
 from tests.crash.story import Step, Story
 from tests.crash.workload import NAMES, WRITERS, make_store, of_long, seeds

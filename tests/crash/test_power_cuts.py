@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from homeport.mesh.simulation.disk import Disk
 from homeport.mesh.testing import run_virtual
 from homeport.registry.store.journal import Synchronous
-from tests.crash.disk import Disk
 from tests.crash.recovery import cut_and_recover
 from tests.crash.story import PromiseBroken, Story
 from tests.crash.workload import Life, of_long, seeds

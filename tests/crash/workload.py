@@ -11,13 +11,13 @@ import random
 from pathlib import Path
 from typing import Final
 
+from homeport.mesh.simulation.disk import Disk
 from homeport.mesh.testing import running_loop
 from homeport.registry.core import keys
 from homeport.registry.core.txn import Compare, Delete, Op, Put, Txn, TxnResult
 from homeport.registry.store.contract import lease_put
 from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.journal import Synchronous, verify_backup
-from tests.crash.disk import Disk
 from tests.crash.story import Story
 
 WRITERS: Final = 6

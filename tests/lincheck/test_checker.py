@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tests.lincheck.checker import Operation, State, Undecided, check, step
+from homeport.mesh.simulation.linearizability import Operation, State, Undecided, check, step
 
 KEY = b"k"
 

@@ -20,8 +20,8 @@ from homeport.client.core.errors import CasFailed, ConnectionLost, HomeportError
 from homeport.client.core.messages import Event, KvDelete, KvFound, KvGet, KvPut
 from homeport.client.rpc import StreamTransport
 from homeport.client.transport import Link
+from homeport.mesh.simulation.linearizability import Kind, Operation, State, check
 from homeport.registry import Registry
-from tests.lincheck.checker import Kind, Operation, State, check
 from tests.lincheck.relay import Relay
 
 KEYS = (b"a", b"b", b"c")

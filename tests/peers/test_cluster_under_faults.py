@@ -26,8 +26,8 @@ from homeport.client import Client
 from homeport.client.core.errors import Busy, CasFailed, HomeportError, ReadOnly
 from homeport.client.core.messages import Stats
 from homeport.mesh.demo.processes import Process
+from homeport.mesh.simulation.linearizability import Kind, Operation, State, check
 from tests.crash.workload import of_long
-from tests.lincheck.checker import Kind, Operation, State, check
 from tests.lincheck.relay import Relay
 from tests.registry.store.etcd_members import Etcd
 from tests.resilience.site import SEED, SERVICE, Site

@@ -10,13 +10,13 @@ import pytest
 
 from homeport.client import Client, Instance
 from homeport.client.core.messages import Deregister, Register, Renew, Resolve
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import virtual_time
 from homeport.registry.core.entries import Entry
 from homeport.registry.core.health import Verdict
 from homeport.registry.core.leases import TICK_S
 from homeport.registry.core.mass_expiry import WINDOW_S, MassExpiry
 from tests.client.replicas import Replica
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 TTL_S = 5.0
 WRITTEN_S = 0.5  # until ends that are due have reached every replica

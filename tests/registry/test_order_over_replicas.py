@@ -9,9 +9,9 @@ import pytest
 
 from homeport.client import Busy, Check, Client, Instance
 from homeport.client.core.messages import Deregister, Register, Registered, ReportCheck, Resolve, SetState
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import connector_factory, virtual_time
 from tests.client.replicas import Replica
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 LATENCY_S = 0.01
 ORDERS = Instance(service="orders", id="o", port=1, ttl_s=10.0)

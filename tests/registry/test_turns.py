@@ -6,10 +6,10 @@ import asyncio
 
 from homeport.client import Check, Instance
 from homeport.client.core.messages import Register
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import virtual_time
 from homeport.registry.turns import InTurns
 from tests.client.replicas import Replica
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 COUNT = 1_100  # more than two turns
 

@@ -100,7 +100,7 @@ class Connection:
         self._forks = _forks
         self._linked = asyncio.Event()
         self._lost = asyncio.Event()
-        self._relinked: set[asyncio.Event] = set()
+        self._relinked: dict[asyncio.Event, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = ""  # why it cannot be used any more
         self._failures: deque[HomeportError] = deque(maxlen=len(self.transports))  # one each, since the last link
@@ -207,14 +207,14 @@ class Connection:
         if self.link is not None and self.link_epoch != epoch:
             return True
         relinked = asyncio.Event()
-        self._relinked.add(relinked)
+        self._relinked[relinked] = None
         try:
             async with asyncio.timeout(timeout_s):
                 await relinked.wait()
         except TimeoutError:
             pass
         finally:
-            self._relinked.discard(relinked)
+            del self._relinked[relinked]
         self.expect_usable()
         return self.link is not None and self.link_epoch != epoch
 

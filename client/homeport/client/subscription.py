@@ -31,7 +31,7 @@ class Feed:
         self.listeners: dict[object, Changed] = {}
         self.subscriptions = 0
         self.error: HomeportError | None = None  # why nothing more comes, unless the next link says otherwise
-        self.waiting: set[asyncio.Event] = set()  # set, each, after a change and when there is an error
+        self.waiting: dict[asyncio.Event, None] = {}  # set, each, after a change and when there is an error
         self._now = now
         self._idle = idle
         self._confirmed_at = now()
@@ -189,7 +189,7 @@ class Subscription:
 
     async def _wait_known(self) -> None:
         more = asyncio.Event()
-        self._feed.waiting.add(more)
+        self._feed.waiting[more] = None
         try:
             while not self.known:
                 if self._feed.error is not None:
@@ -197,7 +197,7 @@ class Subscription:
                 more.clear()
                 await more.wait()
         finally:
-            self._feed.waiting.discard(more)
+            del self._feed.waiting[more]
 
     def close(self) -> None:
         """Let go. Idempotent."""
@@ -224,7 +224,7 @@ class Subscription:
 
         await self._wait_known()
         stop = self.listen(changed)
-        self._feed.waiting.add(more)
+        self._feed.waiting[more] = None
         try:
             yield self._snapshot()
             while True:
@@ -236,7 +236,7 @@ class Subscription:
                 await more.wait()
         finally:
             stop()
-            self._feed.waiting.discard(more)
+            del self._feed.waiting[more]
 
     def _snapshot(self) -> ServiceEvent:
         known = tuple(self.instances.values())

@@ -27,7 +27,7 @@ class DirectTransport:
     """Opens links to a registry in this process, from the loop it runs on."""
 
     def __init__(
-        self, operations: Callable[[], Operations], loop: asyncio.AbstractEventLoop, links: set[DirectLink]
+        self, operations: Callable[[], Operations], loop: asyncio.AbstractEventLoop, links: dict[DirectLink, None]
     ) -> None:
         self._operations = operations
         self._loop = loop
@@ -37,7 +37,7 @@ class DirectTransport:
         if asyncio.get_running_loop() is not self._loop:
             raise WrongLoop("an in-process client belongs to its registry's event loop")
         link = DirectLink(self._operations(), self._loop, receiver, self._links)
-        self._links.add(link)
+        self._links[link] = None
         return link
 
 
@@ -45,7 +45,7 @@ class DirectLink:
     """A link without a connection; also the outlet of its peer."""
 
     def __init__(
-        self, operations: Operations, loop: asyncio.AbstractEventLoop, receiver: Receiver, links: set[DirectLink]
+        self, operations: Operations, loop: asyncio.AbstractEventLoop, receiver: Receiver, links: dict[DirectLink, None]
     ) -> None:
         self._operations = operations
         self._loop = loop
@@ -54,7 +54,7 @@ class DirectLink:
         self._events: deque[tuple[int, Outgoing]] = deque()  # emptied in every iteration of the loop
         self._scheduled = False
         self._open = True
-        self._waiting: set[asyncio.Future[Any]] = set()
+        self._waiting: dict[asyncio.Future[Any], None] = {}
         self.peer = Peer(self)
         self.welcome: Welcome = operations.hello(Hello(token=operations.token), self.peer)
 
@@ -74,7 +74,7 @@ class DirectLink:
             answer.set_exception(error)
             return answer
         if asyncio.iscoroutine(result) or isinstance(result, asyncio.Future):
-            self._waiting.add(answer)
+            self._waiting[answer] = None
             asyncio.ensure_future(result).add_done_callback(lambda task: self._answered(answer, task))
         else:
             answer.set_result(result.decoded() if isinstance(result, Encoded) else result)
@@ -84,7 +84,7 @@ class DirectLink:
         return commit.shape(await self._operations.store.commit(commit.txn, ops_max=commit.ops_max))
 
     def _answered(self, answer: asyncio.Future[Any], task: asyncio.Future[Any]) -> None:
-        self._waiting.discard(answer)
+        self._waiting.pop(answer, None)
         error = task.exception()
         if answer.done():  # the caller gave up, or the link is closed: the effect stands, nobody asks for the answer
             return
@@ -109,7 +109,7 @@ class DirectLink:
 
     def _end(self) -> None:
         self._open = False
-        self._links.discard(self)
+        self._links.pop(self, None)
         self._events.clear()
         for answer in self._waiting:
             if not answer.done():

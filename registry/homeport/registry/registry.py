@@ -112,7 +112,7 @@ class Registry:
         self._started = False
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._links: set[DirectLink] = set()
+        self._links: dict[DirectLink, None] = {}
         self._calls: dict[str, Call] = {}
         self._at = At()
         self._restoring: asyncio.Future[None] | None = None

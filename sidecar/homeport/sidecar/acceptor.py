@@ -29,7 +29,7 @@ class Acceptor(Generic[T]):
         self.timeouts = timeouts
         self.now = loop.time
         self.draining = False
-        self.connections: set[T] = set()
+        self.connections: dict[T, None] = {}
         self.connections_total = 0
         self.observer: Observer | None = None  # of the log and of traces; None: neither is asked for
         self._servers: list[asyncio.Server] = []
@@ -49,7 +49,7 @@ class Acceptor(Generic[T]):
         self._servers.append(server)
 
     def connection_ended(self, connection: T) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         if self._empty is not None and not self.connections:
             self._empty.set()
 

@@ -114,7 +114,7 @@ class Services(Listener):
         self._hosts = Hosts(static, passthrough)
         self._by_host: dict[bytes, Cluster] = {}  # spellings of Host that were resolved before
         self._waiting: dict[str, list[Waiting]] = {}  # service -> who waits until the registry has answered
-        self._kept: set[str] = set()  # services that are followed whether anybody asks or not
+        self._kept: dict[str, None] = {}  # services that are followed whether anybody asks or not
         self._stop_listening: dict[str, Callable[[], None]] = {}
         self.on_change: Callable[[], None] | None = None  # called when what is known of any service has changed
         for service, addresses in static.items():
@@ -219,7 +219,7 @@ class Services(Listener):
             found = self.cluster_of(service)
         except Refusal as refusal:
             raise InvalidArgument(f"{service!r} cannot be forwarded to: {refusal.text}") from None
-        self._kept.add(found.service)
+        self._kept[found.service] = None
 
     def cluster_of(self, service: str) -> Cluster:
         """The endpoints of a service.

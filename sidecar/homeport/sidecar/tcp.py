@@ -135,7 +135,7 @@ class Forward:
         listener = self.listener
         peer = self.client.transport.get_extra_info("peername")
         self.peer = peer[0].encode() if isinstance(peer, tuple) else b"unknown"
-        listener.connections.add(self)
+        listener.connections[self] = None
         listener.connections_total += 1
         try:
             if len(listener.connections) > listener.limits.connections:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from homeport.client import Client, InvalidArgument, LeaseGone, Lock, Semaphore, Unavailable
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import running_loop, virtual_time
 from homeport.registry import Registry
 from tests.client.coordination.sites import REGISTRY, Site, host
 from tests.client.replicas import Replica
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 
 @virtual_time(seed=1)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from homeport.client import Claim, Client, LeaseGone
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import virtual_time
 from tests.client.coordination.sites import REGISTRY, Site, host
 from tests.client.replicas import Replica
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 
 @virtual_time(seed=1)

@@ -13,11 +13,11 @@ import pytest
 
 from homeport.client import Client, Instance
 from homeport.client.core.messages import Register
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import connector_factory, virtual_time
 from homeport.registry import Registry
 from homeport.registry.core.leases import TICK_S
 from tests.client.replicas import Replica
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 TTL_S = 8.0  # longer than a replica promises without a quorum
 PATHS = ("health/service/orders", "catalog/service/orders", "catalog/node/n", "health/node/n", "health/state/any")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.registry.store.contract import Store
 from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.etcd import EtcdStore
 from tests.registry.store.etcd_members import Etcd
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 MakeStore = Callable[[], AbstractAsyncContextManager[Store]]
 

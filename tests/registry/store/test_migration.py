@@ -9,6 +9,7 @@ import pytest
 
 from homeport.client.core.errors import HomeportError, InvalidArgument
 from homeport.client.core.model import KeyValue
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import run_virtual, running_loop, virtual_time
 from homeport.registry.core import keys
 from homeport.registry.core.txn import Put, Range, Txn
@@ -17,7 +18,6 @@ from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.etcd_cluster import Refused
 from homeport.registry.store.journal import JournalError
 from homeport.registry.store.migration import meaning, read_directory, read_etcd, write_directory, write_etcd
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 from tests.registry.store.test_replicas import Replica
 
 PREFIX = b"/homeport/"

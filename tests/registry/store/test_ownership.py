@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import pytest
 
 from homeport.client.core.errors import HomeportError, ReadOnly
+from homeport.mesh.simulation.etcd import ModelEtcd
 from homeport.mesh.testing import run_virtual, running_loop, virtual_time
 from homeport.registry.core import keys
 from homeport.registry.store import etcd_ownership
 from homeport.registry.store.etcd_ownership import MEMBER_TTL_S, PROMISE_S
-from tests.registry.store.model_etcd import ModelEtcd
 from tests.registry.store.test_replicas import LATENCY_S, QUIET_S, Replica, replicas, until
 
 TTL_S = 3.0

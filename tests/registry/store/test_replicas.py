@@ -12,6 +12,7 @@ import pytest
 from homeport.client.core import wire
 from homeport.client.core.errors import HomeportError, OutcomeUnknown, ReadOnly
 from homeport.client.core.model import KeyValue, Lost
+from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import run_virtual, running_loop, virtual_time
 from homeport.registry.core import keys
 from homeport.registry.core.leases import TICK_S
@@ -20,7 +21,6 @@ from homeport.registry.core.watches import Batch, Watcher
 from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.etcd import EtcdStore
-from tests.registry.store.model_etcd import ModelEtcd, ModelLink
 
 LATENCY_S = 0.001
 QUIET_S = 12.0  # longer than a membership lives
@@ -319,6 +319,22 @@ async def test_watchers_are_told_of_what_came_and_went_unseen() -> None:
         two.link.fail(False)
         await until(lambda: two.store.numbers()["etcd_resyncs"])
         assert isinstance(watcher.take(), Lost)
+
+
+@virtual_time(seed=12)
+async def test_a_mirror_that_missed_only_what_came_and_went_is_at_the_revision_of_the_others() -> None:
+    """Or clients that have seen that revision would take this replica to be behind until the next write."""
+    etcd = ModelEtcd()
+    async with replicas(2, etcd) as (one, two):
+        await one.put(b"a", b"1")
+        await two.store.barrier()
+        two.link.fail(True)
+        await one.put(b"b", b"2")
+        await one.store.commit(Txn(then=(Delete(b"b"),)))
+        etcd.compact()
+        two.link.fail(False)
+        await until(lambda: two.store.numbers()["etcd_resyncs"] == 1)
+        assert two.store.mvcc.revision == one.store.mvcc.revision
 
 
 @virtual_time(seed=13)

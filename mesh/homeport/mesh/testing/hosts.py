@@ -17,12 +17,13 @@ HOME = "127.0.0.1"
 class Host:
     """One incarnation of a simulated machine."""
 
-    __slots__ = ("address", "crashed", "frozen", "held")
+    __slots__ = ("address", "crashed", "frozen", "held", "job_delay_s")
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.frozen = False
         self.crashed = False
+        self.job_delay_s: tuple[float, float] | None = None  # bounds, where its executor jobs are slower than others'
         self.held: list[asyncio.Handle] = []  # callbacks that fell due while it was frozen
 
 

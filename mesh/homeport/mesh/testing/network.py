@@ -123,6 +123,14 @@ class Network:
         """The host that the running code belongs to."""
         return HOST.get() or self.home
 
+    def host_at(self, address: str) -> Host:
+        """The host of this address, in its present life.
+
+        Raises:
+            ValueError: no code has ever run there.
+        """
+        return self._known(address)
+
     def frozen(self) -> list[str]:
         """Addresses of the hosts that stand still."""
         return [host.address for host in self._hosts.values() if host.frozen]

@@ -85,6 +85,7 @@ class MemoryTransport(asyncio.Transport):
         self._reset_received = False
         self.released = False  # the socket is closed
         self.stalled = False  # nothing on this wire arrives until it is healed
+        self._torn_after: int | None = None  # bytes that still get through before it breaks
         network.streams[self] = None
 
     def __hash__(self) -> int:
@@ -314,6 +315,12 @@ class MemoryTransport(asyncio.Transport):
         data = bytes(self._outbox[:size])
         del self._outbox[:size]
         self._unacknowledged += size
+        if self._torn_after is not None:
+            if size >= self._torn_after:
+                self._post(data[: self._torn_after])
+                self.break_off()
+                return
+            self._torn_after -= size
         while len(data) > 1 and self._rng.random() < CUT_CHANCE:
             cut = self._rng.randrange(1, len(data))
             self._post(data[:cut])
@@ -386,6 +393,18 @@ class MemoryTransport(asyncio.Transport):
         self._inbox.clear()
         if not self._wire:
             self.network.streams.pop(self, None)
+
+    def tear_after(self, size: int) -> None:
+        """Break off in the middle of what is sent next: so many more bytes arrive, and then a reset."""
+        self._torn_after = size
+
+    def break_off(self) -> None:
+        """Reset the stream at both ends; what is under way to the other end still arrives there before."""
+        if not self.released and not self._reset_received:
+            self._torn_after = None
+            self._post(RST)
+            self._reset_received = True
+            self._schedule_read()
 
     def kill(self) -> None:
         """The process is gone: its kernel closes the socket, and no protocol is told anything any more."""

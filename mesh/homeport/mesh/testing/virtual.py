@@ -284,8 +284,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """
         if self.is_closed():
             raise RuntimeError("Event loop is closed")
-        start = self._now + self.draw_delay(*JOB_DELAY_S)
-        end = start + self.draw_delay(*JOB_DELAY_S)
+        delay_s = self.network.here().job_delay_s or JOB_DELAY_S
+        start = self._now + self.draw_delay(*delay_s)
+        end = start + self.draw_delay(*delay_s)
         if executor is not None:
             _, last_start, last_end = self._queues.get(id(executor), (executor, 0.0, 0.0))
             start, end = max(start, last_start), max(end, last_end)

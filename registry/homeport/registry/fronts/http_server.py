@@ -77,7 +77,7 @@ class HttpServer(web.Server):
         self._numbers = numbers
         self._first_head_s_max = first_head_s_max
         self._stalled_s_max = stalled_s_max
-        self._crowd: set[_Crowded] = set()
+        self._crowd: dict[_Crowded, None] = {}
         self._unheard: dict[web.RequestHandler, float] = {}  # connections without a request yet, oldest first
         self._unsent: dict[asyncio.Transport, _Unsent] = {}
         self._look_s = min(first_head_s_max, stalled_s_max) / _LOOKS
@@ -141,7 +141,7 @@ class HttpServer(web.Server):
 class _Crowded(asyncio.Protocol):
     """A connection there is no room for: it is told so when it asks, and closed."""
 
-    def __init__(self, crowd: set[_Crowded]) -> None:
+    def __init__(self, crowd: dict[_Crowded, None]) -> None:
         self._crowd = crowd
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -149,7 +149,7 @@ class _Crowded(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by inheritance
         self._timer = asyncio.get_running_loop().call_later(_CROWDED_S, self.close)
-        self._crowd.add(self)
+        self._crowd[self] = None
 
     def data_received(self, _data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -157,7 +157,7 @@ class _Crowded(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._crowd.discard(self)
+        self._crowd.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
 

@@ -55,7 +55,7 @@ class RpcFront:
         self.table = operations.table()
         self._servers: list[asyncio.Server] = []
         self._sockets: list[tuple[str, int | None]] = []  # Unix sockets, with the file that is ours
-        self.connections: set[RpcConnection] = set()
+        self.connections: dict[RpcConnection, None] = {}
 
     async def listen(self, address: str) -> str:
         """Listen on "host:port" (port 0: a free one) or "unix:/path" and return the actual address.
@@ -99,11 +99,11 @@ class RpcFront:
 
     def opened(self, connection: RpcConnection) -> bool:
         """Count a connection in; False if there are too many."""
-        self.connections.add(connection)
+        self.connections[connection] = None
         return len(self.connections) <= CONNECTIONS_MAX
 
     def lost(self, connection: RpcConnection) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         self._operations.leave(connection.peer)
         self._peer_lost(connection.peer)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -125,8 +125,7 @@ class EtcdStore(Frame):
             raise Refused(f"a migration to {self._layout.prefix.decode()!r} is under way, or was cut off: run it again")
         entries, members, revision, self._last_mod = await read_all(self._cluster, self._layout)
         mvcc = Mvcc()
-        newest = max((kv.mod_revision for kv in entries), default=FIRST_REVISION)
-        newest = max(newest, self._last_mod - self._layout.base)
+        newest = self._newest(entries)
         if newest > FIRST_REVISION:
             mvcc.load(entries, newest, newest)
         self._adopt(mvcc)
@@ -139,6 +138,11 @@ class EtcdStore(Frame):
             task.add_done_callback(self._task_ended)
             self._tasks.append(task)
         self._note_age()
+
+    def _newest(self, entries: Iterable[KeyValue]) -> int:
+        """The newest revision that wrote anything: each batch puts `i/last`, deletions too."""
+        newest = max((kv.mod_revision for kv in entries), default=FIRST_REVISION)
+        return max(newest, self._last_mod - self._layout.base)
 
     async def _identity(self) -> Stored:
         for _ in range(TRIES_MAX):
@@ -240,7 +244,9 @@ class EtcdStore(Frame):
         changes += [Change(key, kv, prev) for key, kv in now.items() if (prev := self.mvcc.get(key)) != kv]
         changes.sort(key=lambda change: change.key)
         self._reached = revision
-        self._leap(revision - self._layout.base, tuple(changes))
+        newest = self._newest(entries)
+        if newest > self.mvcc.revision:  # not that of the reading, or the other replicas would seem to be behind
+            self._leap(newest, tuple(changes))
         self._tell_reached()
         self.ownership.members_are(members)
 

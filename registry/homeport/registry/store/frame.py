@@ -89,12 +89,13 @@ class Frame:
         Watchers are not shown what is no revision, and may hide versions and whole keys: they are told what they lost.
         """
         before = self.mvcc.revision
-        self._take_in(revision, changes)
-        self.mvcc.compact(revision)
+        self._take_in(revision, changes, leap=True)
         self._hub.lose(before)
 
-    def _take_in(self, revision: int, changes: tuple[Change, ...]) -> None:
+    def _take_in(self, revision: int, changes: tuple[Change, ...], *, leap: bool = False) -> None:
         self.mvcc.apply(revision, changes)
+        if leap:  # before a listener lets anyone read it as if nothing had been in between
+            self.mvcc.compact(revision)
         self._settled(revision, changes)
         for change in changes:
             if change.key.startswith(keys.LEASES):

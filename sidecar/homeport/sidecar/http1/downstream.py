@@ -64,7 +64,7 @@ class Downstream(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0].encode() if isinstance(peer, tuple) else b"unknown"
         self.deadline_s = self.listener.now() + self.listener.timeouts.keep_alive_s
-        self.listener.connections.add(self)
+        self.listener.connections[self] = None
         self.listener.connections_total += 1
         most = self.listener.limits.connections
         if len(self.listener.connections) > most:

@@ -7,6 +7,7 @@ writes and then says that nobody answered.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Sequence
 
 from homeport.registry.core.txn import matches
@@ -55,6 +56,10 @@ class ModelEtcd:
             self.grown = asyncio.Event()
         return self.revision
 
+    def since(self, revision: int) -> list[tuple[int, list[Event]]]:
+        """What happened from a revision on; the log has no gaps."""
+        return self.log[max(0, revision - self.log[0][0]) :] if self.log else []
+
     def compact(self) -> None:
         self.compacted = self.revision
         self.log.clear()
@@ -65,7 +70,8 @@ class ModelEtcd:
         return self._last_lease
 
     def _expire_in(self, ttl_s: int, lease: int) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(ttl_s, self.end, lease)
+        # In nobody's context: the cluster's clock goes on when the process that asked stands still, or is dead.
+        return asyncio.get_running_loop().call_later(ttl_s, self.end, lease, context=contextvars.Context())
 
     def keep_alive(self, lease: int) -> bool:
         if lease not in self.leases:
@@ -125,8 +131,9 @@ class ModelLink:
         if 0 < revision < self.etcd.compacted:
             raise HistoryGone(f"{revision} is compacted")
         found = [self.etcd.keys[name] for name in sorted(self.etcd.keys) if matches(name, key, end)]
+        page = Page(found[:limit], self.etcd.revision, len(found) > limit)
         await self._travel()
-        return Page(found[:limit], self.etcd.revision, len(found) > limit)
+        return page
 
     async def watch(self, key: bytes, end: bytes, start_revision: int) -> AsyncIterator[tuple[int, list[Event]]]:
         await self._travel()
@@ -135,12 +142,11 @@ class ModelLink:
         while True:
             if following <= self.etcd.compacted:
                 raise HistoryGone(f"{following} is compacted")
-            for revision, events in tuple(self.etcd.log):
+            for revision, events in self.etcd.since(following):
                 mine = [event for event in events if matches(event.key, key, end)]
-                if revision >= following:
-                    following = revision + 1
-                    if mine:
-                        yield revision, mine
+                following = revision + 1
+                if mine:
+                    yield revision, mine
             waits = [asyncio.ensure_future(self.etcd.grown.wait()), asyncio.ensure_future(cut.wait())]
             if following > self.etcd.revision:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from tests.crash.disk import Operation
+from homeport.mesh.simulation.disk import Operation
 
 SECTOR: Final = 512
 

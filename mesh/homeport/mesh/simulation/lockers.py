@@ -1,0 +1,133 @@
+"""Parties that take locks: by a key on a lease of their own, and by Consul's sessions over HTTP.
+
+The first is the recipe of etcd's `concurrency.Mutex` without its queue: whoever creates the key on a living lease has
+the lock, and the revision of that write is the fencing token. The second is Consul's; there the key's lock index is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Any, Final
+
+from homeport.client.core.errors import CasFailed, HomeportError
+from homeport.client.core.messages import LeaseGrant, LeaseRevoke
+from homeport.mesh.one_try import Connection, TryError
+from homeport.mesh.simulation.locks import Holder
+from homeport.mesh.simulation.scenario import Step
+from homeport.mesh.simulation.world import ObservedClient, Party, World
+
+LEASE_S: Final = 2.0
+SESSION_S: Final = 10  # Consul's least
+DELAY_S: Final = 3.0
+CALL_S: Final = 5.0
+
+
+class LockerParty(Party):
+    """One taker of locks, `locker1`; each attempt is a task of its own, as by another thread."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name, world.address())
+        self.client: ObservedClient | None = None
+
+    async def live(self) -> None:
+        self.client = ObservedClient(self.world, *self.world.registry_addresses, name=self.name, rng=self.rng())
+        await self.client.start()
+
+    # --- a key on a lease ---------------------------------------------------------------------------------------
+
+    async def lock(self, step: Step) -> None:
+        """Take the lock `whom`, hold it for `for_s`, and end as `what` says: release it, or say nothing more."""
+        client = self.client
+        assert client is not None
+        try:
+            sent = self.world.now()
+            lease = (await client.call(LeaseGrant(ttl_s=LEASE_S), timeout_s=CALL_S)).lease
+            try:
+                token = await client.kv.put(f"lock/{step.whom}", self.name.encode(), cas=0, lease=lease)
+            except CasFailed:
+                self.world.trace.note(f"{self.name} is refused {step.whom}")
+                self.world.trace.count("lock refused")
+                await client.call(LeaseRevoke(lease=lease))
+                return
+            history = self.world.histories.get(client.store_id)
+            decided = history.first_seen.get(token, self.world.now())
+            holder = self._has(step.whom, token, decided, sent + LEASE_S)
+            if await self._hold(client, holder, lease, step.for_s) and step.what == "release":
+                holder.released = True
+                await client.call(LeaseRevoke(lease=lease))
+        except HomeportError as error:
+            self.world.trace.note(f"{self.name} and {step.whom}: {type(error).__name__}")
+
+    def _has(self, lock: str, token: int, decided: float, valid_until: float) -> Holder:
+        self.world.trace.note(f"{self.name} has {lock} by token {token}")
+        self.world.trace.count("election decided" if lock.startswith("election") else "lock taken")
+        return self.world.locks.taken(self.name, lock, token, decided, valid_until)
+
+    async def _hold(self, client: ObservedClient, holder: Holder, lease: int, for_s: float) -> bool:
+        """Renew for so long; return whether it still has the lock then."""
+        until = self.world.now() + for_s
+        while self.world.now() < until:
+            sent = self.world.now()
+            try:
+                ttl_s = await client.renewals.renew(lease)
+            except HomeportError:
+                ttl_s = LEASE_S if self.world.now() < holder.valid_until else 0.0
+                sent = holder.valid_until - LEASE_S
+            if not ttl_s:
+                self.world.trace.note(f"{self.name} has lost {holder.lock}")
+                self.world.trace.count("lock lost")
+                holder.released = True
+                return False
+            holder.valid_until = max(holder.valid_until, sent + ttl_s)
+            await asyncio.sleep(LEASE_S / 3)
+        return True
+
+    # --- a session of Consul's ----------------------------------------------------------------------------------
+
+    async def session(self, step: Step) -> None:
+        """The same by a session; `what`: release the key, destroy the session, or say nothing more."""
+        registry = self.world.registries[step.count % len(self.world.registries)]
+        connection = Connection(f"{registry.address}:8500")
+        with suppress(TryError):
+            await self._session(connection, step)
+        connection.close()
+
+    async def _session(self, http: Connection, step: Step) -> None:
+        world, lock = self.world, f"session-{step.whom}"
+        made = await self._ask(
+            http, "PUT", "/v1/session/create", {"TTL": f"{SESSION_S}s", "LockDelay": f"{DELAY_S:g}s"}
+        )
+        if not isinstance(made, dict):
+            return
+        session, sent = made["ID"], world.now()
+        if await self._ask(http, "PUT", f"/v1/kv/{lock}?acquire={session}", None) is not True:
+            world.trace.note(f"{self.name} is refused {lock}")
+            world.trace.count("lock-delay race" if world.locks.is_closed(lock, world.now()) else "lock refused")
+            world.give_up_session(session)
+            await self._ask(http, "PUT", f"/v1/session/destroy/{session}", None)
+            return
+        decided = world.now()
+        found = await self._ask(http, "GET", f"/v1/kv/{lock}", None)
+        if not isinstance(found, list) or found[0].get("Session") != session:
+            return
+        holder = self._has(lock, int(found[0]["LockIndex"]), decided, sent + SESSION_S)
+        await asyncio.sleep(step.for_s)
+        if step.what == "release":
+            holder.released = True
+            await self._ask(http, "PUT", f"/v1/kv/{lock}?release={session}", None)
+        elif step.what == "destroy":
+            holder.released = True
+            began = world.now()
+            world.give_up_session(session)
+            if await self._ask(http, "PUT", f"/v1/session/destroy/{session}", None) is True:
+                world.locks.closed(lock, began + DELAY_S)
+
+    async def _ask(self, http: Connection, method: str, target: str, body: dict[str, str] | None) -> Any:
+        content = b"" if body is None else json.dumps(body).encode()
+        answer = await http.request(method, target, host="registry", timeout_s=CALL_S, body=content)
+        if answer.status != 200:
+            self.world.trace.note(f"{self.name} {method} {target.partition('?')[0]}: {answer.status}")
+            return None
+        return json.loads(answer.body)

@@ -1,0 +1,70 @@
+"""Who holds which lock for how long, and that nobody else does meanwhile.
+
+A holder may act as one for the TTL that its last answered renewal promised, counted from when that was sent. Another
+that takes the lock before that time is over, or whose token is not larger, breaks the one thing locks are for. After a
+session has ended, its locks stay closed for their delay, for what the former holder still has under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from homeport.mesh.simulation import guarantees
+from homeport.mesh.simulation.trace import Trace
+
+ROUNDING_S: Final = 1e-6
+
+
+@dataclass
+class Holder:
+    """One holding of one lock; `valid_until` is what the holder itself may rely on."""
+
+    name: str
+    lock: str
+    token: int
+    valid_until: float
+    released: bool = False
+
+
+class Locks:
+    """All locks of a run."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._holders: dict[str, list[Holder]] = {}
+        self._closed_until: dict[str, float] = {}
+
+    def taken(self, name: str, lock: str, token: int, decided: float, valid_until: float) -> Holder:
+        """Somebody was told, or shown, that it holds a lock since a moment no later than `decided`."""
+        holders = self._holders.setdefault(lock, [])
+        for other in holders:
+            if not other.released and decided < other.valid_until - ROUNDING_S:
+                self._trace.broken(
+                    guarantees.LOCKS,
+                    f"{name} took {lock} (token {token}) while {other.name} (token {other.token}) "
+                    f"holds it for {other.valid_until - decided:.3f} s more",
+                )
+            if token <= other.token:
+                self._trace.broken(
+                    guarantees.LOCKS,
+                    f"{name} took {lock} with token {token}, after token {other.token} of {other.name}",
+                )
+        if decided < self._closed_until.get(lock, 0.0) - ROUNDING_S:
+            left_s = self._closed_until[lock] - decided
+            self._trace.broken(guarantees.LOCKS, f"{name} took {lock} {left_s:.3f} s before its delay was over")
+        holders[:] = [Holder(name, lock, token, valid_until)]
+        return holders[0]
+
+    def closed(self, lock: str, until: float) -> None:
+        """The session that held a lock has ended: nobody gets it before its delay is over."""
+        self._closed_until[lock] = max(until, self._closed_until.get(lock, 0.0))
+
+    def is_closed(self, lock: str, now: float) -> bool:
+        """Whether its delay runs."""
+        return now < self._closed_until.get(lock, 0.0)
+
+    def forget(self) -> None:
+        """A registry that keeps nothing has started anew."""
+        self._holders.clear()
+        self._closed_until.clear()
