@@ -22,7 +22,7 @@ from benchmarks.report import CaseReport, Report, encode, table
 
 NAMES: Final = (
     *("lookups", "sidecar", "failover", "departure", "puts", "renewals", "registration", "kv", "fanout", "propagation"),
-    *("consul", "dns", "checks", "memory", "holdings", "startup", "growth", "balancing", "cluster"),
+    *("consul", "dns", "checks", "memory", "holdings", "startup", "growth", "balancing", "tracing", "cluster"),
 )
 
 
