@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 
-from homeport.sidecar import Idempotency, Limits, Observing, Remembering, ServiceSettings, Sidecar, Workers
+from homeport.client.core.model import Instance
+from homeport.sidecar import Idempotency, Limits, Observing, Remembering, ServerTls, ServiceSettings, Sidecar, Workers
 from tests.conftest import Eventually
 from tests.sidecar.conftest import Net, Raw, Upstream
 
@@ -228,6 +231,43 @@ async def test_an_inbound_that_does_not_remember_refuses_who_believes_it_does(ne
     assert status(answer) == 425
     assert not app.heads
     assert (await net.ask(inbound, post(), "inbound")).endswith(b"run 1")
+
+
+async def test_an_inbound_that_stopped_remembering_is_sent_to_as_any_other(net: Net) -> None:
+    app = await app_of(net)
+    inbound = await inbound_to(net, app, remembering=None)
+    host, _, port = inbound.at["inbound"].rpartition(":")
+    known = Instance(service="orders", id="a", address=host, port=int(port), meta={"idempotency": "true"})
+    net.registrar.feed("orders").say(known)
+    outbound = await net.sidecar(settings=KEYED)
+    for number in (1, 2):
+        answer = await net.ask(outbound, post(key=""))
+        assert (status(answer), answer[-5:]) == (200, b"run %d" % number)
+
+
+async def test_callers_with_certificates_are_told_apart_and_known_again_with_a_new_one(
+    net: Net, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca"))
+    issued = authority.issue_cert("orders.test")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    tls = ServerTls(cert=tmp_path / "cert", key=tmp_path / "key", client_ca=tmp_path / "ca")
+    inbound = await inbound_to(net, await app_of(net), inbound_tls=tls)
+    host, _, port = inbound.at["inbound"].rpartition(":")
+
+    async def asked(name: str) -> bytes:
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca"))
+        authority.issue_cert(name).configure_cert(context)
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname="orders.test")
+        writer.write(post())
+        async with asyncio.timeout(net.patience_s):
+            answer = await reader.read()
+        writer.close()
+        return answer[-5:]
+
+    assert [await asked("a.test"), await asked("b.test"), await asked("a.test")] == [b"run 1", b"run 2", b"run 1"]
 
 
 async def test_an_outbound_gives_keys_and_keeps_those_that_are_there(net: Net) -> None:

@@ -221,8 +221,9 @@ def test_a_key_belongs_to_its_caller_and_host() -> None:
         scope_of(b"k", b"prices", [b"Authorization: a"]),
         scope_of(b"k", b"orders", [b"Authorization: b"]),
         scope_of(b"k", b"orders", [b"Authorization: a", b"Cookie: c"]),
+        scope_of(b"k", b"orders", [b"Authorization: a"], b"somebody by certificate"),
     ]
-    assert len({one, *others}) == 5
+    assert len({one, *others}) == 6
 
 
 def test_method_target_and_body_are_the_fingerprint() -> None:

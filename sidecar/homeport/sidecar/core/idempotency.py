@@ -265,14 +265,14 @@ def key_of(lines: Sequence[bytes]) -> bytes | None:
     return keys[0]
 
 
-def scope_of(key: bytes, host: bytes, lines: Sequence[bytes]) -> bytes:
+def scope_of(key: bytes, host: bytes, lines: Sequence[bytes], caller: bytes = b"") -> bytes:
     """Whose key: the same one from somebody else, or for another host, is another.
 
-    The caller is known by the credentials of the request; addresses would not do, since they may change between two
-    tries of the same.
+    Callers are told apart by the credentials in their requests, and by `caller`, who they are by their certificates:
+    by what is the same for each try of a request, as an address need not be.
     """
     credentials = [line for line in lines if line.partition(b":")[0].lower() in _CREDENTIALS]
-    return _digest(key, host.lower(), *credentials)
+    return _digest(key, host.lower(), caller, *credentials)
 
 
 def fingerprint_of(method: bytes, target: bytes, body: bytes) -> bytes:

@@ -20,7 +20,7 @@ from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.routed import RoutedExchange
 from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
 
-TOKENS_MAX: Final = 3  # new tokens in a row that one request takes: a memory that forgets faster is of no use
+TOKENS_MAX: Final = 3  # new tokens that one request takes: a memory that forgets faster is of no use
 _NEVER_AGAIN: Final = frozenset({Failure.STATUS, Failure.GONE})  # there is an answer; the one who knows is leaving
 
 
@@ -31,6 +31,9 @@ class KeyedExchange(RoutedExchange):
     _bare = b""  # the head without a token
     _token = b""  # what was known of the memory before the first try that may have been delivered
     _tokens = 0
+    _plainly = (
+        False  # as a request that is sent once only: where it went, nothing is remembered, or not for long enough
+    )
     _remembered = False  # the try under way goes to where it is remembered, with a token
     _only: Endpoint | None = None  # who may have it already, and so the only one that may get it again
 
@@ -53,7 +56,9 @@ class KeyedExchange(RoutedExchange):
         if self._keyed:
             endpoint = upstream.endpoint
             self._bare = self._bare or self._wire
-            self._remembered = self._can_be_repeated and endpoint.instance.meta.get(META) == "true"
+            self._remembered = (
+                not self._plainly and self._can_be_repeated and endpoint.instance.meta.get(META) == "true"
+            )
             if self._remembered:
                 if self._only is None:
                     self._token = endpoint.memory_token
@@ -103,7 +108,7 @@ class KeyedExchange(RoutedExchange):
             if self._only is not None and (verdict is not None or self.failure_of(head) is Failure.UNDELIVERED):
                 self._told_nothing(verdict)
                 return
-            if verdict is Verdict.STALE and self._tokens < TOKENS_MAX:
+            if verdict is Verdict.STALE:
                 self._take_token(head, done)
                 return
         super().response(head, piece, done, trailers)
@@ -121,6 +126,7 @@ class KeyedExchange(RoutedExchange):
         endpoint, now = self.endpoint, self.listener.now()
         assert endpoint is not None
         self._tokens += 1
+        self._plainly = self._tokens > TOKENS_MAX or endpoint.memory_token == NO_TOKEN
         self.reusable = head.keep_alive
         if done:
             self._give_back(now)

@@ -129,7 +129,9 @@ class RememberedExchange(Exchange):
             if request.length == framing.CHUNKED:
                 body = bodies.ChunkedBody(400).feed(body)
             fingerprint = fingerprint_of(request.method, request.target, body)
-        scope = scope_of(self._idempotency_key, request.host, request.lines)
+        certificate = self.downstream.transport.get_extra_info("peercert") or {}
+        caller = repr(certificate.get("subjectAltName") or certificate.get("subject")).encode()  # the same when renewed
+        scope = scope_of(self._idempotency_key, request.host, request.lines, caller)
         verdict, entry = self._memory.ask(scope, fingerprint, self._token)
         if verdict is Verdict.RUN:
             self._entry = entry
