@@ -14,7 +14,19 @@ import pytest
 import trustme
 
 from homeport.client.core.model import Instance
-from homeport.sidecar import Idempotency, Limits, Observing, Remembering, ServerTls, ServiceSettings, Sidecar, Workers
+from homeport.sidecar import (
+    Idempotency,
+    Limits,
+    Mirror,
+    Observing,
+    Remembering,
+    Route,
+    Routing,
+    ServerTls,
+    ServiceSettings,
+    Sidecar,
+    Workers,
+)
 from tests.conftest import Eventually
 from tests.sidecar.conftest import Net, Raw, Upstream
 
@@ -233,6 +245,13 @@ async def test_an_inbound_that_does_not_remember_refuses_who_believes_it_does(ne
     assert (await net.ask(inbound, post(), "inbound")).endswith(b"run 1")
 
 
+async def test_a_key_that_got_lost_on_the_way_is_missed(net: Net) -> None:
+    app = await app_of(net)
+    inbound = await inbound_to(net, app)
+    assert status(await net.ask(inbound, post(key="", extra="x-homeport-idempotency: -\r\n"), "inbound")) == 400
+    assert not app.heads
+
+
 async def test_an_inbound_that_stopped_remembering_is_sent_to_as_any_other(net: Net) -> None:
     app = await app_of(net)
     inbound = await inbound_to(net, app, remembering=None)
@@ -268,6 +287,30 @@ async def test_callers_with_certificates_are_told_apart_and_known_again_with_a_n
         return answer[-5:]
 
     assert [await asked("a.test"), await asked("b.test"), await asked("a.test")] == [b"run 1", b"run 2", b"run 1"]
+
+
+async def test_a_copy_for_a_mirror_bears_the_key_and_no_token(net: Net, eventually: Eventually) -> None:
+    app, copied = await app_of(net), await app_of(net)
+    inbound = await inbound_to(net, app)
+    host, _, port = inbound.at["inbound"].rpartition(":")
+    known = Instance(service="orders", id="a", address=host, port=int(port), meta={"idempotency": "true"})
+    net.registrar.feed("orders").say(known)
+    net.registrar.feed("shadow").say(copied.instance("shadow"))
+    routes = {"orders": Routing(routes=(Route(mirror=Mirror(service="shadow")),))}
+    outbound = await net.sidecar(settings=KEYED, routes=routes)
+    raw = await net.dial(outbound)
+    whole = post(key="")
+    raw.send(whole[:-3])  # the copy is sent when all is here, after the original has begun
+    assert outbound.outbound is not None
+    clusters = outbound.outbound.clusters
+    await eventually(
+        lambda: "orders" in clusters and any(each.active for each in clusters["orders"].endpoints.values())
+    )
+    raw.send(whole[-3:])
+    assert (await raw.until_end()).endswith(b"run 1")
+    await eventually(lambda: copied.heads)
+    assert b"Idempotency-Key: " in copied.heads[0]
+    assert b"x-homeport" not in copied.heads[0]
 
 
 async def test_an_outbound_gives_keys_and_keeps_those_that_are_there(net: Net) -> None:

@@ -13,6 +13,7 @@ import pytest
 from homeport.client.core.model import Instance
 from homeport.mesh.testing import VirtualLoop, run_virtual, running_loop, virtual_time
 from homeport.sidecar import Circuit, Idempotency, Limits, Remembering, Retries, ServiceSettings, Timeouts
+from homeport.sidecar.core.idempotency import NO_TOKEN
 from homeport.sidecar.core.limits import SWEEP_S
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.listener import Listener
@@ -36,6 +37,9 @@ class World:
         self.keys: list[str] = []
         self.takes_s = 0.5
         self.body = b""
+        self.status = "201 Created"
+        self.forgetful = False  # inbounds that start from now on remember nothing
+        self.addresses: list[str] = []
         self.inbounds: dict[str, Inbound] = {}
         self.listeners: list[Listener] = [outbound]
         self.servers: dict[str, asyncio.Server] = {}
@@ -51,7 +55,8 @@ class World:
                 self.keys.append(lines.get("idempotency-key", ""))
                 await asyncio.sleep(self.takes_s)
                 body = f"{path} ran {self.runs[path]} times".encode() + self.body
-                writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                head = f"HTTP/1.1 {self.status}\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -70,11 +75,23 @@ class World:
             self.listeners.remove(self.inbounds[address])
         app = Instance(service="app", id="app", address=address, port=80)
         rng = random.Random(self.loop.draw_number())
+        bounds = None if self.forgetful else self.remembering
         with self.loop.network.host(address):
-            inbound = Inbound(self.loop, rng, "in", app, Limits(), Timeouts(), 1024, self.remembering)
+            inbound = Inbound(self.loop, rng, "in", app, Limits(), Timeouts(), 1024, bounds)
             self.servers[address] = await self.loop.create_server(lambda: Downstream(inbound), address, PORT)
         self.inbounds[address] = inbound
         self.listeners.append(inbound)
+
+    def register(self, meta: str = "true") -> None:
+        """All of them, with this meta."""
+        discovery = self.outbound._discovery
+        assert isinstance(discovery, Registrar)
+        discovery.feed("orders").say(
+            *(
+                Instance(service="orders", id=each, address=each, port=PORT, meta={"idempotency": meta})
+                for each in self.addresses
+            )
+        )
 
     async def sweep(self) -> None:
         while True:
@@ -112,15 +129,10 @@ async def world(
     )
     outbound = Outbound(loop, random.Random(SEED), "me", registrar, {}, (), Limits(), Timeouts(), settings=settings)
     made = World(outbound, loop, remembering or Remembering())
-    addresses = [f"10.0.0.{number}" for number in range(1, count + 1)]
-    for address in addresses:
+    made.addresses = [f"10.0.0.{number}" for number in range(1, count + 1)]
+    for address in made.addresses:
         await made.start(address)
-    registrar.feed("orders").say(
-        *(
-            Instance(service="orders", id=each, address=each, port=PORT, meta={"idempotency": meta})
-            for each in addresses
-        )
-    )
+    made.register(meta)
     server = await loop.create_server(lambda: Downstream(outbound), "127.0.0.1", 15_001)
     sweeping = asyncio.create_task(made.sweep())
     yield made
@@ -230,6 +242,33 @@ async def test_a_retry_that_waits_for_a_connection_takes_none_to_somebody_else()
         assert {status for status, _ in await asyncio.gather(*asking)} == {201}
         assert set(made.runs.values()) == {1}
         assert made.outbound.keyed_retries == 1
+
+
+@virtual_time(seed=SEED)
+async def test_an_instance_that_stops_remembering_in_between_runs_nothing_twice() -> None:
+    async with world() as made:
+        await made.post("/warm")
+        asking = asyncio.create_task(made.post("/a"))
+        await asyncio.sleep(0.2)
+        made.forgetful = True
+        made.register(meta="")  # the registry is faster than the network here
+        await made.start_inbound("10.0.0.1")
+        status, text = await asking
+        assert (status, made.runs["/a"]) == (502, 1), text
+
+
+@virtual_time(seed=SEED)
+async def test_a_failed_answer_from_memory_is_asked_for_nowhere_else() -> None:
+    async with world(2) as made:
+        made.status = "503 Service Unavailable"
+        key = "Idempotency-Key: mine\r\n"
+        assert (await made.post("/a", extra=key))[0] == 503
+        (there,) = [address for address, each in made.inbounds.items() if each.memory is not None and len(each.memory)]
+        for each in made.outbound.clusters["orders"].endpoints.values():
+            each.memory_token = NO_TOKEN  # as of an outbound that has just started
+            each.suspect, each.suspect_until_s = each.address != there, 1e9  # so that it begins there
+        assert (await made.post("/a", extra=key))[0] == 503
+        assert made.runs["/a"] == 1
 
 
 @virtual_time(seed=SEED)

@@ -80,6 +80,8 @@ class Inbound(Listener):
         request = exchange.request
         key = key_of(request.lines) if request.method in ONCE else None
         if key is None:
+            if any(name == TOKEN_HEADER for name, _ in request.mesh):  # its sender relies on a key that got lost
+                raise Refusal(400, "IX", "the Idempotency-Key that the request was sent with is missing")
             return False
         RememberedExchange(exchange, cluster, self, key).begin_remembered()
         return True

@@ -21,6 +21,7 @@ from homeport.sidecar.http1.routed import RoutedExchange
 from homeport.sidecar.http1.upstream import Cluster, Endpoint, Upstream
 
 TOKENS_MAX: Final = 3  # new tokens that one request takes: a memory that forgets faster is of no use
+_UNANSWERED: Final = frozenset({Failure.STALE, Failure.RESET, Failure.TIMEOUT})
 _NEVER_AGAIN: Final = frozenset({Failure.STATUS, Failure.GONE})  # there is an answer; the one who knows is leaving
 
 
@@ -28,12 +29,9 @@ class KeyedExchange(RoutedExchange):
     """See the module; for POST and PATCH, whose service may or may not ask for keys."""
 
     _keyed = False
-    _bare = b""  # the head without a token
     _token = b""  # what was known of the memory before the first try that may have been delivered
     _tokens = 0
-    _plainly = (
-        False  # as a request that is sent once only: where it went, nothing is remembered, or not for long enough
-    )
+    _plainly = False  # sent once only: where it went, nothing is remembered, or not for long enough
     _remembered = False  # the try under way goes to where it is remembered, with a token
     _only: Endpoint | None = None  # who may have it already, and so the only one that may get it again
 
@@ -53,24 +51,20 @@ class KeyedExchange(RoutedExchange):
         return whole and self._held is not None
 
     def _send(self, upstream: Upstream, now: float) -> None:
-        if self._keyed:
-            endpoint = upstream.endpoint
-            self._bare = self._bare or self._wire
-            self._remembered = (
-                not self._plainly and self._can_be_repeated and endpoint.instance.meta.get(META) == "true"
-            )
-            if self._remembered:
-                if self._only is None:
-                    self._token = endpoint.memory_token
-                self._wire = b"%b%b: %b\r\n\r\n" % (self._bare[:-2], TOKEN_HEADER, self._token)
-            else:
-                self._wire = self._bare
+        endpoint, plain = upstream.endpoint, self._wire
+        if self._only is None:
+            says_so = self._keyed and not self._plainly and endpoint.instance.meta.get(META) == "true"
+            self._remembered = says_so and self._can_be_repeated
+            self._token = endpoint.memory_token
+        if self._remembered:  # for `_only`, whatever it says of itself by now: who does not remember refuses a token
+            self._wire = b"%b%b: %b\r\n\r\n" % (plain[:-2], TOKEN_HEADER, self._token)
         super()._send(upstream, now)
+        self._wire = plain
 
     def _meaning(self, failure: Failure) -> Failure:
         """What a failed try means: no inbound runs what is sent with no token at all."""
-        cannot_have_run = self._remembered and self._token == NO_TOKEN and failure is not Failure.GONE
-        return Failure.UNDELIVERED if cannot_have_run and failure.delivered else failure
+        cannot_have_run = self._remembered and self._token == NO_TOKEN and failure in _UNANSWERED
+        return Failure.UNDELIVERED if cannot_have_run else failure
 
     def _may_retry(self, failure: Failure) -> bool:
         failure = self._meaning(failure)
