@@ -122,9 +122,14 @@ class Lease:
                 await self._client.wait_link()
         except TimeoutError:
             pass  # the call says so in its own words
-        self._sent_at = self._time()
+        sent_at = self._time()
         self.id = (await self._client.call(LeaseGrant(ttl_s=self.ttl_s))).lease
-        self._deadline = self._sent_at + self.ttl_s * (1 - CLOCKS_APART)
+        self._acknowledged(sent_at)
+
+    def _acknowledged(self, sent_at: float) -> None:
+        """The registry answered what was sent then: it keeps the lease for a TTL from some moment after that."""
+        self._sent_at = sent_at
+        self._deadline = sent_at + self.ttl_s * (1 - CLOCKS_APART)
 
     async def close(self) -> None:
         """Give it back, which deletes its keys; if the registry cannot be reached, it ends by itself. Idempotent.
@@ -229,8 +234,7 @@ class Lease:
                 continue
             self.error = None
             self._backoff.reset()
-            self._sent_at = sent_at
-            self._deadline = sent_at + self.ttl_s * (1 - CLOCKS_APART)
+            self._acknowledged(sent_at)
             self._arm()
             delay_s = self._delay_s(period_s)
 
