@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from homeport.client.connection import Connection
 from homeport.client.coordination import Barrier, DoubleBarrier, Election, Lock, Queue, Semaphore, Session
@@ -260,6 +260,7 @@ class Client:
         ttl_s: float = TTL_S_DEFAULT,
         checks: Sequence[Check] = (),
         idle_timeout_s: float = 0.0,
+        bound_to: asyncio.Task[Any] | None = None,
     ) -> Registration:
         """Register an instance for as long as the returned registration is entered (or started).
 
@@ -267,6 +268,9 @@ class Client:
             id: unique per node; default `<service>-<host>-<port>`, with something random in place of port 0.
             ttl_s: how long the registry keeps it after the last renewal; 0: until deregistered.
             idle_timeout_s: how long this server keeps idle connections; proxies stay below it.
+            bound_to: a task, the server's say: the registration ends when it does. Renewals ride this client's loop, so
+                a loop that hangs ends it after a TTL; if the task is on another loop, nothing is renewed while that one
+                hangs, and the registration ends after four thirds of a TTL at the latest.
 
         Raises:
             InvalidArgument: a field is out of range.
@@ -286,7 +290,7 @@ class Client:
             checks=tuple(checks),
             idle_timeout_s=idle_timeout_s,
         )
-        return Registration(self, instance, self._rng)
+        return Registration(self, instance, self._rng, bound_to)
 
     async def deregister(self, id: str, *, node: str = "") -> bool:  # noqa: A002
         """Deregister an instance, whoever registered it; False if there was none."""

@@ -8,8 +8,9 @@ way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
@@ -23,6 +24,7 @@ from homeport.client.core.errors import (
     OutcomeUnknown,
     ReadOnly,
     RequestError,
+    Unavailable,
 )
 from homeport.client.core.limits import CALL_S, WAIT_APPLIED_S_MAX
 from homeport.client.core.messages import (
@@ -35,6 +37,7 @@ from homeport.client.core.messages import (
     WaitApplied,
 )
 from homeport.client.core.model import Instance, State, Status, validate_instance
+from homeport.client.pulse import Pulse
 
 if TYPE_CHECKING:
     from homeport.client.client import Client
@@ -57,7 +60,7 @@ class Registration:
     (`error` is a `LeaseGone`) and waits for the id to become free.
     """
 
-    def __init__(self, client: Client, instance: Instance, rng: Rng) -> None:
+    def __init__(self, client: Client, instance: Instance, rng: Rng, bound_to: asyncio.Task[Any] | None = None) -> None:
         validate_instance(msgspec.structs.replace(instance, node=instance.node or "registry"))
         self.instance = instance
         self.lease = 0
@@ -66,6 +69,8 @@ class Registration:
         self._client = client
         self._rng = rng
         self._backoff = Backoff(rng)
+        self._bound_to = bound_to
+        self._pulse: Pulse | None = None  # of the loop of that task, where that is not the client's own
         self._open = False  # between start and stop
         self._displaced = False  # someone else has the id
         self._doubtful = False  # a registration may have happened whose lease never arrived here
@@ -80,11 +85,14 @@ class Registration:
         Raises:
             RequestError: the registry refuses the registration; the message says why.
             Unavailable: no registry within the client's timeout; nothing is kept up then.
-            Closed: it was started already, or was stopped meanwhile.
+            Closed: it was started already, or was stopped meanwhile, or the task it is bound to has ended.
         """
         if self._open:
             raise Closed("this registration was started already")
+        if self._bound_to is not None and self._bound_to.done():
+            raise Closed("the task that this registration is bound to has ended")
         self._open = True
+        self._bind()
         self.lease, self._link_epoch = 0, -1  # of an earlier life: this is a new registration, whoever has the id
         self._displaced = self._doubtful = False
         try:
@@ -96,6 +104,30 @@ class Registration:
             raise
         self._expect_open()  # stopped meanwhile, it is deregistered already
         self._task = asyncio.create_task(self._keep(), name=f"registration of {self.instance.id}")
+
+    def _bind(self) -> None:
+        """Stop when the task that this is bound to ends, and renew only while its loop turns."""
+        task = self._bound_to
+        if task is None:
+            return
+        here = asyncio.get_running_loop()
+        if task.get_loop() is here:
+            task.add_done_callback(self._bound_ended)
+            return
+        self._pulse = Pulse(task.get_loop())
+
+        def ended(_task: asyncio.Task[Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the client's loop is closed, and the registration with it
+                here.call_soon_threadsafe(self._bound_ended, _task)
+
+        try:
+            task.get_loop().call_soon_threadsafe(task.add_done_callback, ended)
+        except RuntimeError:
+            raise Closed("the loop of the task that this registration is bound to is closed") from None
+
+    def _bound_ended(self, _task: asyncio.Task[Any]) -> None:
+        if self._open:
+            self._client.farewells.say(self.stop(), f"deregister {self.instance.id}, whose task has ended")
 
     async def stop(self) -> None:
         """Deregister and stop renewing; if the registry cannot be reached, the lease ends by itself. Idempotent."""
@@ -253,6 +285,8 @@ class Registration:
             try:
                 await self._client.wait_relinked(tried, delay_s)
                 tried = self._client.link_epoch
+                if self._pulse is not None and not self._pulse.beats():
+                    raise Unavailable("the loop of the task it is bound to does not turn")
                 if self._displaced or tried != self._link_epoch or not await self._renew():
                     self.registered = False
                     await self._register()

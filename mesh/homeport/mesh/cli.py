@@ -146,6 +146,14 @@ COMMANDS: Final[dict[str, Entry]] = {
         "Run a command with keys in its environment.",
         ("homeport env config/orders -- python app.py",),
     ),
+    "lock": Entry(
+        "homeport.mesh.commands.lock:lock",
+        "Run a command while holding a lock.",
+        (
+            "homeport lock jobs/nightly -- ./nightly.sh",
+            "homeport lock jobs/nightly --wait 0 --ttl 30 -- ./nightly.sh",
+        ),
+    ),
     "backup": Entry(
         "homeport.mesh.commands.backups:backup",
         "Copy everything a running registry holds to a file.",

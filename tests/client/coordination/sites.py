@@ -76,4 +76,4 @@ class Site:
 
 
 def host(number: int) -> str:
-    return f"10.0.1.{number}"
+    return f"10.1.{number // 256}.{number % 256}"

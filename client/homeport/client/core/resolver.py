@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 
 HOLD_S: Final = 300.0  # two dozen times the default TTL: whoever has not registered again by then is gone
@@ -110,6 +112,13 @@ class ServiceView:
         return ServiceEvent(
             service=self.service,
             revision=self.revision,
-            changed=tuple(instance for key, instance in after.items() if before.get(key) != instance),
+            changed=tuple(instance for key, instance in after.items() if not _same(before.get(key), instance)),
             removed=tuple(key for key in before if key not in after),
         )
+
+
+def _same(before: Instance | None, after: Instance) -> bool:
+    """Whether nothing is new: a registry that was restarted does not know since when an instance is as it is."""
+    if before is None or before == after:
+        return before is not None
+    return msgspec.structs.replace(before, mod_revision=after.mod_revision) == after
