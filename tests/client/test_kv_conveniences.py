@@ -103,10 +103,13 @@ async def test_a_read_that_did_not_fit_is_never_mistaken_for_a_whole_one(client:
         await client.kv.put(key, b"v" * (PAGE_BYTES // 2 + 1))
     txn = client.kv.txn()
     both = txn.get("", prefix=True)
+    first = txn.get("", prefix=True, limit=2)
     gone = txn.delete("b", with_prev=True)
     await txn.commit()
     with pytest.raises(LimitExceeded, match="1 of 2"):
         _ = both.entries
+    with pytest.raises(LimitExceeded, match="0 of 2"):
+        _ = first.entries
     with pytest.raises(LimitExceeded):
         _ = gone.prev
     assert (both.count, gone.count) == (2, 1)

@@ -227,6 +227,24 @@ async def test_closing_the_client_loses_its_leases_and_waits_for_those_given_bac
         assert not given_back.lost.is_set()
 
 
+@virtual_time(seed=11)
+async def test_a_close_that_is_cancelled_still_closes() -> None:
+    network = running_loop().network
+    async with registry_and_client() as (_registry, client):
+        lease = client.lease(ttl_s=60.0)
+        await lease.start()
+        network.partition(REGISTRY, OWNER)
+        lease.let_go()
+        closing = asyncio.ensure_future(client.close())
+        await asyncio.sleep(0.5)
+        closing.cancel()
+        await asyncio.wait((closing,))
+        assert not client.connected
+        with pytest.raises(Closed):
+            await client.kv.get("a")
+        network.heal()
+
+
 @virtual_time(seed=10)
 async def test_a_lease_tells_mistakes_at_once() -> None:
     async with registry_and_client() as (registry, client):

@@ -51,11 +51,11 @@ from homeport.client.core.model import (
     Status,
 )
 from homeport.client.kv import Kv
-from homeport.client.leases import Lease
+from homeport.client.leases import Guard, Lease
 from homeport.client.registration import Registration
 from homeport.client.rpc import StreamTransport
 from homeport.client.subscription import Subscription
-from homeport.client.transaction import Transaction
+from homeport.client.transaction import Transaction, TxnBranch, TxnChange, TxnCondition, TxnRead
 from homeport.client.transport import Link, Receiver, Transport
 from homeport.client.typed import Entry, TypedEvent, TypedEvents, TypedKv, TypedSnapshot
 
@@ -74,6 +74,7 @@ __all__ = [
     "Election",
     "Entry",
     "FutureRevision",
+    "Guard",
     "Holding",
     "HomeportError",
     "Instance",
@@ -110,6 +111,10 @@ __all__ = [
     "Subscription",
     "Transaction",
     "Transport",
+    "TxnBranch",
+    "TxnChange",
+    "TxnCondition",
+    "TxnRead",
     "TypedEvent",
     "TypedEvents",
     "TypedKv",

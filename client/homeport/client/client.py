@@ -84,11 +84,16 @@ class Client:
         await self._connection.start()
 
     async def close(self) -> None:
-        """Close the link; calls under way fail with `ConnectionLost`, later ones with `Closed`. Idempotent."""
-        await self.farewells.close(FAREWELL_S if self.connected else 0.0)
-        for lease in tuple(self.leases):
-            lease.abandon("the client is closed")
-        await self._connection.close()
+        """Close the link; calls under way fail with `ConnectionLost`, later ones with `Closed`. Idempotent.
+
+        What is being given back (leases, locks) has two seconds for that; leases that are still held are lost.
+        """
+        try:
+            await self.farewells.close(FAREWELL_S if self.connected else 0.0)
+        finally:
+            for lease in tuple(self.leases):
+                lease.abandon("the client is closed")
+            await self._connection.close()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("homeport.client")
 
 RENEWALS_PER_TTL: Final = 3  # two may be lost before the third comes too late
+_TIMER_STEP_S: Final = 0.001  # before a timer that fired early is asked again: the coarsest step of a loop's clock
 
 
 class Farewells:
@@ -250,9 +251,11 @@ class Lease:
         self._timer = self._loop.call_at(self._deadline, self._expired)
 
     def _expired(self) -> None:
+        if not self._open:
+            return
         if self._time() < self._deadline:  # a timer is a hint
             assert self._loop is not None
-            self._timer = self._loop.call_later(0.001, self._expired)
+            self._timer = self._loop.call_later(_TIMER_STEP_S, self._expired)
             return
         why = f": {self.error.message}" if self.error is not None else ""
         self._lose(_gone(self.id, f"may be over: no renewal was acknowledged for {self.ttl_s:g} s{why}"))

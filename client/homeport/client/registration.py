@@ -91,8 +91,8 @@ class Registration:
             raise Closed("this registration was started already")
         if self._bound_to is not None and self._bound_to.done():
             raise Closed("the task that this registration is bound to has ended")
-        self._open = True
         self._bind()
+        self._open = True
         self.lease, self._link_epoch = 0, -1  # of an earlier life: this is a new registration, whoever has the id
         self._displaced = self._doubtful = False
         try:

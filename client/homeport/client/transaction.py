@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from homeport.client.core.errors import InvalidArgument, LimitExceeded
 from homeport.client.core.limits import CALL_S
@@ -31,10 +31,12 @@ from homeport.client.names import key_bytes, lease_id
 if TYPE_CHECKING:
     from homeport.client.client import Client
 
-A = TypeVar("A", bound="Answer")
+A = TypeVar("A", bound="TxnAnswer")
+
+_ALL: Final = 1 << 63
 
 
-class Answer:
+class TxnAnswer:
     """What one operation answers: known when the transaction was committed, and only if the operation ran.
 
     Attributes:
@@ -58,7 +60,7 @@ class Answer:
         return self._response
 
 
-class Read(Answer):
+class TxnRead(TxnAnswer):
     """What a read found."""
 
     @property
@@ -69,7 +71,7 @@ class Read(Answer):
             LimitExceeded: the answer had no room for all of them.
         """
         found = self._got()
-        if found.more and not self._limited:
+        if len(found.entries) < min(found.count, self._most):
             raise LimitExceeded(
                 f"the answer had room for {len(found.entries)} of {found.count} entries; list them in pages",
                 limit="page_bytes",
@@ -88,9 +90,9 @@ class Read(Answer):
         """How many there are, whatever the limit."""
         return self._got().count
 
-    def __init__(self, limited: bool) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__()
-        self._limited = limited
+        self._most = most  # entries that were asked for, if there are so many
 
     def _got(self) -> Got:
         found = self._expect()
@@ -98,7 +100,7 @@ class Read(Answer):
         return found
 
 
-class Change(Answer):
+class TxnChange(TxnAnswer):
     """What a put or a delete changed."""
 
     @property
@@ -129,20 +131,20 @@ class Change(Answer):
         return prevs[0] if prevs else None
 
 
-class Branch:
+class TxnBranch:
     """Operations, in the order in which they run."""
 
     def __init__(self) -> None:
-        self._asked: list[tuple[Op | Condition, Answer]] = []
+        self._asked: list[tuple[Op | TxnCondition, TxnAnswer]] = []
 
-    def put(self, key: str | bytes, value: bytes, *, lease: Lease | int = 0, with_prev: bool = False) -> Change:
+    def put(self, key: str | bytes, value: bytes, *, lease: Lease | int = 0, with_prev: bool = False) -> TxnChange:
         """Write a key, on a lease if one is given."""
-        return self._ask(Put(key_bytes(key), value, lease_id(lease), with_prev), Change())
+        return self._ask(Put(key_bytes(key), value, lease_id(lease), with_prev), TxnChange())
 
-    def delete(self, key: str | bytes, *, prefix: bool = False, with_prev: bool = False) -> Change:
+    def delete(self, key: str | bytes, *, prefix: bool = False, with_prev: bool = False) -> TxnChange:
         """Delete a key, or with `prefix` all that start with it."""
         start = key_bytes(key)
-        return self._ask(Delete(start, prefix_end(start) if prefix else None, with_prev), Change())
+        return self._ask(Delete(start, prefix_end(start) if prefix else None, with_prev), TxnChange())
 
     def get(
         self,
@@ -153,21 +155,21 @@ class Branch:
         sort_by: SortBy = "key",
         descending: bool = False,
         keys_only: bool = False,
-    ) -> Read:
+    ) -> TxnRead:
         """Read a key, or with `prefix` all that start with it, as they are after the operations before."""
         start = key_bytes(key)
         end = prefix_end(start) if prefix else None
         get = Get(start, end, limit=limit, sort_by=sort_by, descending=descending, keys_only=keys_only)
-        return self._ask(get, Read(limited=limit > 0))
+        return self._ask(get, TxnRead(limit or _ALL))
 
-    def count(self, key: str | bytes, *, prefix: bool = True) -> Read:
+    def count(self, key: str | bytes, *, prefix: bool = True) -> TxnRead:
         """Count the keys that start with this one; read `count` of the answer."""
         start = key_bytes(key)
-        return self._ask(Get(start, prefix_end(start) if prefix else None, count_only=True), Read(limited=True))
+        return self._ask(Get(start, prefix_end(start) if prefix else None, count_only=True), TxnRead(0))
 
-    def nested(self) -> Condition:
+    def nested(self) -> TxnCondition:
         """A transaction within this one, whose own conditions decide which of its branches runs."""
-        inner = Condition()
+        inner = TxnCondition()
         self._asked.append((inner, inner))
         return inner
 
@@ -177,7 +179,7 @@ class Branch:
 
     def ops(self) -> tuple[Op, ...]:
         """The operations as they are sent."""
-        return tuple([op.op() if isinstance(op, Condition) else op for op, _ in self._asked])
+        return tuple([op.op() if isinstance(op, TxnCondition) else op for op, _ in self._asked])
 
     def take(self, responses: tuple[Response, ...]) -> None:
         """Give each operation its answer."""
@@ -185,7 +187,7 @@ class Branch:
             answer.settle(response)
 
 
-class Condition(Branch, Answer):
+class TxnCondition(TxnBranch, TxnAnswer):
     """Conditions, what happens if all of them hold, and (`otherwise`) what happens if not.
 
     Attributes:
@@ -193,9 +195,9 @@ class Condition(Branch, Answer):
     """
 
     def __init__(self) -> None:
-        Branch.__init__(self)
-        Answer.__init__(self)
-        self.otherwise = Branch()
+        TxnBranch.__init__(self)
+        TxnAnswer.__init__(self)
+        self.otherwise = TxnBranch()
         self._compare: list[Compare] = []
 
     def require(
@@ -263,7 +265,7 @@ class Condition(Branch, Answer):
         (self if response.succeeded else self.otherwise).take(response.responses)
 
 
-class Transaction(Condition):
+class Transaction(TxnCondition):
     """A transaction on keys, made by `Kv.txn`: everything happens at one revision, or nothing.
 
         txn = client.kv.txn()

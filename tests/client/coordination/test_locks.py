@@ -134,6 +134,23 @@ async def test_a_lock_that_was_lost_says_so_at_the_latest_when_it_is_left() -> N
             assert not lock.lost.is_set()
 
 
+@virtual_time(seed=12)
+async def test_a_holder_that_was_paused_at_the_very_end_is_told_all_the_same() -> None:
+    async with Site() as site:
+        client = await site.client(0)
+
+        async def holds() -> None:
+            async with client.lock("l", ttl_s=2.0):
+                await asyncio.sleep(1.0)
+                site.loop.stall(10.0)  # nothing has run since, no timer either
+
+        with pytest.raises(LeaseGone):
+            await holds()
+        with pytest.raises(LeaseGone):
+            async with client.session() as session, session.lock("l"):
+                await session.close()
+
+
 @virtual_time(seed=6)
 async def test_a_guarded_body_is_cancelled_with_its_lock() -> None:
     async with Site() as site:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from homeport.client import Claim, Client, LeaseGone
+from homeport.client import BadValue, Claim, Client, LeaseGone
 from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import virtual_time
 from tests.client.coordination.sites import REGISTRY, Site, host
@@ -189,6 +189,15 @@ def test_consumers_that_are_cancelled_anywhere_lose_no_item(seed: int, shared: b
             assert site.user_keys() == [b"q/tail"]
 
     run()
+
+
+@virtual_time(seed=8)
+async def test_a_queue_whose_end_was_overwritten_says_so() -> None:
+    async with Site() as site:
+        client = await site.client(0)
+        await client.kv.put("q/tail", b"one")
+        with pytest.raises(BadValue, match="q/tail"):
+            await client.queue("q").put(b"")
 
 
 @virtual_time(seed=7)

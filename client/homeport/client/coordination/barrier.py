@@ -30,13 +30,19 @@ class Barrier:
         self._rng = rng
 
     async def hold(self, *, lease: Lease | int = 0) -> None:
-        """Close the gate; with a lease, until that ends at the latest. Holding what is held changes nothing."""
+        """Close the gate; with a lease, until that ends at the latest. Holding what is held changes nothing.
+
+        It waits while there is no registry.
+
+        Raises:
+            LeaseGone: the lease has ended.
+        """
         number = lease_id(lease)
         absent = Compare(self.key, "version", "=", 0)
         await insist(self._client, KvTxn((absent,), (Put(self.key, b"", number),)), self._rng)
 
     async def release(self) -> None:
-        """Open the gate for everyone who waits. Opening an open one changes nothing."""
+        """Open the gate for everyone who waits, once there is a registry. Opening an open one changes nothing."""
         await insist(self._client, KvTxn(then=(Delete(self.key),)), self._rng)
 
     async def wait(self, *, timeout_s: float | None = None) -> bool:

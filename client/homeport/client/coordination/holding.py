@@ -152,8 +152,9 @@ class Holding:
         self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         lease = self._lease
+        lost = lease is not None and not lease.valid  # by the clock: who was paused may not have been told yet
         await self.release()
-        if kind is None and lease is not None and lease.lost.is_set():
+        if kind is None and lease is not None and lost:
             raise again(lease.error) if lease.error is not None else LeaseGone(f"{self} was lost")
 
     # --- while it is held ---------------------------------------------------------------------------------------

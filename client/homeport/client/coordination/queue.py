@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from homeport.client.coordination.holding import Holding
 from homeport.client.coordination.place import Place, given_back, got, insist, prefix_of
 from homeport.client.core.backoff import Backoff, Rng
-from homeport.client.core.errors import Busy, LeaseGone
+from homeport.client.core.errors import BadValue, Busy, LeaseGone
 from homeport.client.core.messages import KvList, KvTxn
 from homeport.client.core.model import KeyValue, Lost
 from homeport.client.core.txn import Compare, Delete, Get, Put, prefix_end
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from homeport.client.client import Client
 
 _TRIES_MAX: Final = 256  # of a put, others having been faster: someone is, each time, so this takes hundreds of them
+_ECHO: Final = 40  # bytes of what stands there that an error repeats
 _HASTY_TRIES: Final = 4  # before it lets the others go first
 
 
@@ -66,6 +67,7 @@ class Queue:
             ConnectionLost: whether it was put is not known; putting it again may put it twice.
             Unavailable: no registry answered; it was not put.
             Busy: others were faster every one of many times; it was not put.
+            BadValue: something else stands where the queue keeps its end.
         """
         key = self.prefix + b"tail"
         backoff = Backoff(self._rng)
@@ -208,4 +210,9 @@ class Claim(Holding):
 
 
 def _tail(found: KeyValue | None) -> tuple[int, int]:
-    return (int(found.value), found.mod_revision) if found is not None else (0, 0)
+    """The number of the newest item, and the revision that says so."""
+    if found is None:
+        return 0, 0
+    if not found.value.isdigit():
+        raise BadValue(f"key {found.key!r} is a queue's, and holds no number: {found.value[:_ECHO]!r}")
+    return int(found.value), found.mod_revision

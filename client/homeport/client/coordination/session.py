@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from homeport.client.core.backoff import Rng
 from homeport.client.leases import Lease
 
 if TYPE_CHECKING:
-    from homeport.client.client import Client
     from homeport.client.coordination.barrier import DoubleBarrier
     from homeport.client.coordination.election import Election
     from homeport.client.coordination.lock import Lock
@@ -26,26 +24,22 @@ class Session(Lease):
     What is held on it is lost with it, and given back when it is closed. Each method is its namesake of `Client`.
     """
 
-    def __init__(self, client: Client, ttl_s: float, rng: Rng) -> None:
-        super().__init__(client, ttl_s, rng)
-        self._maker = client
-
     def lock(self, name: str | bytes, *, value: bytes = b"") -> Lock:
         """See `Client.lock`."""
-        return self._maker.lock(name, value=value, session=self)
+        return self._client.lock(name, value=value, session=self)
 
     def semaphore(self, name: str | bytes, permits: int) -> Semaphore:
         """See `Client.semaphore`."""
-        return self._maker.semaphore(name, permits, session=self)
+        return self._client.semaphore(name, permits, session=self)
 
     def election(self, name: str | bytes, *, value: bytes = b"") -> Election:
         """See `Client.election`."""
-        return self._maker.election(name, value=value, session=self)
+        return self._client.election(name, value=value, session=self)
 
     def double_barrier(self, name: str | bytes, count: int) -> DoubleBarrier:
         """See `Client.double_barrier`."""
-        return self._maker.double_barrier(name, count, session=self)
+        return self._client.double_barrier(name, count, session=self)
 
     def queue(self, name: str | bytes) -> Queue:
         """See `Client.queue`; what is claimed from it is claimed on this session."""
-        return self._maker.queue(name, session=self)
+        return self._client.queue(name, session=self)
