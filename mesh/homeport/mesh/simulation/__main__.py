@@ -37,14 +37,14 @@ def main(seeds: int, first: int, processes: int, replay: Path | None, keep: Path
         sys.exit(bool(result.violations))
     found = search(range(first, first + seeds), processes=processes, told=_progress)
     click.echo(err=True)
-    _report(found)
+    too_rare = _report(found)
     for failure in found.failures[:1]:
         result = run(generate(failure.seed))
         click.echo(f"\nseed {failure.seed} fails; made shorter:")
         _show(_shrunk(result), everything=False)
         click.echo(f"\nthe whole of it:      {COMMAND} --first {failure.seed} --trace")
         click.echo(f"a regression test:    make keep-seed SEED={failure.seed}")
-    sys.exit(bool(found.failures))
+    sys.exit(bool(found.failures or too_rare))
 
 
 def _progress(found: Search) -> None:
@@ -57,17 +57,21 @@ def _progress(found: Search) -> None:
         click.echo(f"\r{line}" if sys.stderr.isatty() else line, err=True, nl=not sys.stderr.isatty())
 
 
-def _report(found: Search) -> None:
+def _report(found: Search) -> list[str]:
+    """Say what was found; return the events that occurred too rarely."""
+    too_rare: list[str] = []
     click.echo(
         f"{found.seeds} seeds in {found.wall_s:.0f} s: {found.simulated_s / 3600:.1f} simulated hours, "
         f"{found.steps / 1e6:.1f} million callbacks"
     )
     for event, share in sorted(found.shares().items(), key=lambda one: -one[1]):
-        rare = "   <-- too rare" if share < SHARE_MIN and found.seeds >= ENOUGH_SEEDS else ""
-        click.echo(f"  {share:7.2%}  {event}{rare}")
+        rare = share < SHARE_MIN and found.seeds >= ENOUGH_SEEDS
+        too_rare += [event] * rare
+        click.echo(f"  {share:7.2%}  {event}{'   <-- too rare' * rare}")
     for failure in found.failures:
         click.echo(f"seed {failure.seed}: {failure.broken[0][:300]}")
     click.echo("every guarantee held" if not found.failures else f"{len(found.failures)} seeds failed")
+    return too_rare
 
 
 def _shrunk(result: Result) -> Result:

@@ -52,6 +52,10 @@ class CallerParty(Party):
         outbound = self.sidecar.outbound if self.sidecar is not None else None
         return outbound.subscriptions if outbound is not None else {}
 
+    def follows(self, service: str) -> bool:
+        following = self.followings().get(service)
+        return following is not None and following.live and not following.held
+
     async def call(self, step: Step) -> None:
         """Ask a service once: `whom`, by the method and in the manner of `what`."""
         world, sidecar = self.world, self.sidecar

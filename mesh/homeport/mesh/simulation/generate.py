@@ -30,6 +30,7 @@ FAULTS: Final = (
     "etcd away",
     "etcd silent",
     "etcd compacts",
+    "stale replicas",
     "compaction",
     "deaf watchers",
 )
@@ -45,7 +46,7 @@ WORK: Final = (
     "churn",
     "fleet",
 )
-LENGTH_S: Final = (8.0, 22.0)
+LENGTH_S: Final = (6.0, 16.0)
 FAULT_S: Final = (0.3, 1.0, 3.0, 6.0, 9.0)
 KEYS: Final = ("w/a", "w/b", "x/c")
 SERVICES: Final = ("orders", "checked")
@@ -132,7 +133,7 @@ def _parties(plan: _Plan) -> None:
         if not plan.instances:
             plan.instances["orders"] = 2
         plan.callers = rng.randint(1, 2)
-    if plan.has("keys"):
+    if plan.has("keys") or plan.has("stale replicas"):
         plan.writers = rng.randint(1, 3)
     if plan.has("storms") or plan.has("deaf watchers") or plan.has("compaction"):
         plan.writers = max(1, plan.writers)
@@ -177,7 +178,12 @@ def _keys(plan: _Plan) -> None:
 
 def _storms(plan: _Plan) -> None:
     for _ in plan.some(1, 3):
-        plan.add("storm", who=plan.one_of("writer", plan.writers), what="w/s", count=plan.rng.choice((20, 60, 300)))
+        count = plan.rng.choice((20, 60, 300))
+        plan.add("storm", who=plan.one_of("writer", plan.writers), what="w/s", count=count)
+    if plan.rng.random() < 0.15:  # more than a connection takes, for somebody who does not read
+        at = plan.at()
+        plan.add("pause", at=at, who=plan.one_of("watcher", plan.watchers), for_s=6.0)
+        plan.add("storm", at=at + 0.1, who=plan.one_of("writer", plan.writers), what="w/large", count=600)
 
 
 def _locks(plan: _Plan) -> None:
@@ -216,12 +222,25 @@ def _deploys(plan: _Plan) -> None:
 
 
 def _churn(plan: _Plan) -> None:
+    if plan.rng.random() < 0.3:  # a follower that cannot say that it has acted on a drain
+        at = plan.at()
+        plan.add("partition", at=at, who=plan.one_of("caller", plan.callers), for_s=9.0)
+        plan.add("stop", at=at + 0.1, who=plan.instance())
     for _ in plan.some(2, 6):
         who = plan.instance()
         kind = plan.rng.choice(("start", "stop", "stop", "crash", "crash"))
         plan.add(kind, who=who)
+        if kind == "stop":  # while it drains
+            _calls_at(plan, plan.steps[-1].at, who.partition("#")[0])
         if kind != "start" and plan.rng.random() < 0.6:
             plan.add("start", at=plan.steps[-1].at + plan.rng.choice((0.5, 4.0, 8.0)), who=who)
+
+
+def _calls_at(plan: _Plan, at: float, service: str) -> None:
+    for _ in range(6):
+        who = plan.one_of("caller", plan.callers)
+        when = round(at + plan.rng.uniform(0.05, 2.5), 3)
+        plan.add("call", at=when, who=who, whom=service, what="GET length 10 300")
 
 
 def _fleet(plan: _Plan) -> None:
@@ -243,7 +262,11 @@ def _crash(plan: _Plan) -> None:
 
 def _power(plan: _Plan) -> None:
     for _ in plan.some(1, 2):
-        plan.add("crash", who=plan.registry(), what="power", for_s=plan.rng.choice((0.5, 3.0)))
+        at = max(0.01, plan.at())
+        plan.add("crash", at=at, who=plan.registry(), what="power", for_s=plan.rng.choice((0.5, 3.0)))
+        if plan.writers:  # something is on its way to the disk when it happens
+            before = round(at - plan.rng.uniform(0.001, 0.006), 6)
+            plan.add("storm", at=before, who=plan.one_of("writer", plan.writers), what="w/p", count=5)
 
 
 def _pauses(plan: _Plan) -> None:
@@ -301,6 +324,25 @@ def _etcd(what: str) -> Callable[[_Plan], None]:
     return etcd
 
 
+def _stale(plan: _Plan) -> None:
+    """A replica does not hear of writes that a client has seen, and then is the only one which that client reaches."""
+    if plan.store != "etcd" or not plan.writers:
+        return
+    for _ in plan.some(1, 2):
+        at, stale, who = plan.at(), plan.registry(), plan.one_of("writer", plan.writers)
+        key = plan.rng.choice(KEYS)
+        plan.add("etcd", at=at, who=stale, what="away", for_s=6.0)
+        for number in range(3):
+            plan.add("key", at=at + 0.3 + 0.3 * number, who=who, what=f"put {key}")
+            plan.add("glance", at=at + 0.4 + 0.3 * number, who=who, what=key)
+        for number in range(plan.registries):
+            if (other := f"r{number + 1}") != stale:
+                plan.add("cut", at=at + 1.5, who=who, whom=other, for_s=3.0)
+        for number in range(4):
+            plan.add("glance", at=at + 1.8 + 0.5 * number, who=who, what=key)
+            plan.add("key", at=at + 2.0 + 0.5 * number, who=who, what=f"get {key}")
+
+
 def _compaction(plan: _Plan) -> None:
     for _ in plan.some(1, 4):
         plan.add("compact", who=plan.registry(), count=plan.rng.choice((1, 5, 20)))
@@ -339,6 +381,7 @@ _FAULTS: Final[dict[str, Callable[[_Plan], None]]] = {
     "etcd away": _etcd("away"),
     "etcd silent": _etcd("lose"),
     "etcd compacts": _etcd("compact"),
+    "stale replicas": _stale,
     "compaction": _compaction,
     "deaf watchers": _deaf,
 }

@@ -17,6 +17,7 @@ from homeport.mesh.simulation.world import ObservedClient, Party, World
 PREFIX: Final = "w/"
 CALL_S: Final = 8.0
 AGAIN_S: Final = 0.5
+LARGE_BYTES: Final = 6_000  # some hundreds of these are more than waits for one connection before it is held back
 
 
 class WriterParty(Party):
@@ -47,6 +48,8 @@ class WriterParty(Party):
             return
         number = world.moment()
         value = b"%d" % number  # never written twice, so that a value stands for its revision
+        if key.startswith(b"w/large"):
+            value = value.ljust(LARGE_BYTES, b".")
         expected, revision = self._known.get(key, (None, 0))
         operation = Operation(int(self.name[6:] or 0), kind, key, number, None, value, expected)
         store_id = self.client.store_id

@@ -86,6 +86,7 @@ class RegistryParty(Party):
         self.ready = asyncio.Event()
         self._old_disks: list[tuple[Disk, SimulatedRegistry | None]] = []
         self._kept: dict[str, bytes] = {}
+        self._shown_at = 0  # the disk's position when a revision was last shown to anyone
 
     async def live(self) -> None:
         world = self.world
@@ -112,7 +113,7 @@ class RegistryParty(Party):
         self.directory.mkdir()
         for path, content in self._kept.items():
             (self.directory / Path(path).name).write_bytes(content)
-        self.disk = Disk()
+        self.disk, self._shown_at = Disk(), 0
         self.disk.adopt(str(self.directory))
 
     def _has_started(self) -> None:
@@ -141,6 +142,7 @@ class RegistryParty(Party):
     def adopt(self, store: EmbeddedStore | EtcdStore, promised: dict[str, int]) -> None:
         """It has loaded what it holds."""
         self.world.histories.started(self.teller, store.store_id, store.mvcc, promised, self.world.now())
+        self._shown_at = self.disk.position if self.disk is not None else 0
 
     def observe_renewals(self, store: EmbeddedStore) -> None:
         renew = store.lease_renew
@@ -157,6 +159,8 @@ class RegistryParty(Party):
         """A revision has become durable in this store: called before its views, watchers and writers hear of it."""
         world, now = self.world, self.world.now()
         assert self.registry is not None
+        if self.disk is not None:
+            self._shown_at = self.disk.position
         resyncs = self.registry.store.numbers().get("etcd_resyncs", 0) if world.scenario.store == "etcd" else 0
         if resyncs != self.teller.resyncs:
             world.trace.count("replica read anew")
@@ -223,7 +227,9 @@ class RegistryParty(Party):
         if power is None:
             self._kept = now
         else:
-            power.advance(self.disk.position)
+            # A job runs in one moment of virtual time; the power may go in the middle of what it does, which nobody
+            # has been told of yet.
+            power.advance(self.world.rng.randint(self._shown_at, self.disk.position))
             self._kept = power.draw()
             self.world.trace.count("power cut")
             if self._kept != now:
@@ -245,6 +251,10 @@ class RegistryParty(Party):
         if self.directory is not None:
             for life in self.world.directory.glob(f"{self.name}-*"):
                 shutil.rmtree(life, ignore_errors=True)
+
+    def keeps_stale(self) -> bool:
+        """Whether its catalogue keeps instances whose leases ended with most others'."""
+        return self.runs and self.ready.is_set() and self.registry is not None and bool(self.registry.catalogue.stale)
 
     def expect_sound(self) -> None:
         """Nothing in it has failed by a defect."""

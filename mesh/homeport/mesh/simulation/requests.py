@@ -16,6 +16,7 @@ from homeport.sidecar.core.limits import RETRIES_MAX
 
 IDEMPOTENT: Final = ("GET", "PUT", "DELETE")
 TRIES_MAX: Final = 2 * (RETRIES_MAX + 1)  # an outbound's, and each may meet a stale connection once
+RECOVERY_S: Final = 25.0  # after a disturbance, until a party counts as well: silence is noticed after ten seconds
 ACTED_S: Final = 1.0  # from the moment an instance is out until a follower that is well must have acted on it
 
 
@@ -39,11 +40,15 @@ class Request:
 
 @dataclass
 class Departure:
-    """An instance that is out: since when nobody who is well may send to it."""
+    """An instance that is out: since when nobody who is well may send to it.
+
+    `followers`: who had said that it acted on that; they need no time to recover from anything before.
+    """
 
     began: float
     out: float
     how: str
+    followers: frozenset[str] = frozenset()
 
 
 class Requests:
@@ -58,7 +63,7 @@ class Requests:
         self._now = now
         self._well = well
         self._requests: dict[int, Request] = {}
-        self._out: dict[str, Departure] = {}
+        self._out: dict[str, list[Departure]] = {}  # a few each: until it is there again
         self.answered = 0
         self.failed = 0
 
@@ -84,16 +89,19 @@ class Requests:
             self._trace.broken(guarantees.ONCE, f"{request.method} {number} was delivered to {request.deliveries}")
         if times > TRIES_MAX:
             self._trace.broken(guarantees.ONCE, f"{request.method} {number} was tried {times} times")
-        departure = self._out.get(instance)
-        if (
-            departure is not None
-            and request.sent > departure.out
-            and self._well(departure.began, now, request.caller, instance)
-        ):
+        for departure in self._out.get(instance, ()):
+            self._expect_not_sent(request, instance, departure)
+
+    def _expect_not_sent(self, request: Request, instance: str, departure: Departure) -> None:
+        late_s = request.sent - departure.out
+        recovered_s = 0.0 if request.caller in departure.followers else RECOVERY_S
+        if late_s <= 0.0 or (departure.followers and recovered_s):
+            return
+        if self._well(departure.began - recovered_s, self._now(), request.caller, instance):
             self._trace.broken(
                 guarantees.GONE,
-                f"{request.caller} sent {request.method} {number} to {instance} {request.sent - departure.out:.3f} s "
-                f"after it was {departure.how}",
+                f"{request.caller} sent {request.method} {request.number} to {instance} {late_s:.3f} s after it was "
+                f"{departure.how}",
             )
 
     def expect_body(self, number: int, what: str, body: bytes, size: int) -> None:
@@ -105,7 +113,11 @@ class Requests:
 
     def leaving(self, instance: str, began: float, out: float, how: str) -> None:
         """From `out` on nobody who was well since `began` sends it anything new."""
-        self._out.setdefault(instance, Departure(began, out, how))
+        self._out.setdefault(instance, []).append(Departure(began, out, how))
+
+    def acknowledged(self, instance: str, out: float, followers: frozenset[str]) -> None:
+        """These have said that they know of its drain: from now on they send it nothing new."""
+        self._out.setdefault(instance, []).append(Departure(out, out, "acknowledged as draining", followers))
 
     def returned(self, instance: str) -> None:
         """It is there again."""

@@ -192,6 +192,19 @@ async def _look(world: World) -> None:
         await asyncio.sleep(LOOK_S)
         bounds.look(world)
         world.leases.look(world.now())
+        _look_at_guards(world)
+
+
+def _look_at_guards(world: World) -> None:
+    """Whether a guard keeps instances that are gone, which is no fault, and changes what may be expected."""
+    for registry in world.registries:
+        if registry.keeps_stale():
+            world.trace.count("mass-expiry guard")
+            world.disturb("guard", registry.name, for_s=LOOK_S)
+    for caller in world.running(CallerParty):
+        if isinstance(caller, CallerParty) and caller.holds_back():
+            world.trace.count("snapshot held back")
+            world.disturb("guard", caller.name, for_s=LOOK_S)
 
 
 async def _steps(world: World) -> None:
@@ -237,10 +250,12 @@ async def _calm(world: World) -> None:
     if works:
         await asyncio.wait(works, timeout=ENDS_S)
     for task, party in world.works.items():
-        if task.done():
-            task.result()
-        elif party.runs:
-            world.trace.broken(guarantees.ANSWERED, f"{task.get_name()} does not end")
+        if not task.done():
+            if party.runs:
+                world.trace.broken(guarantees.ANSWERED, f"{task.get_name()} does not end")
+        elif (error := task.exception()) is not None:
+            named = guarantees.ANSWERED if isinstance(error, TimeoutError) else guarantees.SOUND
+            world.trace.broken(named, f"{task.get_name()}: {error!r}")
 
 
 async def _converge(world: World) -> None:
@@ -248,9 +263,6 @@ async def _converge(world: World) -> None:
     await asyncio.sleep(CALM_S)
     until = world.now() + CALM_S_MAX
     while (found := differences(world)) and not world.trace.violations:
-        callers = [one for one in world.running(CallerParty) if isinstance(one, CallerParty)]
-        if any(caller.holds_back() for caller in callers):
-            world.trace.count("snapshot held back")
         if world.now() >= until:
             for difference in found:
                 world.trace.broken(guarantees.CONVERGED, difference)

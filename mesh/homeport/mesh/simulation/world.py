@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from homeport.client import Client
 from homeport.client.core.limits import CALL_S
-from homeport.client.core.messages import Deregister, LeaseGrant, LeaseRevoke, Register, Renew, Request
+from homeport.client.core.messages import Deregister, LeaseGrant, LeaseRevoke, Register, Renew, Request, WaitApplied
 from homeport.mesh.simulation.etcd import ModelEtcd
 from homeport.mesh.simulation.history import Histories
 from homeport.mesh.simulation.leases import Leases
@@ -32,9 +32,6 @@ from homeport.registry.core import keys
 if TYPE_CHECKING:
     from homeport.mesh.simulation.registries import RegistryParty
 
-RECOVERY_S: Final = (
-    25.0  # after a disturbance, until a party counts as well: a silent link is noticed after ten seconds
-)
 DISK_S: Final = 3.0  # after a disk's failure, until a store writes again and has caught up with what was due
 
 
@@ -77,6 +74,10 @@ class Party:
         """Everything that it does in one life."""
         raise NotImplementedError
 
+    def follows(self, service: str) -> bool:
+        """Whether it balances over a service, as a registry tells it right now."""
+        return False
+
     def start(self) -> None:
         """Begin a life."""
         if not self.runs:
@@ -101,6 +102,7 @@ class ObservedClient(Client):
     def __init__(self, world: World, *addresses: str, name: str, rng: random.Random) -> None:
         super().__init__(*addresses, name=name, rng=rng)
         self._world = world
+        self._name = name
 
     async def call(self, request: Request[Any], *, timeout_s: float = CALL_S) -> Any:
         leases, sent = self._world.leases, self._world.now()
@@ -120,6 +122,8 @@ class ObservedClient(Client):
             if answer.lease == before:
                 leases.kept(before)
             leases.confirmed(answer.lease, answer.ttl_s, sent)
+        elif isinstance(request, WaitApplied) and answer.applied:
+            self._world.requests.acknowledged(self._name, self._world.now(), self._world.followers(request.service))
         elif isinstance(request, LeaseGrant):
             leases.confirmed(answer.lease, answer.ttl_s, sent)
         return answer
@@ -183,6 +187,10 @@ class World:
             if kv is not None:
                 self.leases.given_up(kv.lease)
 
+    def followers(self, service: str) -> frozenset[str]:
+        """Who follows a service over a link that stands."""
+        return frozenset(one.name for one in self.parties.values() if one.runs and one.follows(service))
+
     # --- what is wrong with whom --------------------------------------------------------------------------------
 
     def disturb(self, kind: str, *parties: str, for_s: float = inf) -> Disturbance:
@@ -201,17 +209,17 @@ class World:
         finally:
             disturbance.end = min(disturbance.end, self.now())
 
-    def disturbed(self, since: float, until: float, names: Callable[[str], bool], after_s: float = 0.0) -> bool:
+    def disturbed(self, since: float, until: float, names: Callable[[str], bool]) -> bool:
         """Whether anything was wrong with any of these at a time."""
         return any(
-            one.start <= until and one.end + after_s >= since and any(names(party) for party in one.parties)
+            one.start <= until and one.end >= since and any(names(party) for party in one.parties)
             for one in self.disturbances
         )
 
     def well(self, since: float, until: float, *parties: str) -> bool:
-        """Whether nothing was wrong with these, nor with a registry, and they had time to recover before."""
+        """Whether nothing was wrong with these, nor with a registry, between two times."""
         registries = [registry.name for registry in self.registries]
-        return not self.disturbed(since, until, lambda name: name in parties or name in registries, RECOVERY_S)
+        return not self.disturbed(since, until, lambda name: name in parties or name in registries)
 
     def stalled_s(self, since: float, until: float) -> float:
         """How long the only registry stood still between two times; 0.0 where there are several."""

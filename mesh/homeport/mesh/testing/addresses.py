@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from typing import Any
 
 
+@functools.lru_cache(maxsize=4096)  # of a network, its hosts; parsing is slow
 def is_loopback(ip: str) -> bool:
     """Whether it means the host that says it."""
     return ipaddress.ip_address(ip).is_loopback
