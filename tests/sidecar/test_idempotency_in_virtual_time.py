@@ -272,6 +272,20 @@ async def test_a_failed_answer_from_memory_is_asked_for_nowhere_else() -> None:
 
 
 @virtual_time(seed=SEED)
+async def test_a_retry_finds_its_first_try_where_no_more_requests_are_let_in() -> None:
+    async with world() as made:
+        await made.post("/warm")
+        made.inbounds["10.0.0.1"].concurrency_max = 1
+        asking = asyncio.create_task(made.post("/a"))
+        await asyncio.sleep(0.2)
+        made.loop.network.reset_all(PORT)
+        await asyncio.sleep(0.1)
+        status, text = await made.post("/b")
+        assert (status, made.runs["/b"]) == (503, 0), text
+        assert await asking == (201, "/a ran 1 times")
+
+
+@virtual_time(seed=SEED)
 async def test_an_instance_that_does_not_remember_gets_no_second_try() -> None:
     async with world(meta="") as made:
         asking = asyncio.create_task(made.post("/a"))

@@ -61,8 +61,8 @@ class Inbound(Listener):
         self._troubles = 0  # failures known at the last sweep
 
     def route(self, request: RequestHead) -> Cluster:
-        if self.active > self.concurrency_max:  # this one is counted already
-            raise Refusal(503, "UO", f"more than {self.concurrency_max} requests are under way here")
+        if self.active > self.concurrency_max and not self._asks_memory(request):  # this one is counted already
+            raise self.busy
         if request.mesh and self.memory is None and any(name == TOKEN_HEADER for name, _ in request.mesh):
             text = (
                 "answers are not remembered here any more"  # the sender believes that they are, and may send it again
@@ -75,6 +75,15 @@ class Inbound(Listener):
         if not request.host:  # HTTP/1.0 may leave it out, an application need not
             request.host = self._host
         return self.app
+
+    @property
+    def busy(self) -> Refusal:
+        """The application has as much to do as it may have."""
+        return Refusal(503, "UO", f"more than {self.concurrency_max} requests are under way here")
+
+    def _asks_memory(self, request: RequestHead) -> bool:
+        """Whether what it asks for may be under way, or done: then there is room for it, or it is refused later."""
+        return self.memory is not None and any(name == TOKEN_HEADER for name, _ in request.mesh)
 
     def begin_otherwise(self, exchange: Tries, cluster: Cluster) -> bool:
         request = exchange.request

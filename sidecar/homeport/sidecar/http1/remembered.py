@@ -135,6 +135,9 @@ class RememberedExchange(Exchange):
         verdict, entry = self._memory.ask(scope, fingerprint, self._token)
         if verdict is Verdict.RUN:
             self._entry = entry
+            if self._inbound.active > self._inbound.concurrency_max:
+                self._refuse(self._inbound.busy, undelivered=True)
+                return
             self.cluster = self._app
             self.try_first()
         elif entry is not None and verdict is Verdict.WAIT:
