@@ -64,9 +64,8 @@ class Inbound(Listener):
         if self.active > self.concurrency_max and not self._asks_memory(request):  # this one is counted already
             raise self.busy
         if request.mesh and self.memory is None and any(name == TOKEN_HEADER for name, _ in request.mesh):
-            text = (
-                "answers are not remembered here any more"  # the sender believes that they are, and may send it again
-            )
+            # The sender believes that they are, and may send it again.
+            text = "answers are not remembered here any more"
             raise Refusal(Verdict.STALE.status, "IX", text, (said(NO_TOKEN, Verdict.STALE),))
         if request.target[:1] not in (b"/", b"*"):
             if request.method == b"CONNECT":
