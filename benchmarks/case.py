@@ -99,6 +99,7 @@ class Scale:
     checks: int = 10_000
     registrations: int = 10_000  # a turn
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)  # instances of a registry that grows
+    simulated: int = 1_000_000  # instances
     cluster_s: int = 600  # of a cluster under renewals, half of it before a replica is killed
     cluster_loads: tuple[tuple[int, float], ...] = ((20_000, 10.0), (100_000, 60.0))  # instances, and their TTL in s
 
@@ -115,6 +116,7 @@ QUICK: Final = Scale(
     checks=2_000,
     registrations=2_000,
     sizes=(1_000, 10_000),
+    simulated=50_000,
     cluster_s=60,
     cluster_loads=((2_000, 10.0), (5_000, 30.0)),
 )

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from homeport.registry.core.watches import Batch, Watcher
 from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.etcd import EtcdStore
+from homeport.registry.store.etcd_cluster import Page
 
 LATENCY_S = 0.001
 QUIET_S = 12.0  # longer than a membership lives
@@ -446,3 +448,29 @@ def test_mirrors_are_equal_after_any_mixture_of_writes_faults_and_deaths(seed: i
                 assert kv.version >= times, "an acknowledged write is lost"
 
     run_virtual(run(), seed=seed)
+
+
+@virtual_time(seed=22)
+async def test_very_many_barriers_at_once_are_few_reads_and_each_sees_what_was_acknowledged_before_it() -> None:
+    async with replicas(2) as (one, two):
+        reads = 0
+        page = two.link.page
+
+        async def counted(*arguments: Any) -> Page:
+            nonlocal reads
+            reads += 1
+            return await page(*arguments)
+
+        two.link.page = counted  # type: ignore[method-assign,assignment]
+
+        async def check(number: int) -> None:
+            await asyncio.sleep(number * LATENCY_S / 100)
+            revision = await one.put(b"%d" % number)
+            await two.store.barrier()
+            assert two.store.mvcc.revision >= revision
+
+        await asyncio.gather(*map(check, range(300)))
+        assert reads < 60
+        two.link.fail(True)
+        with pytest.raises(ReadOnly):
+            await two.store.barrier()

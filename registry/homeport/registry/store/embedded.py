@@ -51,7 +51,8 @@ _log = logging.getLogger("homeport.registry.store")
 
 T = TypeVar("T")
 
-_BATCH_REVISIONS: Final = 2048  # of one write: 40 ms of work for the loop when it is done
+_BATCH_REVISIONS: Final = 2048  # of one write: 40 ms of work for the loop when it is done,
+_SHOWN_AT_ONCE: Final = 256  # which it does some 5 ms at a time
 _UPKEEP_BATCHES: Final = 16  # how many batches the journal's upkeep may wait while writers never pause
 _RECOVER_S: Final = 1.0  # between two looks whether a failed disk can be written again
 
@@ -229,7 +230,9 @@ class EmbeddedStore(Frame):
                 if revisions:
                     await self._in_worker(journal.write, revisions)
                     self._batches += 1
-                for waiting in batch:
+                for at, waiting in enumerate(batch):
+                    if at and at % _SHOWN_AT_ONCE == 0:
+                        await asyncio.sleep(0)  # others have their turn
                     if waiting.changes:
                         self._advance(waiting.revision, waiting.changes)
                     succeed(waiting.reply, waiting.result)

@@ -36,6 +36,7 @@ from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.optimistic import stamped
 from homeport.registry.core.txn import Change, Range, Txn, TxnResult
 from homeport.registry.store.answers import fail, succeed
+from homeport.registry.store.barriers import Shared
 from homeport.registry.store.contract import Reply
 from homeport.registry.store.etcd_batches import (
     TRIES_MAX,
@@ -89,6 +90,7 @@ class EtcdStore(Frame):
         self._conflicts = 0
         self._resyncs = 0
         self._following = Trouble(_log, "the mirror waits")
+        self._barrier = Shared(self._ask_etcd)
         self._undecided = Undecided()
         self._telling: set[asyncio.Task[None]] = set()  # as many as instances that are kept
         self._cut_off: Callable[[], None] = lambda: None
@@ -391,9 +393,9 @@ class EtcdStore(Frame):
             await self._reach(found[0].mod_revision)
 
     async def barrier(self) -> None:
-        await asyncio.ensure_future(self._barrier())  # a task: whoever asks may be none yet, and timeouts need one
+        await self._barrier.answered()
 
-    async def _barrier(self) -> None:
+    async def _ask_etcd(self) -> None:
         try:
             async with asyncio.timeout(_UNKNOWN_S):
                 await self._catch_up()
