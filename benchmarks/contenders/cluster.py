@@ -80,11 +80,11 @@ class Cluster:
         """Start a replica in the place of one that was killed."""
         self.replicas[at] = self._start(at)
 
-    def site(self, plan: str) -> tuple[Server, Path]:
-        """Start the load; return it with its log."""
+    def site(self, number: int, plan: str) -> Server:
+        """Start a process of the load; its log says how it stands."""
         command = [sys.executable, "-m", "benchmarks.load.site", plan]
-        log = self._stage.folder / "site.log"
-        return self._stack.enter_context(self._stage.server("site", command, log.exists, self._cores)), log
+        log = self._stage.folder / f"site-{number}.log"
+        return self._stack.enter_context(self._stage.server(log.stem, command, log.exists, self._cores))
 
     def totals(self) -> EtcdTotals:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -22,14 +22,18 @@ from homeport.client import Client
 from homeport.client.registration import Registration
 
 _AT_ONCE: Final = 64  # registrations under way
-_OF_SERVICE: Final = 3
+OF_SERVICE: Final = 3
 _SAY_S: Final = 1.0
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Who registers what: instance `n` by client `n % clients`, which begins at address `n % clients` of them."""
+    """Who registers what: `instances` from service number `first` on, dealt out to so many clients.
+
+    Client `n` begins at address `n` of them, modulo their number.
+    """
 
     addresses: list[str]
+    first: int
     instances: int
     ttl_s: float
     clients: int
@@ -46,8 +50,13 @@ class Standing(msgspec.Struct, frozen=True):
     links: int
 
 
-def standing(log: Path) -> Standing:
-    """What a site has said last."""
+def standing(logs: Sequence[Path]) -> Standing:
+    """What the processes of a site have said last, together."""
+    said = [_last(log) for log in logs]
+    return Standing(*(sum(figures) for figures in zip(*map(msgspec.structs.astuple, said), strict=True)))
+
+
+def _last(log: Path) -> Standing:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     whole = [line for line in lines if line.startswith("{") and line.endswith("}")]
     return msgspec.json.decode(whole[-1], type=Standing) if whole else Standing(0, 0, 0)
@@ -59,8 +68,8 @@ async def _run(plan: Plan) -> None:
         clients = [
             await stack.enter_async_context(Client(*_turned(plan.addresses, number))) for number in range(plan.clients)
         ]
-        services = -(-plan.instances // _OF_SERVICE)
-        wanted = enumerate(example_instances(services, _OF_SERVICE)[: plan.instances])
+        services = -(-plan.instances // OF_SERVICE)
+        wanted = enumerate(example_instances(services, OF_SERVICE, first=plan.first)[: plan.instances])
 
         async def register() -> None:
             for number, one in wanted:

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -26,6 +25,7 @@ from homeport.client import Client, HomeportError
 from homeport.client.core.messages import BackupOpen, BackupRead, Resolve, Stats
 
 _CLIENTS_PER_INSTANCE: Final = 1 / 20  # a site's hosts: 1,000 connections for 20,000 instances
+_SITES: Final = 2  # processes of the load: one would need most of a core
 _CLIENTS_MAX: Final = 1_000
 _REGISTERED_S: Final = 1_200.0  # for everything to be registered, on a slow machine
 _CALL_S: Final = 120.0  # for a backup
@@ -105,7 +105,7 @@ class _Run:
     async def turn(self) -> Turn:
         async with AsyncExitStack() as stack:
             self._direct = [await stack.enter_async_context(Client(one)) for one in self._cluster.addresses]
-            load, log = await self._register()
+            load = await self._register()
             registered = await self._instances_now()
             await asyncio.sleep(self._ttl_s)
             shares = await self._in_peace(load)
@@ -113,25 +113,32 @@ class _Run:
             await self._fault()
             rest_s = self._duration_s / 2 - self._figures["owned_again"] - _AWAY_S
             await asyncio.sleep(max(rest_s, 1.5 * self._ttl_s))
-            await self._judge(registered, log)
+            await self._judge(registered, load)
         return Turn(self._figures, *shares)
 
-    async def _register(self) -> tuple[Server, Path]:
-        plan = site.Plan(self._cluster.addresses, self._instances, self._ttl_s, _clients(self._instances))
-        begun = time.monotonic()
-        load, log = self._cluster.site(msgspec.json.encode(plan).decode())
-        while site.standing(log).started < self._instances:
+    async def _register(self) -> list[Server]:
+        begun, load = time.monotonic(), []
+        whole = self._instances // site.OF_SERVICE  # services; the last process has what is left over as well
+        for number in range(_SITES):
+            first = whole * number // _SITES
+            count = self._instances - first * site.OF_SERVICE
+            if number < _SITES - 1:
+                count = (whole * (number + 1) // _SITES - first) * site.OF_SERVICE
+            clients = max(1, _clients(self._instances) // _SITES)
+            plan = site.Plan(self._cluster.addresses, first, count, self._ttl_s, clients)
+            load.append(self._cluster.site(number, msgspec.json.encode(plan).decode()))
+        while (said := site.standing([one.log for one in load])).started < self._instances:
             if time.monotonic() - begun > _REGISTERED_S:
-                raise MeasurementError(f"{site.standing(log)} after {_REGISTERED_S:.0f} s: {load.last_words()}")
+                raise MeasurementError(f"{said} after {_REGISTERED_S:.0f} s: {load[0].last_words()}")
             await asyncio.sleep(_LOOK_S)
         self._figures["registrations"] = self._instances / (time.monotonic() - begun)
-        return load, log
+        return load
 
-    async def _in_peace(self, load: Server) -> tuple[float, float]:
+    async def _in_peace(self, load: list[Server]) -> tuple[float, float]:
         """Renewals and nothing else; return the shares of a core that the servers and the load took."""
         before, heard = self._cluster.totals(), await self._sum("renewals")
         replicas_s, etcd_s = self._cluster.cpu_s()
-        load_s, begun = cpu_s([load.pid]), time.monotonic()
+        load_s, begun = cpu_s([one.pid for one in load]), time.monotonic()
         await asyncio.sleep(self._duration_s * 0.4)
         wall_s = time.monotonic() - begun
         replicas_s, etcd_s = (now - then for now, then in zip(self._cluster.cpu_s(), (replicas_s, etcd_s), strict=True))
@@ -148,7 +155,7 @@ class _Run:
             "etcd_puts": (after.puts - before.puts) / wall_s,
             "etcd_lease_renewals": (after.lease_renewals - before.lease_renewals) / wall_s,
         }
-        return (replicas_s + etcd_s) / wall_s, (cpu_s([load.pid]) - load_s) / wall_s
+        return (replicas_s + etcd_s) / wall_s, (cpu_s([one.pid for one in load]) - load_s) / wall_s / _SITES
 
     async def _propagation(self, duration_s: float) -> dict[str, float]:
         """Time changes from the put at one replica to the watcher at another."""
@@ -189,7 +196,7 @@ class _Run:
         self._figures["puts_of_failover"] = self._cluster.totals().puts - before.puts
         self._cluster.start_again(_KILLED)
 
-    async def _judge(self, registered: dict[str, int], log: Path) -> None:
+    async def _judge(self, registered: dict[str, int], load: list[Server]) -> None:
         """Whether everything is as it was.
 
         Raises:
@@ -201,13 +208,13 @@ class _Run:
         hashes = [await self._mirror(at) for at in range(len(self._direct))]
         if len(set(hashes)) != 1:
             raise MeasurementError(f"the mirrors differ: {hashes}")
-        told = site.standing(log)
+        told = site.standing([one.log for one in load])
         if told.registered != self._instances:
             raise MeasurementError(f"{self._instances - told.registered} registrations are not in force: {told}")
 
     async def _instances_now(self) -> dict[str, int]:
         """Every instance, with the revision that created it: one that was gone for a moment has another."""
-        names = iter([homeport.service_name(at) for at in range(-(-self._instances // 3))])
+        names = iter([homeport.service_name(at) for at in range(-(-self._instances // site.OF_SERVICE))])
         found: dict[str, int] = {}
 
         async def ask() -> None:

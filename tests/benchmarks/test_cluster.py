@@ -25,6 +25,7 @@ def test_a_counter_is_read_under_any_of_its_names_and_once() -> None:
 
 def test_the_last_whole_line_of_the_load_counts(tmp_path: Path) -> None:
     log = tmp_path / "site.log"
-    assert standing(log) == Standing(0, 0, 0)
+    assert standing([log]) == Standing(0, 0, 0)
     log.write_text('{"started":1,"registered":1,"links":2}\n{"started":5,"registered":4,"links":2}\na warning\n{"star')
-    assert standing(log) == Standing(5, 4, 2)
+    assert standing([log]) == Standing(5, 4, 2)
+    assert standing([log, log]) == Standing(10, 8, 4)

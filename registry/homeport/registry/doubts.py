@@ -68,10 +68,12 @@ class Doubts:
         if self._guard is None:
             return
         now = self._now()
+        happened = self._guard.happened
         kept = self._guard.ending(now, self._entries_on(leases), more, self._catalogue.leased)
         if not kept:
             return
-        _log.error("the leases of %d instances ended at once: kept as stale for at most one more TTL", len(kept))
+        if self._guard.happened > happened:  # else more of the same
+            _log.error("the leases of %d instances and more end at once: kept as stale for one more TTL", len(kept))
         gone = [one.registered.key for one in kept if self._catalogue.keep(one, now + one.registered.ttl_s)]
         self._tell(self._catalogue.look_again(gone))
         self._keep_until = max(self._keep_until, *(one.kept_until for one in kept))

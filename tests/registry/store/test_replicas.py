@@ -22,7 +22,7 @@ from homeport.registry.core.watches import Batch, Watcher
 from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.etcd import EtcdStore
-from homeport.registry.store.etcd_cluster import Page
+from homeport.registry.store.etcd_cluster import Page, Write
 
 LATENCY_S = 0.001
 QUIET_S = 12.0  # longer than a membership lives
@@ -474,3 +474,14 @@ async def test_very_many_barriers_at_once_are_few_reads_and_each_sees_what_was_a
         two.link.fail(True)
         with pytest.raises(ReadOnly):
             await two.store.barrier()
+
+
+@virtual_time(seed=23)
+async def test_what_another_release_says_beside_a_batch_is_left_alone() -> None:
+    etcd = ModelEtcd()
+    async with replicas(1, etcd) as (one,):
+        etcd.apply([Write(b"/homeport/i/last", b"0123456789abcdef/1 \xc1 of a later release")])
+        etcd.apply([Write(b"/homeport/i/let-go", b"\xc1")])
+        await one.put(b"a", b"1")
+        assert one.get(b"a") == b"1"
+        assert one.store.read_only is None

@@ -45,6 +45,7 @@ from homeport.registry.store.etcd_batches import (
     Batches,
     Layout,
     Waiting,
+    read_let_go,
     read_stamp,
 )
 from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
@@ -216,7 +217,9 @@ class EtcdStore(Frame):
                 if ended is not None:
                     self.ownership.ended(name.partition(b"/")[0], ended)  # what they held is there still
             elif key == self._layout.let_go and stored is not None:
-                self.clock.tell_let_go(*wire.decode(tuple[str, str], stored.value))
+                let_go = read_let_go(stored.value)
+                if let_go is not None:
+                    self.clock.tell_let_go(*let_go)
             elif key.startswith(self._layout.members):
                 member = key.removeprefix(self._layout.members).decode()
                 moved = self.ownership.member_seen(member, stored is not None) or moved

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from homeport.client.core import wire
-from homeport.client.core.errors import Busy, LimitExceeded, RequestError
+from homeport.client.core.errors import Busy, LimitExceeded, ProtocolError, RequestError
 from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.head import Outcome
@@ -87,9 +87,20 @@ def stamp(name: bytes, ended: Ended | None) -> bytes:
 
 
 def read_stamp(value: bytes) -> tuple[bytes, Ended | None]:
-    """The same, read; what another release may write behind it is its own affair."""
+    """The same, read; what else another release may write behind the name is its own affair."""
     name, space, rest = value.partition(b" ")
-    return name, wire.decode(Ended, rest) if space else None
+    try:
+        return name, wire.decode(Ended, rest) if space else None
+    except ProtocolError:
+        return name, None
+
+
+def read_let_go(value: bytes) -> tuple[str, str] | None:
+    """The node and id of the instance that was let go of; None: another release says it otherwise."""
+    try:
+        return wire.decode(tuple[str, str], value)
+    except ProtocolError:
+        return None
 
 
 class Waiting:
