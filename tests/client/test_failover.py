@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from contextlib import AsyncExitStack
+from typing import cast
 
 import pytest
 
 from homeport.client import Client, Instance, ReadOnly
+from homeport.client.connection import Connection, Follower
 from homeport.client.core.limits import ROUND_S
 from homeport.client.core.messages import Register
+from homeport.client.transport import Transport
 from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import virtual_time
 from tests.client.replicas import Replica
@@ -120,3 +125,35 @@ async def test_who_registers_the_same_again_is_told_so() -> None:
         same = Instance(service="orders", id="o", port=1, ttl_s=3.0)
         first = await client.call(Register(instance=same))
         assert await client.call(Register(instance=same, lease=first.lease)) == first
+
+
+@virtual_time(seed=8)
+async def test_the_clients_of_a_replica_that_is_gone_come_to_all_the_others() -> None:
+    etcd = ModelEtcd()
+    gone, *others = (Replica(ModelLink(etcd, 0.001), seed) for seed in range(4))
+    await gone.start()
+    async with AsyncExitStack() as stack:
+        for other in others:
+            await stack.enter_async_context(other)
+        clients = [await stack.enter_async_context(Client(transport=gone.transport)) for _ in range(60)]
+        for client in clients:
+            client._connection.transports += [other.transport for other in others]
+            await client.kv.get("a")
+        await gone.close()
+        for client in clients:
+            assert await client.kv.get("a") is None
+        assert min(len(other._links) for other in others) >= 10
+        assert sum(len(other._links) for other in others) == 60
+
+
+def test_after_a_loss_every_other_registry_is_tried_before_the_one_that_was_lost() -> None:
+    transports = [cast("Transport", object()) for _ in range(5)]
+    connection = Connection(transports, random.Random(1), cast("Follower", None))
+    turns = connection._in_turn()
+    assert [next(turns) for _ in range(7)] == [*transports, *transports[:2]], "as given, again and again"
+    for _ in range(20):
+        lost = next(turns)
+        connection.link_epoch += 1
+        tried = [next(turns) for _ in transports]
+        assert tried[-1] is lost
+        assert {id(one) for one in tried} == {id(one) for one in transports}

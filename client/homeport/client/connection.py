@@ -324,8 +324,20 @@ class Connection:
             self._follower.refused(self.refusal)
 
     def _in_turn(self) -> Iterator[Transport]:
+        """The registries as given; after a loss the others in an order of chance, and then the one that was lost.
+
+        So the clients of a registry that is gone come to all the others, and not all to the next.
+        """
+        epoch, order = self.link_epoch, deque(self.transports)
         while True:
-            yield from self.transports
+            transport = order[0]
+            order.rotate(-1)
+            yield transport
+            if self.link_epoch != epoch:  # it was the link, and is lost
+                epoch = self.link_epoch
+                others = [one for one in self.transports if one is not transport]
+                order = deque(others.pop(self._rng.randrange(len(others))) for _ in range(len(others)))
+                order.append(transport)
 
     async def _until_lost(self, link: Link) -> None:
         """Return when the link is gone, or does not answer."""
