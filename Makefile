@@ -112,7 +112,9 @@ bench: $(STAMP) ## every benchmark, with the pictures and the tables made from t
 
 .PHONY: bench-cluster
 bench-cluster: $(STAMP) ## three replicas over an etcd for twice ten minutes, and a million instances simulated
-	@$(BIN)/python -m benchmarks cluster million --results benchmarks/results
+	@$(BIN)/python -m benchmarks million cluster --results benchmarks/results
+	@$(BIN)/python -m benchmarks.million.page
+	@$(BIN)/python -m benchmarks.drawing
 
 .PHONY: bench-quick
 bench-quick: $(STAMP) ## what README shows, in some two minutes, beside the peers that are installed

@@ -1,21 +1,14 @@
-"""The capacity page shows what the reckoning says."""
+"""The capacity page shows what was simulated."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from benchmarks.capacity import Site
-
-PAGE = Path(__file__).parents[2] / "docs" / "capacity.md"
+from benchmarks.million.page import PAGE, table, with_table
 
 
-def test_the_page_holds_the_table_as_it_is_reckoned() -> None:
-    site = Site(1_000_000, 60.0, 5, 1000, 100.0)
-    for what, figure, source in site.figures():
-        assert f"| {what} | {figure} | {source} |" in PAGE.read_text(), "run python -m benchmarks.capacity"
+def test_the_page_holds_the_table_of_the_last_results() -> None:
+    assert with_table(PAGE.read_text(), table()) == PAGE.read_text(), "run python -m benchmarks.million.page"
 
 
-def test_twice_the_replicas_halve_what_each_hears() -> None:
-    one, two = ({what: figure for what, figure, _ in Site(100_000, 10.0, n, 1, 1.0).figures()} for n in (2, 4))
-    assert one["renewals, all replicas"] == two["renewals, all replicas"]
-    assert float(one["of one core of each replica"][:-2]) >= 1.9 * float(two["of one core of each replica"][:-2])
+def test_only_the_table_is_written_anew() -> None:
+    page = "before\n<!-- simulated: begin -->\nold\n<!-- simulated: end -->\nafter\n"
+    assert with_table(page, "new\n") == page.replace("old", "new")
