@@ -224,7 +224,7 @@ def test_renewing_touches_no_bucket_however_many_leases_there_are() -> None:
     now = 0.0
     for lease in range(count):
         if lease % 2_000 == 0:
-            now += 0.09
+            now += 0.06
             assert table.advance(now) == []  # nothing is due, so no bucket is opened
         table.renew(now, lease)
     assert {number: list(bucket) for number, bucket in table._buckets.items()} == placed
@@ -236,6 +236,23 @@ def test_renewing_touches_no_bucket_however_many_leases_there_are() -> None:
             ended.append(lease)
     assert sorted(ended) == list(range(count))
     assert not table._buckets
+
+
+def test_leases_that_begin_all_at_once_are_not_looked_at_in_one_turn() -> None:
+    count, ttl_s = 20_000, 60.0
+    table = LeaseTable(0.0)
+    for lease in range(count):
+        table.grant(0.0, lease, ttl_s)
+    most = max(map(len, table._buckets.values()))
+    assert most <= 1 + count / (ttl_s / 3 / BUCKET_S), "spread over a third of their TTL"
+    now, ended = 0.0, 0
+    while now < ttl_s - 2 * BUCKET_S:
+        now += BUCKET_S
+        assert table.advance(now) == [], "looked at early, and not ended early"
+    while now < ttl_s + TICK_S:
+        now += BUCKET_S
+        ended += len(table.advance(now))
+    assert ended >= count, "and not late"
 
 
 def test_leases_that_come_and_go_leave_nothing_behind() -> None:

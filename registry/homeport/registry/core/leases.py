@@ -18,6 +18,9 @@ TICK_S: Final = 0.25  # the promise's granularity
 BUCKET_S: Final = 0.1  # the wheel's: well under a tick, so that a late loop and the commit fit in the rest
 STALL_S: Final = 2 * BUCKET_S  # a pause in `advance` longer than this is a stall; shorter ones are ordinary lateness
 
+# Leases that begin all at once (a restart, an adoption) are first looked at over this share of their TTL, and not all
+# in one bucket: 200,000 of them took a turn of 255 ms. By then they have been renewed, so none costs another look.
+_SPREAD: Final = 1 / 3
 SLOW_AFTER: Final = 10  # stalls in a row: a loop that is late for two seconds on end is slow, not stalled
 
 
@@ -67,7 +70,7 @@ class LeaseTable:
         self.end(lease)
         deadline = now - self._stalled_s + ttl_s
         entry = self._leases[lease] = _Lease(ttl_s, deadline, 0)
-        self._place(lease, entry)
+        self._place(lease, entry, early=lease % max(1, int(ttl_s * _SPREAD / BUCKET_S)))
 
     def renew(self, now: float, lease: int) -> float:
         """Start a lease's TTL anew and return it in seconds, or 0.0 if it is gone or its end is decided."""
@@ -152,8 +155,9 @@ class LeaseTable:
         entry = self._leases.get(lease)
         return entry is not None and entry.deadline <= self._horizon and not entry.ending
 
-    def _place(self, lease: int, entry: _Lease) -> None:
-        entry.bucket = max(ceil(entry.deadline / BUCKET_S), self._next_bucket)
+    def _place(self, lease: int, entry: _Lease, early: int = 0) -> None:
+        """Put a lease where it is looked at in time; so many buckets early it is not due, and only moves on."""
+        entry.bucket = max(ceil(entry.deadline / BUCKET_S) - early, self._next_bucket)
         self._buckets.setdefault(entry.bucket, {})[lease] = None
 
     def _notice_stall(self, now: float) -> None:
