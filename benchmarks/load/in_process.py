@@ -1,5 +1,6 @@
-"""Lookups within one process: `python -m benchmarks.load.in_process dict|client|catalogue SERVICES INSTANCES SECONDS`.
+"""Lookups within one process: `python -m benchmarks.load.in_process WHAT SERVICES INSTANCES SECONDS`.
 
+WHAT is dict, client, catalogue, lookup (a resolver's), pick (a resolver's, balanced) or done (a pick with its block).
 Prints `[lookups, wall seconds, CPU seconds]`. The clock is read once per pass over all services.
 """
 
@@ -46,6 +47,28 @@ async def by_client(client: Client, names: list[str], duration_s: float) -> Figu
     return lookups, time.perf_counter() - started_at, time.process_time() - cpu_at
 
 
+async def by_resolver(client: Client, names: list[str], duration_s: float, what: str) -> Figures:
+    """What a program does that follows its services."""
+    async with client.resolver(*names) as resolver:
+        lookup, pick = resolver.lookup, resolver.pick
+        for name in names:
+            assert lookup(name)
+        lookups, cpu_at, started_at = 0, time.process_time(), time.perf_counter()
+        while time.perf_counter() - started_at < duration_s:
+            if what == "lookup":
+                for name in names:
+                    lookup(name)
+            elif what == "pick":
+                for name in names:
+                    pick(name)
+            else:
+                for name in names:
+                    with pick(name):
+                        pass
+            lookups += len(names)
+        return lookups, time.perf_counter() - started_at, time.process_time() - cpu_at
+
+
 def by_catalogue(registry: Registry, names: list[str], duration_s: float) -> Figures:
     """What a front does for each request."""
     resolved = registry.catalogue.resolved
@@ -66,7 +89,9 @@ async def _embedded(what: str, instances: list[Instance], duration_s: float) -> 
             await client.call(Register(instance=one))
         if what == "client":
             return await by_client(client, names, duration_s)
-        return by_catalogue(registry, names, duration_s)
+        if what == "catalogue":
+            return by_catalogue(registry, names, duration_s)
+        return await by_resolver(client, names, duration_s, what)
 
 
 def main() -> None:

@@ -41,6 +41,20 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             for count in (3, 100)
         ),
         Case(
+            "balancing/resolver",
+            "how many instances a second can one program pick?",
+            f"one coroutine, {scale.services} services of {scale.instances} instances, asked for in turn",
+            "pick",
+            (
+                Contender("dict", "dict[str, tuple]: the ceiling, which balances nothing", _resolved("dict", scale)),
+                Contender("pick", "Resolver.pick: of two, the less busy", _resolved("pick", scale)),
+                Contender(
+                    "done", "the same in its block, whose end is counted as an outcome", _resolved("done", scale)
+                ),
+            ),
+            metrics=(RATE, SERVER_CPU),
+        ),
+        Case(
             "balancing/guards",
             "what does each guard cost a request that goes well?",
             f"wrk, {_CONNECTIONS} connections, GET of {len(proxies.SMALL_BODY)} bytes; {_ENDPOINTS} endpoints",
@@ -66,6 +80,16 @@ def _picks(what: str, count: int, scale: Scale) -> Callable[[Stage], AbstractCon
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         command = [sys.executable, "-m", "benchmarks.load.picks", what, str(count), str(scale.turn_s / 2)]
+        yield lambda: driver.in_process(command, stage.cores, scale.turn_s + _START_S)
+
+    return turns
+
+
+def _resolved(what: str, scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    @contextmanager
+    def turns(stage: Stage) -> Iterator[Measure]:
+        command = [sys.executable, "-m", "benchmarks.load.in_process", what]
+        command += [str(scale.services), str(scale.instances), str(scale.turn_s / 2)]
         yield lambda: driver.in_process(command, stage.cores, scale.turn_s + _START_S)
 
     return turns

@@ -52,9 +52,14 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             "lookups/in-process",
             "how many lookups a second can one Python process do?",
             f"one coroutine, {load.size}",
-            "cached client",
+            "resolver",
             (
                 Contender("dict", "dict[str, tuple]: the ceiling", _in_process("dict", scale)),
+                Contender(
+                    "resolver",
+                    "Resolver.lookup: the healthy instances, as objects, in any thread",
+                    _in_process("lookup", scale),
+                ),
                 Contender(
                     "cached client",
                     "Client.resolve from its watch-fed cache: the healthy instances, as objects",

@@ -13,6 +13,7 @@ from homeport.client.coordination import (
     Semaphore,
     Session,
 )
+from homeport.client.core.balancing import Outliers, Subset
 from homeport.client.core.errors import (
     BadValue,
     Busy,
@@ -32,6 +33,7 @@ from homeport.client.core.errors import (
     ReadOnly,
     RegistryError,
     RequestError,
+    Stale,
     Unauthorized,
     Unavailable,
     UnknownMethod,
@@ -52,7 +54,9 @@ from homeport.client.core.model import (
 )
 from homeport.client.kv import Kv
 from homeport.client.leases import Guard, Lease
+from homeport.client.picks import Pick
 from homeport.client.registration import Registration
+from homeport.client.resolver import Resolver, ServiceState
 from homeport.client.rpc import StreamTransport
 from homeport.client.subscription import Subscription
 from homeport.client.transaction import Transaction, TxnBranch, TxnChange, TxnCondition, TxnRead
@@ -95,6 +99,8 @@ __all__ = [
     "Lost",
     "NotFound",
     "OutcomeUnknown",
+    "Outliers",
+    "Pick",
     "ProtocolError",
     "Queue",
     "ReadOnly",
@@ -102,13 +108,17 @@ __all__ = [
     "Registration",
     "RegistryError",
     "RequestError",
+    "Resolver",
     "Semaphore",
     "ServiceEvent",
+    "ServiceState",
     "Session",
+    "Stale",
     "State",
     "Status",
     "StreamTransport",
     "Subscription",
+    "Subset",
     "Transaction",
     "Transport",
     "TxnBranch",

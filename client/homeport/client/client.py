@@ -7,6 +7,7 @@ for a link as long as its own timeout allows. Watches and registrations follow t
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
@@ -14,6 +15,8 @@ from typing import Any, Final, Self, TypeVar
 from homeport.client.connection import Connection
 from homeport.client.coordination import Barrier, DoubleBarrier, Election, Lock, Queue, Semaphore, Session
 from homeport.client.core.backoff import Rng
+from homeport.client.core.balancing import Outliers, Subset
+from homeport.client.core.balancing.settings import PolicyName
 from homeport.client.core.errors import HomeportError, InvalidArgument, Unavailable
 from homeport.client.core.limits import CALL_S, FAREWELL_S, RENEWED_S, RESOLVED_MAX
 from homeport.client.core.messages import Deregister, Renew, Renewed, Request, Services, Welcome
@@ -23,6 +26,7 @@ from homeport.client.leases import Farewells, Lease
 from homeport.client.randomness import own_rng
 from homeport.client.registration import Registration
 from homeport.client.renewals import Renewals
+from homeport.client.resolver import Resolver
 from homeport.client.rpc import StreamTransport
 from homeport.client.subscription import Subscription
 from homeport.client.transport import Link, Transport
@@ -123,6 +127,14 @@ class Client:
     def link_epoch(self) -> int:
         """How many links there have been."""
         return self._connection.link_epoch
+
+    def expect_usable(self) -> None:
+        """Return if this client can be used.
+
+        Raises:
+            Closed: it is closed, or was not started, or belongs to the process that this one was forked from.
+        """
+        self._connection.expect_usable()
 
     async def wait_connected(self, timeout_s: float = CALL_S) -> bool:
         """Return whether there is a link, waiting for it up to `timeout_s`, also while a registry refuses this client.
@@ -361,6 +373,49 @@ class Client:
         """
         self._connection.expect_usable()
         return Subscription(self.watches.feed(service))
+
+    def resolver(
+        self,
+        *services: str,
+        policy: PolicyName = "least-request",
+        zone: str = "",
+        subset: Subset | None = None,
+        slow_start_s: float = 0.0,
+        panic: float = 0.5,
+        outliers: Outliers | None = Outliers(),  # noqa: B008 - frozen
+        max_age_s: float | None = None,
+        state_file: str | os.PathLike[str] | None = None,
+    ) -> Resolver:
+        """A resolver, for who asks often: services looked up and picked from without leaving the process.
+
+        Args:
+            services: what to wait for when it is entered; more are followed when they are first asked for.
+            policy: "least-request" (of two drawn at random the less busy), "peak-ewma" (the smaller latency times
+                queue), "round-robin" (smooth weighted turns) or "maglev" (by key, with bounded load).
+            zone: prefer instances of this zone, and spill over to others as it loses capacity.
+            subset: only these instances.
+            slow_start_s: how long a newcomer's weight takes to grow to all of it.
+            panic: under this share of well instances, balance over all that are meant to serve; 0: never.
+            outliers: when outcomes speak so much against an instance that it is left alone for a while; None: never.
+            max_age_s: raise `Stale` instead of using what no registry has confirmed for longer; None: use it anyway.
+            state_file: where to keep what is known, for a process that starts while no registry answers. Processes
+                may share it: each writes it whole.
+
+        Raises:
+            InvalidArgument: an argument is out of range.
+        """
+        return Resolver(
+            self,
+            services,
+            policy=policy,
+            zone=zone,
+            subset=subset,
+            slow_start_s=slow_start_s,
+            panic=panic,
+            outliers=outliers,
+            max_age_s=max_age_s,
+            state_file=state_file,
+        )
 
     async def watch(self, service: str) -> AsyncIterator[ServiceEvent]:
         """Yield the instances of a service as a snapshot, then every change.

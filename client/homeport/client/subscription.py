@@ -152,6 +152,11 @@ class Subscription:
         """Whether instances that a reconnected registry does not know (yet) are kept in use."""
         return self._feed.view.held_until is not None
 
+    @property
+    def error(self) -> HomeportError | None:
+        """Why the registry tells nothing more, unless the next link says otherwise; None while it does."""
+        return self._feed.error
+
     def recall(self, instances: Iterable[Instance], revision: int, age_s: float) -> None:
         """Begin with what an earlier process knew, `age_s` seconds ago; without effect once the registry has spoken.
 

@@ -147,6 +147,12 @@ class Unavailable(HomeportError):
     code = "unavailable"
 
 
+class Stale(Unavailable):
+    """What is known was confirmed longer ago than the caller allows; `details["age_s"]` says how long."""
+
+    code = "stale"
+
+
 class ConnectionLost(Unavailable):
     """The connection broke before the answer came: a write may or may not have happened."""
 

@@ -1,0 +1,435 @@
+"""The cached resolver: services are followed, and from then on looked up and picked from without leaving the process.
+
+    async with client.resolver("orders") as resolver:
+        resolver.lookup("orders")                       # a tuple of instances, at the price of a dict access
+        with resolver.pick("orders") as instance: ...   # balanced; the block's end is the outcome
+
+What is known stays when the registry is lost, and says how old it is; with a `state_file` it also outlives the process.
+A registry that comes back empty does not empty it at once (see `Subscription.held`).
+
+`lookup`, `pick`, `report` and `state` may be called from any thread. Everything else belongs to the client's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
+
+from homeport.client.core.backoff import Rng
+from homeport.client.core.balancing import Balancing, HashOn, Outliers, Subset
+from homeport.client.core.balancing.settings import PolicyName
+from homeport.client.core.errors import (
+    Closed,
+    HomeportError,
+    InvalidArgument,
+    LimitExceeded,
+    Stale,
+    Unavailable,
+    WrongLoop,
+    again,
+)
+from homeport.client.core.group import Endpoint, Group
+from homeport.client.core.limits import CALL_S, FOLLOWED_MAX
+from homeport.client.core.model import Instance, ServiceEvent
+from homeport.client.core.snapshot import Known, Snapshot
+from homeport.client.last_known import LastKnown, confirmed, taken
+from homeport.client.picks import Followed, Pick
+from homeport.client.randomness import own_rng
+
+if TYPE_CHECKING:
+    from homeport.client.client import Client
+
+_log = logging.getLogger("homeport.client")
+
+SWEEP_S: Final = 0.5  # how exactly suspicions (1 s), ejections (30 s) and `max_age_s` end
+_NOBODY_SAID: Final = "nothing is known of service {!r} yet: await resolver.follow({!r}) first"
+
+
+class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a resolver stands with one service.
+
+    Attributes:
+        known: whether anything was ever said of it, by the registry or by a state file.
+        live: whether the registry confirms it right now.
+        held: whether instances that a reconnected registry does not know (yet) are kept in use.
+        age_s: seconds since the registry last confirmed it; 0.0 while it does.
+        revision: the store's revision that it is of.
+        instances: all instances, whatever their status.
+        ejected: how many of them are left alone because of their outcomes.
+    """
+
+    service: str
+    known: bool
+    live: bool
+    held: bool
+    age_s: float
+    revision: int
+    instances: tuple[Instance, ...]
+    ejected: int
+
+
+class Resolver:
+    """Follows services for a program that asks for them often; made by `Client.resolver`, closed by `close`.
+
+    It begins with its first use; entering it (or `start`) also waits for the services it was made with.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        services: Collection[str],
+        *,
+        policy: PolicyName,
+        zone: str,
+        subset: Subset | None,
+        slow_start_s: float,
+        panic: float,
+        outliers: Outliers | None,
+        max_age_s: float | None,
+        state_file: str | os.PathLike[str] | None,
+        rng: Rng | None = None,
+    ) -> None:
+        if max_age_s is not None and not max_age_s > 0:
+            raise InvalidArgument(
+                f"max_age_s is {max_age_s}; allowed: more than 0, or None for ever", field="max_age_s"
+            )
+        self._balancing = Balancing(
+            policy=policy,
+            zone=zone,
+            subset=subset,
+            slow_start_s=slow_start_s,
+            panic=panic,
+            hash_on=HashOn(source=True) if policy == "maglev" else None,  # `pick` is told the key itself
+        )
+        self._client = client
+        self._services = tuple(services)
+        self._outliers = outliers
+        self._max_age_s = max_age_s
+        self._state_file = None if state_file is None else Path(state_file)
+        self._rng: Rng = rng or own_rng()
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # once begun
+        self._thread = 0  # that it runs in
+        self._now: Callable[[], float] = time.monotonic  # once begun, the loop's
+        self._closed = False
+        self._last_known: LastKnown | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._followed: dict[str, Followed] = {}
+        # Of the services that may be used now: an entry goes when what is known is too old, so using it is one access.
+        self._found: dict[str, tuple[Instance, ...]] = {}
+        self._choices: dict[str, Followed] = {}
+
+    # --- from any thread ----------------------------------------------------------------------------------------
+
+    def lookup(self, service: str) -> tuple[Instance, ...]:
+        """The instances of a followed service that can take traffic, from memory.
+
+        A service that is not followed yet begins to be, so that asking again a moment later may succeed.
+
+        Raises:
+            Stale: what is known was confirmed longer than `max_age_s` ago.
+            Unavailable: nothing is known of the service (yet); `follow` waits for it.
+            InvalidArgument: no service can have this name.
+            Closed: the resolver or its client is closed, or the client was not started.
+        """
+        try:
+            return self._found[service]
+        except KeyError:
+            pass
+        self._expect(service)
+        return self._found[service]
+
+    def pick(self, service: str, key: str | bytes | None = None, *, tried: Collection[Pick] = ()) -> Pick:
+        """Choose an instance of a followed service for one piece of work, from memory.
+
+        Args:
+            key: what belongs together goes to one instance, with the policy `maglev`; others do without.
+            tried: earlier picks for the same work, avoided while there are others.
+
+        Raises:
+            InvalidArgument: a key for a policy that heeds none, or no service can have this name.
+            Stale: what is known was confirmed longer than `max_age_s` ago.
+            Unavailable: no instance is well, or nothing is known of the service (yet); `follow` waits for it.
+            Closed: the resolver or its client is closed, or the client was not started.
+        """
+        try:
+            followed = self._choices[service]
+        except KeyError:
+            self._expect(service)
+            followed = self._choices[service]
+        endpoint = followed.choose(self._rng) if key is None and not tried else self._picked(followed, key, tried)
+        if endpoint is None:
+            raise _nobody(service, followed)
+        return Pick(endpoint, followed)
+
+    def _picked(self, followed: Followed, key: str | bytes | None, tried: Collection[Pick]) -> Endpoint | None:
+        group = followed.group
+        if key is not None:
+            if self._balancing.policy != "maglev":
+                raise InvalidArgument(
+                    f"the policy {self._balancing.policy} heeds no key; make the resolver with policy='maglev'",
+                    field="key",
+                )
+            key = key.encode() if isinstance(key, str) else key
+        with self._lock:
+            now = self._now()
+            if not tried:
+                return group.choice.pick(self._rng, (), now, key)
+            return group.pick_other(self._rng, [pick._endpoint for pick in tried], now, key)
+
+    def report(
+        self, instance: Instance, *, ok: bool, status: int = 0, refused: bool = False, took_s: float | None = None
+    ) -> bool:
+        """Say how an instance did, for work that was not done in a pick's block.
+
+        Args:
+            ok: whether it did well.
+            status: of an answer that no healthy server gives (500 to 599); 0: there was no answer.
+            refused: no connection came to be.
+            took_s: how long a good answer took, for the policy `peak-ewma`.
+
+        Returns:
+            Whether the instance is still one that this resolver picks from.
+        """
+        followed = self._followed.get(instance.service)
+        endpoint = followed.group.endpoints.get(instance.key) if followed is not None else None
+        if followed is None or endpoint is None:
+            return False
+        with self._lock:
+            followed.ended(endpoint, ok, status, refused, took_s)
+        return True
+
+    def state(self, service: str) -> ServiceState:
+        """How it stands with a service; one that is not followed is simply not known."""
+        followed = self._followed.get(service)
+        if followed is None:
+            return ServiceState(
+                service=service, known=False, live=False, held=False, age_s=0.0, revision=0, instances=(), ejected=0
+            )
+        subscription = followed.subscription
+        return ServiceState(
+            service=service,
+            known=subscription.known,
+            live=subscription.live,
+            held=subscription.held,
+            age_s=subscription.age_s(),
+            revision=subscription.revision,
+            instances=tuple(subscription.instances.values()),
+            ejected=followed.group.ejected,
+        )
+
+    def services(self) -> tuple[str, ...]:
+        """The services that are followed, in the order in which they were first asked for."""
+        return tuple(self._followed)
+
+    # --- on the client's loop -----------------------------------------------------------------------------------
+
+    async def follow(self, service: str, *, timeout_s: float = CALL_S) -> None:
+        """Follow a service from now on, and return when it is known: at once, if it was asked for before.
+
+        Raises:
+            Unavailable: the registry has not said anything about it within `timeout_s`; it is followed all the same.
+            InvalidArgument: no service can have this name.
+            RequestError: the registry refuses to tell.
+            LimitExceeded: too many services are followed that have instances.
+            Closed: the resolver or its client is closed, or the client was not started.
+        """
+        if service in self._choices:
+            return
+        subscription = (self._followed.get(service) or self._follow(service)).subscription
+        if not await subscription.wait_known(timeout_s):
+            raise Unavailable(f"nothing is known of service {service!r} after {timeout_s} s")
+
+    def forget(self, service: str) -> bool:
+        """Follow a service no more; False if it was not followed."""
+        followed = self._followed.pop(service, None)
+        if followed is None:
+            return False
+        self._drop(service)
+        followed.stop_listening()
+        followed.subscription.close()
+        return True
+
+    async def start(self, timeout_s: float = CALL_S) -> None:
+        """Begin with the state file, if there is one, and wait until the services named at the making are known.
+
+        It does not fail for want of a registry: what is not known after `timeout_s` goes to the log.
+
+        Raises:
+            InvalidArgument: no service can have one of these names.
+            RequestError: the registry refuses to tell.
+            Closed: the client is closed, or was not started.
+        """
+        self._begin()
+        recalled = [each.subscription for each in self._followed.values()]
+        for service in self._services:
+            if service not in self._followed:
+                self._follow(service)
+        try:
+            async with asyncio.timeout(timeout_s):
+                for service in self._services:
+                    await self.follow(service, timeout_s=timeout_s)
+        except (TimeoutError, Unavailable):
+            unknown = [service for service in self._services if not self._followed[service].subscription.known]
+            _log.warning("no registry has said anything yet of %s", ", ".join(unknown))
+        if recalled:
+            await confirmed(recalled)
+
+    async def close(self) -> None:
+        """Save the state file, and follow nothing any more. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._found.clear()
+        self._choices.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._last_known is not None:
+            await self._last_known.close()
+        for service in tuple(self._followed):
+            self.forget(service)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    def _begin(self) -> None:
+        if self._closed:
+            raise Closed("this resolver is closed")
+        if self._loop is not None:
+            return
+        self._client.expect_usable()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._now = self._loop.time
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+        if self._state_file is not None:
+            self._last_known = LastKnown(self._state_file, self._taken)
+            last = self._last_known.load()
+            for known in last.services[:FOLLOWED_MAX] if last is not None else ():
+                self._follow(known.service, known)
+            self._last_known.start()
+
+    def _follow(self, service: str, last: Known | None = None) -> Followed:
+        self._begin()
+        known = self._followed.get(service)
+        if known is not None:  # the state file named it, or another thread was first
+            return known
+        if len(self._followed) >= FOLLOWED_MAX:
+            self._make_room()
+        subscription = self._client.subscribe(service)
+        if last is not None:
+            subscription.recall(last.instances, last.revision, max(0.0, time.time() - last.confirmed_at_s))
+        group = Group(self._balancing, self._outliers)
+        followed = Followed(subscription, group, self._lock, self._now, self._rng)
+        self._followed[service] = followed
+
+        def changed(_event: ServiceEvent) -> None:
+            self._take(service, followed)
+            if self._last_known is not None:
+                self._last_known.changed()
+
+        followed.stop_listening = subscription.listen(changed)
+        if subscription.known:
+            self._take(service, followed)
+        return followed
+
+    def _make_room(self) -> None:
+        """Names that were asked for by accident must not keep out those of services."""
+        for service, followed in self._followed.items():
+            if followed.subscription.known and not followed.subscription.instances:
+                self.forget(service)
+                return
+        raise LimitExceeded(
+            f"{FOLLOWED_MAX} services are followed, which is all that is allowed; `forget` some", allowed=FOLLOWED_MAX
+        )
+
+    def _take(self, service: str, followed: Followed) -> None:
+        """Something is known that was not, or not any more."""
+        instances = followed.subscription.instances
+        with self._lock:
+            followed.group.update(instances, self._now())
+            followed.rechosen()
+            if self._is_too_old(followed):
+                self._drop(service)
+                return
+            self._found[service] = tuple([each for each in instances.values() if each.available])
+            self._choices[service] = followed
+
+    def _drop(self, service: str) -> None:
+        self._found.pop(service, None)
+        self._choices.pop(service, None)
+
+    def _is_too_old(self, followed: Followed) -> bool:
+        return self._max_age_s is not None and followed.subscription.age_s() > self._max_age_s
+
+    def _sweep(self) -> None:
+        """End what has lasted long enough."""
+        assert self._loop is not None
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+        now = self._now()
+        for service, followed in self._followed.items():
+            if followed.group.unsettled:
+                with self._lock:
+                    followed.group.sweep(now, self._rng)
+                    followed.rechosen()
+            if self._max_age_s is not None and service in self._found and self._is_too_old(followed):
+                self._drop(service)
+                _log.warning("what is known of service %r is too old to be used", service)
+
+    def _taken(self, now_s: float) -> Snapshot:
+        subscriptions = {service: followed.subscription for service, followed in self._followed.items()}
+        return taken(self._client.store_id, subscriptions, {}, now_s)
+
+    def _expect(self, service: str) -> None:
+        """Return when a service can be used after all; one that is new is followed from now on.
+
+        Raises:
+            HomeportError: why it cannot.
+        """
+        if self._closed:
+            raise Closed("this resolver is closed")
+        followed = self._followed.get(service)
+        if followed is None:
+            if self._loop is not None and threading.get_ident() != self._thread:
+                try:
+                    self._loop.call_soon_threadsafe(self._follow_quietly, service)
+                except RuntimeError:
+                    raise Closed("the client's loop is closed") from None
+                raise Unavailable(_NOBODY_SAID.format(service, service))
+            try:
+                followed = self._follow(service)
+            except RuntimeError:
+                raise WrongLoop("this resolver has not begun: start it on the client's loop") from None
+        subscription = followed.subscription
+        if not subscription.known:
+            raise again(subscription.error or Unavailable(_NOBODY_SAID.format(service, service)))
+        if service not in self._found:
+            age_s = subscription.age_s()
+            raise Stale(
+                f"what is known of {service!r} was confirmed {age_s:.1f} s ago; allowed: {self._max_age_s} s",
+                age_s=age_s,
+            )
+
+    def _follow_quietly(self, service: str) -> None:
+        try:
+            self._follow(service)
+        except HomeportError as error:
+            _log.info("service %r cannot be followed: %s", service, error)
+
+
+def _nobody(service: str, followed: Followed) -> Unavailable:
+    count = len(followed.subscription.instances)
+    well = f"none of its {count} instances is well" if count else "it has no instance"
+    return Unavailable(f"nobody serves {service!r}: {well}")
