@@ -48,7 +48,8 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 # Every reference must lead somewhere, but for: what others document, as the build needs no network; type variables;
-# bases that only we use; what subscriptions and picks are made of; and the inner parts of the testing kit's loop and network.
+# bases that only we use; what subscriptions and picks are made of; and the inner parts of the testing kit's loop and
+# network.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!homeport\.).*"),

@@ -91,9 +91,13 @@ class LastKnown:
         if not taken.services:
             return  # nothing was ever asked for, or nothing was found: an older file knows more
         try:
-            loop = asyncio.get_running_loop()
-            self._writing = loop.run_in_executor(None, replace, self.path, snapshot.encode(taken))
-            await asyncio.shield(self._writing)
+            data = snapshot.encode(taken)
+            try:
+                self._writing = asyncio.get_running_loop().run_in_executor(None, replace, self.path, data)
+            except RuntimeError:  # the interpreter ends, and lets nobody start a thread any more
+                replace(self.path, data)
+            else:
+                await asyncio.shield(self._writing)
         except (OSError, SnapshotError) as error:
             _log.warning("the last known endpoints were not saved in %s: %s", self.path, error)
 

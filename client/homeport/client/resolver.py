@@ -268,7 +268,7 @@ class Resolver:
             RequestError: the registry refuses to tell.
             Closed: the client is closed, or was not started.
         """
-        self._begin()
+        self.begin()
         recalled = [each.subscription for each in self._followed.values()]
         for service in self._services:
             if service not in self._followed:
@@ -304,7 +304,8 @@ class Resolver:
     async def __aexit__(self, *_exc: object) -> None:
         await self.close()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Begin without waiting for anything, with the state file if there is one. Idempotent."""
         if self._closed:
             raise Closed("this resolver is closed")
         if self._loop is not None:
@@ -322,7 +323,7 @@ class Resolver:
             self._last_known.start()
 
     def _follow(self, service: str, last: Known | None = None) -> Followed:
-        self._begin()
+        self.begin()
         known = self._followed.get(service)
         if known is not None:  # the state file named it, or another thread was first
             return known

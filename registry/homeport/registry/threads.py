@@ -11,14 +11,13 @@ Hops keep their order, so a client's calls take effect in the order in which the
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from homeport.client import Client
 from homeport.client.core.errors import Closed, ConnectionLost, HomeportError, WrongLoop
 from homeport.client.core.messages import Event, Notice, Request, Welcome
+from homeport.client.loop_thread import LoopThread
 from homeport.client.transport import Link, Receiver
 
 if TYPE_CHECKING:
@@ -131,9 +130,7 @@ class RegistryThread:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread("homeport registry", "this registry")
 
     def start(self) -> None:
         """Start the thread and the registry.
@@ -141,37 +138,20 @@ class RegistryThread:
         Raises:
             HomeportError: what `Registry.start` raises.
         """
-        if self._thread is not None:
-            raise Closed("a registry starts once")
-        started: Future[None] = Future()
-        self._thread = threading.Thread(target=self._main, args=(started,), name="homeport registry", daemon=True)
         self._thread.start()
-        started.result()
-
-    def _main(self, started: Future[None]) -> None:
-        with asyncio.Runner() as runner:
-            runner.run(self._serve(started))
-
-    async def _serve(self, started: Future[None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
         try:
-            await self.registry.start()
-        except BaseException as error:  # noqa: BLE001 - the one who starts is told, whatever it is
-            started.set_exception(error)
-            return
-        started.set_result(None)
-        await self._stop.wait()
-        await self.registry.close()
-        for _ in range(2):  # what the closing ended tells its clients in the loop's next turns
-            await asyncio.sleep(0)
+            self._thread.run(self.registry.start())
+        except BaseException:
+            self._thread.close()
+            raise
 
     def close(self) -> None:
         """Stop gracefully, and wait for it. Idempotent."""
-        thread, self._thread = self._thread, None
-        if thread is not None and self._loop is not None and self._stop is not None:
-            _hop(self._loop, self._stop.set)
-            thread.join()
+        if self._thread.running:
+            try:
+                self._thread.run(self.registry.close())
+            finally:
+                self._thread.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -187,13 +167,7 @@ class RegistryThread:
             Closed: the registry does not run.
             WrongLoop: called from that loop itself, which would wait for itself.
         """
-        if self._thread is None or self._loop is None:
-            work.close()
-            raise Closed("the registry is not running")
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise WrongLoop("this is the registry's own loop: await the coroutine instead")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self._thread.run(work)
 
     def serve(self, *, http: str = OFF, rpc: str | Sequence[str] = OFF, dns: str | Sequence[str] = OFF) -> At:
         """Open fronts; see `Registry.serve`."""

@@ -1,0 +1,22 @@
+"""The client for code that blocks: scripts, Django, Flask, Celery. Every name is that of the async client.
+
+Models and errors are the same, and are imported from `homeport.client`.
+"""
+
+from homeport.client.blocking.client import Client
+from homeport.client.blocking.keys import Kv, Lease, Transaction, TypedKv
+from homeport.client.blocking.life import Changes
+from homeport.client.blocking.picking import Resolver
+from homeport.client.blocking.services import Registration, Subscription
+
+__all__ = [
+    "Changes",
+    "Client",
+    "Kv",
+    "Lease",
+    "Registration",
+    "Resolver",
+    "Subscription",
+    "Transaction",
+    "TypedKv",
+]
