@@ -6,10 +6,10 @@ import importlib
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import aiohttp
@@ -40,7 +40,7 @@ class Orders(BaseHTTPRequestHandler):
 @pytest.fixture
 def orders(homeport_registry: RegistryThread) -> Iterator[None]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Orders)
-    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
 
     async def register() -> None:
@@ -72,14 +72,18 @@ def recipes(
     yield Modules()
     made = sys.modules.get("services")
     if made is not None:
-        made.services().close()
-        made.endpoints.close()
+        made.services.close()
+        made.homeport.close()
     for name, _ in names:
         sys.modules.pop(name, None)
 
 
 def test_flask(recipes: dict[str, Any]) -> None:
-    assert recipes["flask_shop"].app.test_client().get("/").text == "order /1"
+    shop = recipes["flask_shop"].app.test_client()
+    assert shop.get("/").text == "order /1"
+    assert shop.get("/greeting").text == "hello"
+    recipes["services"].homeport.kv.put("shop/greeting", b"good day")
+    assert shop.get("/greeting").text == "good day"
 
 
 def test_django(recipes: dict[str, Any]) -> None:
@@ -95,11 +99,15 @@ def test_django(recipes: dict[str, Any]) -> None:
 
 def test_celery(recipes: dict[str, Any]) -> None:
     assert recipes["tasks"].ship.apply(args=(7,)).get() == "order /7"
+    assert recipes["services"].homeport.kv.get("shipped/7").value == b"order /7"
 
 
 def test_gunicorn(recipes: dict[str, Any]) -> None:
     recipes["gunicorn_conf"].post_fork(None, None)
-    assert recipes["services"].services().get("http://orders/2", timeout=5).text == "order /2"
+    assert "homeport client" in [thread.name for thread in threading.enumerate()]
+    assert recipes["services"].services.get("http://orders/2", timeout=5).text == "order /2"
+    recipes["gunicorn_conf"].worker_exit(None, None)
+    assert "homeport client" not in [thread.name for thread in threading.enumerate()]
 
 
 async def test_aiohttp_web(recipes: dict[str, Any], homeport_registry: RegistryThread) -> None:

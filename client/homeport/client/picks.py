@@ -60,15 +60,15 @@ class Pick(msgspec.Struct, eq=False, gc=False):
             ask(instance.address, instance.port)
 
     While the block runs the instance counts as busy. Leaving it says how that went: an `Exception` that escapes speaks
-    against the instance, anything else for it; a cancellation says nothing. `succeeded` and `failed` say otherwise, and
-    the first of them stands. Without a block nothing is counted.
+    against the instance, anything else for it; a cancellation says nothing. `succeeded`, `failed` and `unknown` say
+    otherwise, and the first of them stands. Without a block nothing is counted.
     """
 
     _endpoint: Endpoint
     _followed: Followed
     _state: int = 0  # 0: not entered; 1: in its block; 2: done
     _began_s: float = 0.0
-    _verdict: tuple[bool, int, bool] | None = None  # ok, status, refused
+    _verdict: tuple[bool | None, int, bool] | None = None  # ok (None: nobody knows), status, refused
 
     @property
     def instance(self) -> Instance:
@@ -89,6 +89,11 @@ class Pick(msgspec.Struct, eq=False, gc=False):
         """
         if self._verdict is None:
             self._verdict = (False, status, refused)
+
+    def unknown(self) -> None:
+        """Say that the block says nothing of the instance, whatever becomes of it."""
+        if self._verdict is None:
+            self._verdict = (None, 0, False)
 
     def __enter__(self) -> Instance:
         if self._state:
@@ -113,11 +118,10 @@ class Pick(msgspec.Struct, eq=False, gc=False):
             ok, status, refused = self._verdict
         elif kind is None or issubclass(kind, Exception):
             ok, status, refused = kind is None, 0, False
-        else:  # cancelled, or the program ends: nobody knows
-            with followed.lock:
-                endpoint.active -= 1
-            return
+        else:  # cancelled, or the program ends
+            ok, status, refused = None, 0, False
         took_s = followed.now() - self._began_s if followed.timed else None
         with followed.lock:
             endpoint.active -= 1
-            followed.ended(endpoint, ok, status, refused, took_s)
+            if ok is not None:
+                followed.ended(endpoint, ok, status, refused, took_s)

@@ -378,6 +378,12 @@ class Resolver:
     def _sweep(self) -> None:
         """End what has lasted long enough."""
         assert self._loop is not None
+        try:
+            self._client.expect_usable()
+        except Closed:  # nobody closed this; there is nothing more to follow, nor to say of it
+            if self._last_known is not None:
+                self._last_known.stop()
+            return
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
         now = self._now()
         for service, followed in self._followed.items():

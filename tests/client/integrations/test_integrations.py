@@ -20,13 +20,13 @@ import requests
 from aiohttp import web
 from starlette.applications import Starlette
 
-from homeport.client import Client, Unavailable
+from homeport.client import Client, Unavailable, blocking
 from homeport.client.integrations.aiohttp import HomeportMiddleware, HomeportResolver
 from homeport.client.integrations.asgi import registered
-from homeport.client.integrations.endpoints import EndpointsThread, service_of
 from homeport.client.integrations.grpc import GrpcChannel
 from homeport.client.integrations.httpx import AsyncHomeportTransport, HomeportTransport
 from homeport.client.integrations.requests import HomeportAdapter
+from homeport.client.integrations.sending import service_of
 from homeport.registry import Registry, RegistryThread
 
 MODULES = ("aiohttp", "httpx", "requests", "grpc", "asgi")
@@ -138,6 +138,45 @@ async def test_httpx_balances_each_request_and_passes_the_dead(client: Client) -
             await http.get("http://nobody/")
 
 
+async def test_who_answers_with_errors_is_passed_over_for_a_moment(client: Client) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(503 if request.url.host == "10.0.0.1" else 200)
+
+    transport = AsyncHomeportTransport(client, httpx.MockTransport(answer))
+    async with (
+        client.register("orders", id="sick", address="10.0.0.1", port=1),
+        client.register("orders", id="well", address="10.0.0.2", port=1),
+        httpx.AsyncClient(transport=transport) as http,
+    ):
+        while "10.0.0.1" not in asked:
+            await http.get("http://orders/")
+        statuses = {(await http.get("http://orders/")).status_code for _ in range(20)}
+        assert statuses == {200}
+
+
+async def test_an_error_of_the_caller_s_own_does_not_speak_against_an_instance(client: Client) -> None:
+    def answer(_request: httpx.Request) -> httpx.Response:
+        raise ValueError("ours")
+
+    resolver = client.resolver()
+    transport = AsyncHomeportTransport(resolver, httpx.MockTransport(answer))
+    async with (
+        client.register("orders", id="a", address="10.0.0.1", port=1),
+        client.register("orders", id="b", address="10.0.0.2", port=1),
+        httpx.AsyncClient(transport=transport) as http,
+    ):
+        for _ in range(20):
+            with pytest.raises(ValueError, match="ours"):
+                await http.get("http://orders/")
+        assert resolver.state("orders").ejected == 0
+        await http.aclose()
+        assert resolver.lookup("orders"), "whoever made the resolver closes it"
+        await resolver.close()
+
+
 async def test_a_lifespan_registers_the_app_while_it_lives(client: Client) -> None:
     app = Starlette(lifespan=registered("shop", client=lambda: _borrowed(client), port=8080, tags=["asgi"]))
     async with app.router.lifespan_context(app):
@@ -232,8 +271,8 @@ def register(registry: RegistryThread, name: str, port: int) -> None:
 def test_requests_balances_and_passes_the_dead(homeport_registry: RegistryThread, unused_port: int) -> None:
     with served(homeport_registry, "a"), served(homeport_registry, "b"):
         register(homeport_registry, "dead", unused_port)
-        with EndpointsThread(client=homeport_registry.client) as endpoints, requests.Session() as session:
-            session.mount("http://", HomeportAdapter(endpoints))
+        with blocking.Client(client=homeport_registry.client) as client, requests.Session() as session:
+            session.mount("http://", HomeportAdapter(client))
             seen = set()
             for _ in range(30):
                 response = session.get("http://orders/x?y=1", timeout=5)
@@ -250,7 +289,7 @@ def test_httpx_in_blocking_code(homeport_registry: RegistryThread, unused_port: 
     with served(homeport_registry, "a"):
         register(homeport_registry, "dead", unused_port)
         with (
-            EndpointsThread(client=homeport_registry.client) as endpoints,
-            httpx.Client(transport=HomeportTransport(endpoints)) as http,
+            blocking.Client(client=homeport_registry.client) as client,
+            httpx.Client(transport=HomeportTransport(client)) as http,
         ):
             assert {http.get("http://orders/x").text for _ in range(20)} == {"a orders/x"}

@@ -47,13 +47,12 @@ class Resolver:
         return begun[1]
 
     def _known(self, service: str, ask: Callable[[resolver.Resolver], R]) -> R:
-        """Ask; if the service is new, once more when it is known."""
+        """Ask, and once more when the service is known: which it may have become since."""
         inner = self._inner()
         try:
             return ask(inner)
         except Unavailable:
-            if inner.state(service).known:
-                raise
+            pass
         self.follow(service)
         return ask(inner)
 
