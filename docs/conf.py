@@ -48,13 +48,13 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 # Every reference must lead somewhere, but for: what others document, as the build needs no network; type variables;
-# bases that only we use; what subscriptions and picks are made of; and the inner parts of the testing kit's loop and
-# network.
+# bases that only we use; what subscriptions, picks and blocking objects are made of; and the inner parts of the testing
+# kit's loop and network.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!homeport\.).*"),
     ("py:.*", r"homeport\..*\.([A-Z]|_\w+)"),
-    ("py:.*", r"homeport\.client\.(subscription\.Feed|picks\.Followed|core\.group\.Endpoint)"),
+    ("py:.*", r"homeport\.client\.(blocking\.life\.Life|subscription\.Feed|picks\.Followed|core\.group\.Endpoint)"),
     ("py:.*", r"homeport\.mesh\.testing\.(datagrams|grounds|listeners|streams|virtual)\.\w+"),
 ]
 

@@ -29,6 +29,7 @@ from homeport.client import (
     WrongLoop,
     blocking,
 )
+from homeport.client.core.messages import LeaseRevoke
 from homeport.registry import Registry, RegistryThread
 
 # What has no twin, and why. A name that is here and has one, or does not exist, fails the test below.
@@ -40,13 +41,15 @@ WITHOUT_TWIN = {
         "go_elsewhere": "for registrations and leases",
         "link_epoch": "for registrations and leases",
     },
-    "Lease": {"next_name": "for locks", "abandon": "for the client"},
+    "Lease": (LEASE := {"next_name": "for locks", "abandon": "for the client", "let_go": "for locks"}),
+    "Session": LEASE,
     "Kv": {},
     "TypedKv": {},
     "Transaction": {},
     "Registration": {},
     "Resolver": {"begin": "the blocking one begins by itself"},
     "Subscription": {},
+    **{name: {} for name in ("Barrier", "Claim", "DoubleBarrier", "Election", "Holding", "Lock", "Queue", "Semaphore")},
 }
 
 
@@ -201,6 +204,104 @@ def test_a_lease_holds_its_keys_and_says_when_it_is_lost(client: blocking.Client
             pass
         with pytest.raises(Closed):
             lease.start()
+
+
+def test_a_lock_is_held_by_one_thread_at_a_time(client: blocking.Client) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+    tokens: list[int] = []
+
+    def work() -> None:
+        with client.lock("job", ttl_s=30.0) as lock:
+            inside.append(lock.token)
+            most.append(len(inside))
+            tokens.append(lock.token)
+            assert lock.held
+            assert not lock.lost.is_set()
+            with lock.guarded():
+                inside.pop()
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work) for _ in range(16)]:
+            done.result()
+    assert max(most) == 1
+    assert tokens == sorted(tokens)
+
+
+def test_locks_on_a_session_are_lost_together(client: blocking.Client) -> None:
+    with client.session(ttl_s=30.0) as session:
+        first, second = session.lock("a"), session.lock("b")
+        assert first.acquire()
+        assert second.acquire(wait=False)
+        assert not client.lock("a").acquire(wait=False)
+        assert not client.lock("a").acquire(timeout_s=0.05)
+        session.close()
+        assert not first.held
+        assert client.lock("b").acquire(wait=False), "what was held on it was given back with it"
+    with client.lock("a", ttl_s=30.0) as lock:
+        assert lock.token
+
+
+def test_what_was_lost_is_told_when_its_block_ends(client: blocking.Client) -> None:
+    lock = client.lock("a", ttl_s=3.0)
+
+    def lose() -> None:
+        with lock:
+            lost = threading.Event()
+            lock.on_lost(lost.set)
+            lease = lock._inner._lease
+            assert lease is not None
+            client.call(LeaseRevoke(lease=lease.id))
+            assert lost.wait(30.0), "the next renewal finds it gone"
+            assert lock.lost.is_set()
+            with pytest.raises(LeaseGone), lock.guarded():
+                pass
+
+    with pytest.raises(LeaseGone):
+        lose()
+    with pytest.raises(LeaseGone), lock.guarded():
+        pass
+
+
+def test_elections_barriers_and_queues_wait(client: blocking.Client) -> None:
+    election = client.election("leader", value=b"me")
+    with election.observe() as leaders:
+        assert next(leaders) is None
+        assert election.campaign(timeout_s=10.0)
+        elected = next(leaders)
+        assert elected is not None
+        assert (elected.value, elected.token) == (b"me", election.token)
+        election.proclaim(b"still me")
+        leader = election.leader()
+        assert leader is not None
+        assert leader.value == b"still me"
+        election.resign()
+    gate = client.barrier("gate")
+    gate.hold()
+    assert not gate.wait(timeout_s=0.05)
+    gate.release()
+    assert gate.wait()
+    group = client.double_barrier("group", 2)
+    assert not group.enter(timeout_s=0.05)
+    with ThreadPoolExecutor(1) as pool:
+        other = client.double_barrier("group", 2)
+        entering = pool.submit(other.enter)
+        assert group.enter(timeout_s=30.0)
+        assert entering.result()
+        leaving = pool.submit(other.leave)
+        assert group.leave(timeout_s=30.0)
+        assert leaving.result()
+    queue = client.queue("jobs")
+    queue.put(b"one")
+    with pytest.raises(ValueError, match="bad"), queue.claim() as job:
+        raise ValueError(f"bad {job.value!r}")
+    with queue.claim() as job:
+        assert job.value == b"one"
+        assert queue.length() == 1
+    assert queue.length() == 0
+    permits = client.semaphore("few", 1)
+    with permits:
+        assert not client.semaphore("few", 1).acquire(wait=False)
 
 
 def test_a_resolver_answers_where_it_is_called(client: blocking.Client) -> None:

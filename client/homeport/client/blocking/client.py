@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Final, Self, TypeVar
 
 from homeport.client import client as async_client
-from homeport.client import resolver
+from homeport.client import leases, resolver
+from homeport.client.blocking.coordination import Barrier, DoubleBarrier, Election, Lock, Queue, Semaphore, Session
 from homeport.client.blocking.keys import Kv, Lease
 from homeport.client.blocking.life import OWNER, Changes, Life
 from homeport.client.blocking.picking import Resolver
@@ -156,12 +157,59 @@ class Client:
         life = self._life()
         return life.run(life.client.call(request, timeout_s=timeout_s))
 
-    # --- services -----------------------------------------------------------------------------------------------
+    # --- leases -------------------------------------------------------------------------------------------------
 
     def lease(self, ttl_s: float = TTL_S_DEFAULT) -> Lease:
         """A lease for keys, renewed until the returned object is closed."""
         life = self._life()
         return Lease(life, life.call(lambda: life.client.lease(ttl_s)))
+
+    def session(self, ttl_s: float = TTL_S_DEFAULT) -> Session:
+        """A lease that several locks, permits, candidacies and claims share."""
+        life = self._life()
+        return Session(life, life.call(lambda: life.client.session(ttl_s)), self)
+
+    # --- coordination -------------------------------------------------------------------------------------------
+
+    def lock(
+        self, name: str | bytes, *, ttl_s: float | None = None, session: Lease | None = None, value: bytes = b""
+    ) -> Lock:
+        """A lock, held for as long as the returned object is entered; entering waits for its turn."""
+        life = self._life()
+        return Lock(life, life.client.lock(name, ttl_s=ttl_s, session=_inner(session), value=value))
+
+    def semaphore(
+        self, name: str | bytes, permits: int, *, ttl_s: float | None = None, session: Lease | None = None
+    ) -> Semaphore:
+        """One of so many permits, held for as long as the returned object is entered."""
+        life = self._life()
+        return Semaphore(life, life.client.semaphore(name, permits, ttl_s=ttl_s, session=_inner(session)))
+
+    def election(
+        self, name: str | bytes, *, ttl_s: float | None = None, session: Lease | None = None, value: bytes = b""
+    ) -> Election:
+        """An election to stand for, or to observe."""
+        life = self._life()
+        return Election(life, life.client.election(name, ttl_s=ttl_s, session=_inner(session), value=value))
+
+    def barrier(self, name: str | bytes) -> Barrier:
+        """A gate that holds up everyone who waits while it is held; `name` is its key."""
+        life = self._life()
+        return Barrier(life, life.client.barrier(name))
+
+    def double_barrier(
+        self, name: str | bytes, count: int, *, ttl_s: float | None = None, session: Lease | None = None
+    ) -> DoubleBarrier:
+        """A barrier that lets a group in when `count` are there, and out when all leave."""
+        life = self._life()
+        return DoubleBarrier(life, life.client.double_barrier(name, count, ttl_s=ttl_s, session=_inner(session)))
+
+    def queue(self, name: str | bytes, *, ttl_s: float | None = None, session: Lease | None = None) -> Queue:
+        """A queue to put items into and to claim them from."""
+        life = self._life()
+        return Queue(life, life.client.queue(name, ttl_s=ttl_s, session=_inner(session)))
+
+    # --- services -----------------------------------------------------------------------------------------------
 
     def register(
         self,
@@ -254,6 +302,10 @@ class Client:
         """The instances of a service as a snapshot, then every change."""
         life = self._life()
         return Changes(life, life.client.watch(service))
+
+
+def _inner(session: Lease | None) -> leases.Lease | None:
+    return None if session is None else session._inner
 
 
 def _forked() -> None:

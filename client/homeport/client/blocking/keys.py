@@ -32,12 +32,12 @@ class Kv:
     def put(self, key: str | bytes, value: bytes, *, cas: int | None = None, lease: Lease | int = 0) -> int:
         """Write a key and return the revision of the write."""
         life = self._life()
-        return life.run(life.client.kv.put(key, value, cas=cas, lease=_known(lease)))
+        return life.run(life.client.kv.put(key, value, cas=cas, lease=known_lease(lease)))
 
     def cas(self, key: str | bytes, value: bytes, revision: int, *, lease: Lease | int = 0) -> int | None:
         """Write a key if its mod_revision is exactly `revision` (0: if it is absent); None if it is not."""
         life = self._life()
-        return life.run(life.client.kv.cas(key, value, revision, lease=_known(lease)))
+        return life.run(life.client.kv.cas(key, value, revision, lease=known_lease(lease)))
 
     def delete(self, key: str | bytes, *, prefix: bool = False, cas: int | None = None) -> int:
         """Delete a key, or with `prefix` all that start with it; return how many there were."""
@@ -90,11 +90,11 @@ class TypedKv(Generic[T]):
 
     def put(self, key: str | bytes, value: T, *, cas: int | None = None, lease: Lease | int = 0) -> int:
         """Write a key and return the revision of the write."""
-        return self._life.run(self._inner.put(key, value, cas=cas, lease=_known(lease)))
+        return self._life.run(self._inner.put(key, value, cas=cas, lease=known_lease(lease)))
 
     def cas(self, key: str | bytes, value: T, revision: int, *, lease: Lease | int = 0) -> int | None:
         """Write a key if it is at `revision`; None if it is not."""
-        return self._life.run(self._inner.cas(key, value, revision, lease=_known(lease)))
+        return self._life.run(self._inner.cas(key, value, revision, lease=known_lease(lease)))
 
     def update(self, key: str | bytes, change: Callable[[T | None], T]) -> Entry[T]:
         """Write what `change` makes of a key's value, in the client's thread; it may be called more than once."""
@@ -206,5 +206,6 @@ class Lease:
         self.close()
 
 
-def _known(lease: Lease | int) -> leases.Lease | int:
+def known_lease(lease: Lease | int) -> leases.Lease | int:
+    """The async client's own lease."""
     return lease if isinstance(lease, int) else lease._inner

@@ -86,6 +86,11 @@ class Changes(Generic[T]):
             StopIteration: there is nothing more: it was closed.
             HomeportError: what the watch raises.
         """
+        found = self._take(timeout_s)
+        return None if found is None else found[0]
+
+    def _take(self, timeout_s: float | None) -> tuple[T] | None:
+        """The next thing by itself in a tuple, since None may be one; None if there was none in time."""
         if self._closed:
             raise StopIteration
         if self._pending is None:
@@ -100,7 +105,7 @@ class Changes(Generic[T]):
         if found is None:
             self._closed = True
             raise StopIteration
-        return found[0]
+        return found
 
     async def _read(self) -> tuple[T] | None:
         self._reading = asyncio.current_task()
@@ -113,9 +118,9 @@ class Changes(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        found = self.next()
+        found = self._take(None)
         assert found is not None  # only a timeout makes it so
-        return found
+        return found[0]
 
     def close(self) -> None:
         """End the watch. Idempotent."""
