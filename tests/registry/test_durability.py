@@ -198,3 +198,27 @@ async def _download(client: Client) -> bytes:
 async def _upload(client: Client, data: bytes) -> None:
     for offset in range(0, len(data) or 1, 500_000):
         await client.call(RestoreWrite(offset=offset, data=data[offset : offset + 500_000]))
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("file", "file of that name; choose another"),
+        ("file/below", "file of that name; choose another"),
+        ("x" * 300, "choose another"),
+        ("nul\0", "choose another"),
+    ],
+)
+async def test_a_data_directory_that_cannot_be_one_is_refused_in_words_that_say_what_to_do(
+    path: str, advice: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    registry = Registry(data_dir=tmp_path / path)
+    with pytest.raises(JournalError, match=advice):
+        await registry.start()
+
+
+async def test_a_journal_that_is_a_directory_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").mkdir()
+    with pytest.raises(JournalError, match="check the permissions"):
+        await Registry(data_dir=tmp_path).start()

@@ -135,6 +135,15 @@ class Registry:
         now = self._now or self._loop.time
         self.store = self._make_store(now, backup)
         await self.store.start()
+        try:
+            self._build(now)
+        except BaseException:
+            await self.store.close()
+            raise
+        self._started = True
+
+    def _build(self, now: Callable[[], float]) -> None:
+        """Everything over a store that has started."""
         self.catalogue = Catalogue()
         self.peers = Peers(self.store, self.catalogue)
         self._doubts = Doubts(self.store, self.catalogue, self._doubted, now=now, guard=self._guard)
@@ -166,7 +175,6 @@ class Registry:
         self._doubts.start()
         self._sessions.start()
         self._reaping.start()
-        self._started = True
 
     def _make_store(self, now: Callable[[], float], backup: str | None) -> EmbeddedStore | EtcdStore:
         at = self._etcd

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from typing import Final, Self
 
@@ -108,11 +109,11 @@ class Member:
             await self.close()
 
     async def close(self) -> None:
-        """Deregister and close, last first."""
+        """Deregister and close, last first, all of it, whatever a part of it raises."""
         self.runs = False
+        closing, self._closing = self._closing, []
         with self._ground.inside(self.name):
-            while self._closing:
-                await self._closing.pop()()
+            await _close_all(closing)
 
     def die(self) -> None:
         """It is dead: nothing of it may say goodbye."""
@@ -126,6 +127,13 @@ class Member:
 
 async def _closed(server: asyncio.Server) -> None:
     server.close()
+
+
+async def _close_all(closing: Sequence[Callable[[], Awaitable[object]]]) -> None:
+    """Close everything, the last first; what a part of it raises keeps no other open."""
+    async with AsyncExitStack() as stack:
+        for each in closing:
+            stack.push_async_callback(each)
 
 
 class Mesh:
@@ -154,6 +162,8 @@ class Mesh:
         self._describe: dict[str, Callable[[str, str, int], Instance]] = {}  # by service
         self._counts: dict[str, int] = {}
         self._registry_runs = False
+        self._registry_closing: list[Callable[[], Awaitable[object]]] = []
+        self._caller_closing: list[Callable[[], Awaitable[object]]] = []
         self._burials: set[asyncio.Task[None]] = set()
         self._started = False
 
@@ -170,45 +180,62 @@ class Mesh:
             with self._ground.inside(CALLER):
                 self._caller = Client(await self._ground.registry_for(CALLER), name=CALLER, rng=self._rng)
                 await self._caller.start()
+                self._caller_closing.append(self._caller.close)
                 outbound = {"outbound": "127.0.0.1:0"}
                 sockets = self._ground.sockets(CALLER, outbound)
                 self._sidecar = Sidecar(self._caller, outbound=outbound["outbound"], sockets=sockets, rng=self._rng)
                 await self._sidecar.start()
+                self._caller_closing.append(self._sidecar.close)
         except BaseException:
             await self.close()
             raise
 
     async def _start_registry(self) -> None:
-        with self._ground.inside(REGISTRY):
-            self.registry = Registry(node=REGISTRY, rng=self._rng, guard=False)
-            await self.registry.start()
-            self._registry_runs = True
-            at = await self.registry.serve(rpc=self._ground.registry_binds)
-            assert at.rpc is not None
-            self.client = self.registry.client()
-            await self.client.start()
-        await self._ground.registry_listens(at.rpc)
+        try:
+            with self._ground.inside(REGISTRY):
+                self.registry = Registry(node=REGISTRY, rng=self._rng, guard=False)
+                await self.registry.start()
+                self._registry_closing.append(self.registry.close)
+                at = await self.registry.serve(rpc=self._ground.registry_binds)
+                assert at.rpc is not None
+                self.client = self.registry.client()
+                await self.client.start()
+                self._registry_closing.append(self.client.close)
+            await self._ground.registry_listens(at.rpc)
+        except BaseException:
+            await self._close_registry()
+            raise
+        self._registry_runs = True
 
     async def close(self) -> None:
-        """End every fault and close everything."""
+        """End every fault and close everything, whatever a part of it raises. Idempotent."""
+        if not self._started:
+            return
         self._ground.heal()
-        for member in self.members.values():
-            if member.runs:
-                await member.close()
+        async with AsyncExitStack() as closing:  # the last first
+            closing.push_async_callback(asyncio.sleep, 0)  # connections hear of their end
+            closing.callback(self._ground.close)
+            closing.push_async_callback(self._bury_all)
+            closing.push_async_callback(self._close_registry)
+            closing.push_async_callback(self._close_caller)
+            for member in self.members.values():
+                if member.runs:
+                    closing.push_async_callback(member.close)
+
+    async def _close_caller(self) -> None:
+        closing, self._caller_closing = self._caller_closing, []
         with self._ground.inside(CALLER):
-            if hasattr(self, "_sidecar"):
-                await self._sidecar.close()
-            if hasattr(self, "_caller"):
-                await self._caller.close()
-        if self._registry_runs:
-            self._registry_runs = False
-            with self._ground.inside(REGISTRY):
-                await self.client.close()
-                await self.registry.close()
+            await _close_all(closing)
+
+    async def _close_registry(self) -> None:
+        self._registry_runs = False
+        closing, self._registry_closing = self._registry_closing, []
+        with self._ground.inside(REGISTRY):
+            await _close_all(closing)
+
+    async def _bury_all(self) -> None:
         if self._burials:
             await asyncio.wait(self._burials)
-        self._ground.close()
-        await asyncio.sleep(0)  # connections hear of their end
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -344,16 +371,13 @@ class Mesh:
             self._expect(self._registry_runs, REGISTRY)
             self._registry_runs = False
             self._ground.kill(name)
-            self._bury(self._bury_registry(self.client, self.registry))
+            closing, self._registry_closing = self._registry_closing, []
+            self._bury(_close_all(closing))
             return
         member = self._running(name)
         member.die()
         self._ground.kill(name)
         self._bury(member.bury())
-
-    async def _bury_registry(self, client: Client, registry: Registry) -> None:
-        await client.close()
-        await registry.close()
 
     def _bury(self, work: Awaitable[None]) -> None:
         if self._ground.virtual:  # a crashed host runs nothing any more

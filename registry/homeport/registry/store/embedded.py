@@ -34,6 +34,7 @@ from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Compare, EndLease, Range, Txn, TxnResult
 from homeport.registry.store.answers import fail, succeed
 from homeport.registry.store.contract import LeaseRecord, Reply
+from homeport.registry.store.directory import make_directory
 from homeport.registry.store.frame import Frame
 from homeport.registry.store.journal import (
     CHECKPOINT_PAGES,
@@ -148,7 +149,7 @@ class EmbeddedStore(Frame):
 
     def _open(self) -> tuple[Journal, Mvcc]:
         assert self._path is not None
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        make_directory(os.path.dirname(self._path))
         journal = Journal(self._path, self.store_id, vfs=self._vfs, synchronous=self._synchronous)
         try:
             return journal, journal.load()

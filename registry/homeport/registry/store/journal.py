@@ -93,11 +93,15 @@ class Journal:
         try:
             self._db = apsw.Connection(path, vfs=vfs, statementcachesize=_CACHE_STATEMENTS)
         except apsw.Error as error:
-            raise JournalError(f"cannot open {path}: {error}") from error
+            raise _explained(path, error) from error
         try:
             self._prepare(store_id)
         except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise JournalError(
+                    f"{path} cannot be used: {error}; put that right, or choose another data directory"
+                ) from error
             if isinstance(error, apsw.Error):
                 raise _explained(path, error) from error
             if isinstance(error, ValueError | TypeError):  # a text that is not UTF-8, a number that is none

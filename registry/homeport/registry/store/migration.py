@@ -24,6 +24,7 @@ from homeport.registry.core import keys
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.txn import Range
 from homeport.registry.store.contract import LeaseRecord
+from homeport.registry.store.directory import make_directory
 from homeport.registry.store.etcd_batches import Layout
 from homeport.registry.store.etcd_cluster import EtcdCluster, Refused, Unreachable, Write
 from homeport.registry.store.etcd_reading import read_all
@@ -86,7 +87,7 @@ def write_directory(path: str, entries: Sequence[KeyValue], rng: Rng) -> str:
     file = os.path.join(path, FILE_NAME)
     if os.path.exists(file):
         raise InvalidArgument(f"{path} holds a registry already; name an empty directory", field="to")
-    os.makedirs(path, exist_ok=True)
+    make_directory(path)
     store_id = f"{rng.randrange(1 << 64):016x}"
     plain = [msgspec.structs.replace(kv, value=_value(kv)) for kv in entries]
     with tempfile.TemporaryDirectory(dir=path, prefix="migrating-") as folder:
