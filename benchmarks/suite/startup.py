@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
@@ -60,7 +63,35 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             ),
             metrics=_START,
         ),
+        Case(
+            "startup/import",
+            "how much longer does a program take to start with Homeport in it?",
+            "a new Python each turn, its modules in the page cache",
+            "import homeport.client",
+            (
+                Contender("import asyncio", "the floor of an asyncio program", _ended("import asyncio")),
+                Contender("import homeport.client", "the client", _ended("import homeport.client")),
+                Contender("import blocking", "homeport.client.blocking", _ended("import homeport.client.blocking")),
+                Contender("homeport --help", "the command", _ended("from homeport.mesh.cli import main; main()")),
+            ),
+            metrics=(Metric("start", "s", "lower", headline=True),),
+        ),
     )
+
+
+def _ended(code: str) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    """From the start of an interpreter until it has done this and ended."""
+
+    def turn() -> Turn:
+        started_at = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, "--help"], stdout=subprocess.DEVNULL, check=True)
+        return Turn({"start": time.perf_counter() - started_at})
+
+    @contextmanager
+    def turns(_stage: Stage) -> Iterator[Measure]:
+        yield turn
+
+    return turns
 
 
 def _contender(name: str, about: str, start: Start, missing: str = "") -> Contender:

@@ -35,6 +35,37 @@ def test_importing_the_client_loads_only_the_standard_library_msgspec_and_msgpac
     assert set(loaded) <= {"msgpack", "msgspec", *beneath}
 
 
+def loaded_by(code: str) -> set[str]:
+    """The modules that a new interpreter has loaded after this, but for those that measure it."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(sorted(sys.modules), file=sys.stderr)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(ast.literal_eval(done.stderr))
+
+
+def test_importing_the_client_loads_little_beyond_what_every_asyncio_program_has() -> None:
+    """What an import costs is what it loads; a clock would say something about the machine."""
+    beneath = loaded_by("import asyncio, logging, msgspec, msgpack, random")
+    ours = loaded_by("import homeport.client") - beneath
+    foreign = {name for name in ours if not name.startswith(("homeport", "_"))}
+    assert foreign <= {"hashlib", "ipaddress", "zlib"}, "loaded by everybody who imports the client: load it where it is used"
+    apart = ("homeport.client.blocking", "homeport.client.integrations", "homeport.client.core.patterns")
+    assert not [name for name in ours if name.startswith(apart)], "what has an import of its own"
+    assert not [name for name in ours if not name.startswith("homeport.client") and name.startswith("homeport.")]
+
+
+def test_the_command_s_help_loads_no_loop_no_client_and_no_table() -> None:
+    beneath = loaded_by("import click")
+    help_ = "import sys\nfrom homeport.mesh.cli import cli\ncli(['--help'], standalone_mode=False)"
+    ours = loaded_by(help_) - beneath
+    assert {name for name in ours if name.startswith("homeport")} == {"homeport", "homeport.mesh", "homeport.mesh.cli"}
+    heavy = {"asyncio", "ssl", "logging", "msgspec", "aiohttp", "rich", "importlib.metadata", "pathlib"}
+    assert not heavy & ours
+
+
 def test_importing_the_library_installs_nothing_global() -> None:
     code = (
         "import asyncio, logging, signal, sys\n"

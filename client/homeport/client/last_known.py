@@ -13,12 +13,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from homeport.client.core import limits, snapshot
 from homeport.client.core.model import Instance, InstanceKey, ServiceEvent
 from homeport.client.core.snapshot import Known, Snapshot, SnapshotError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _log = logging.getLogger("homeport.client")
 

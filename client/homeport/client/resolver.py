@@ -18,7 +18,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
@@ -113,7 +112,7 @@ class Resolver:
         self._services = tuple(services)
         self._outliers = outliers
         self._max_age_s = max_age_s
-        self._state_file = None if state_file is None else Path(state_file)
+        self._state_file = state_file
         self._rng: Rng = rng or own_rng()
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None  # once begun
@@ -316,7 +315,9 @@ class Resolver:
         self._now = self._loop.time
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
         if self._state_file is not None:
-            self._last_known = LastKnown(self._state_file, self._taken)
+            from pathlib import Path  # loaded only by who has a file: it is a good part of this package's import
+
+            self._last_known = LastKnown(Path(self._state_file), self._taken)
             last = self._last_known.load()
             for known in last.services[:FOLLOWED_MAX] if last is not None else ():
                 self._follow(known.service, known)
