@@ -51,7 +51,9 @@ def test_importing_the_client_loads_little_beyond_what_every_asyncio_program_has
     beneath = loaded_by("import asyncio, logging, msgspec, msgpack, random")
     ours = loaded_by("import homeport.client") - beneath
     foreign = {name for name in ours if not name.startswith(("homeport", "_"))}
-    assert foreign <= {"hashlib", "ipaddress", "zlib"}, "loaded by everybody who imports the client: load it where it is used"
+    assert foreign <= {"hashlib", "ipaddress", "zlib"}, (
+        "loaded by everybody who imports the client: load it where it is used"
+    )
     apart = ("homeport.client.blocking", "homeport.client.integrations", "homeport.client.core.patterns")
     assert not [name for name in ours if name.startswith(apart)], "what has an import of its own"
     assert not [name for name in ours if not name.startswith("homeport.client") and name.startswith("homeport.")]
