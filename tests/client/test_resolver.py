@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import Counter
@@ -108,6 +109,8 @@ async def test_a_resolver_says_why_it_cannot_be_used() -> None:
                 resolver.lookup("x" * 600)
             with pytest.raises(InvalidArgument, match="max_age_s"):
                 client.resolver(max_age_s=0.0)
+            with pytest.raises(InvalidArgument, match="allowed: least-request, peak-ewma, round-robin, maglev"):
+                client.resolver(policy="random")  # type: ignore[arg-type]
             with pytest.raises(InvalidArgument, match="panic"):
                 client.resolver(panic=2.0)
             await resolver.close()
@@ -439,3 +442,17 @@ async def test_a_first_lookup_from_a_thread_has_the_loop_follow() -> None:
         idle = client.resolver()
         with pytest.raises(WrongLoop, match="begun"):
             await asyncio.to_thread(idle.lookup, "orders")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+async def test_the_child_of_a_fork_is_not_told_what_nobody_keeps_current() -> None:
+    async with registered("a") as (_, client), client.resolver("orders") as resolver:
+        child = os.fork()
+        if not child:
+            try:
+                resolver.lookup("orders")
+            except Closed as error:
+                os._exit(0 if "fork" in str(error) else 2)
+            os._exit(1)
+        assert (await asyncio.to_thread(os.waitpid, child, 0))[1] == 0
+        assert resolver.lookup("orders")

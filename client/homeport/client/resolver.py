@@ -17,8 +17,9 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, get_args
 
 import msgspec
 
@@ -49,7 +50,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("homeport.client")
 
 SWEEP_S: Final = 0.5  # how exactly suspicions (1 s), ejections (30 s) and `max_age_s` end
+POLICIES: Final[tuple[str, ...]] = get_args(PolicyName)
 _NOBODY_SAID: Final = "nothing is known of service {!r} yet: await resolver.follow({!r}) first"
+
+
+_resolvers: Final[weakref.WeakSet[Resolver]] = weakref.WeakSet()
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +101,8 @@ class Resolver:
         state_file: str | os.PathLike[str] | None,
         rng: Rng | None = None,
     ) -> None:
+        if policy not in POLICIES:
+            raise InvalidArgument(f"policy is {policy!r}; allowed: {', '.join(POLICIES)}", field="policy")
         if max_age_s is not None and not max_age_s > 0:
             raise InvalidArgument(
                 f"max_age_s is {max_age_s}; allowed: more than 0, or None for ever", field="max_age_s"
@@ -118,13 +125,14 @@ class Resolver:
         self._loop: asyncio.AbstractEventLoop | None = None  # once begun
         self._thread = 0  # that it runs in
         self._now: Callable[[], float] = time.monotonic  # once begun, the loop's
-        self._closed = False
+        self._closed = ""  # why it cannot be used any more
         self._last_known: LastKnown | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._followed: dict[str, Followed] = {}
         # Of the services that may be used now: an entry goes when what is known is too old, so using it is one access.
         self._found: dict[str, tuple[Instance, ...]] = {}
         self._choices: dict[str, Followed] = {}
+        _resolvers.add(self)
 
     # --- from any thread ----------------------------------------------------------------------------------------
 
@@ -286,7 +294,7 @@ class Resolver:
         """Save the state file, and follow nothing any more. Idempotent."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = "this resolver is closed"
         self._found.clear()
         self._choices.clear()
         if self._timer is not None:
@@ -306,7 +314,7 @@ class Resolver:
     def begin(self) -> None:
         """Begin without waiting for anything, with the state file if there is one. Idempotent."""
         if self._closed:
-            raise Closed("this resolver is closed")
+            raise Closed(self._closed)
         if self._loop is not None:
             return
         self._client.expect_usable()
@@ -407,7 +415,7 @@ class Resolver:
             HomeportError: why it cannot.
         """
         if self._closed:
-            raise Closed("this resolver is closed")
+            raise Closed(self._closed)
         followed = self._followed.get(service)
         if followed is None:
             if self._loop is not None and threading.get_ident() != self._thread:
@@ -435,6 +443,18 @@ class Resolver:
             self._follow(service)
         except HomeportError as error:
             _log.info("service %r cannot be followed: %s", service, error)
+
+
+def _forked() -> None:
+    """In the child of a fork nobody keeps what was known current: it must not be taken for the truth."""
+    for resolver in tuple(_resolvers):
+        resolver._closed = "this resolver was made before a fork; make one in the child"
+        resolver._found.clear()
+        resolver._choices.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _nobody(service: str, followed: Followed) -> Unavailable:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +16,7 @@ from homeport.client import coordination
 from homeport.client.blocking.keys import Lease, known_lease
 from homeport.client.blocking.life import Changes, Life
 from homeport.client.coordination import Leader
-from homeport.client.core.errors import Closed, LeaseGone
+from homeport.client.core.errors import Closed, HomeportError, LeaseGone
 
 if TYPE_CHECKING:
     from homeport.client.blocking.client import Client
@@ -61,11 +61,11 @@ class Holding:
             wait: whether to wait until others have given it back.
             timeout_s: how long to wait at most; default: for ever.
         """
-        return self._hold(self._inner.acquire(wait=wait, timeout_s=timeout_s))
+        return self._hold(lambda: self._inner.acquire(wait=wait, timeout_s=timeout_s))
 
-    def _hold(self, acquiring: Coroutine[Any, Any, bool]) -> bool:
+    def _hold(self, acquire: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
         async def hold() -> bool:
-            done = await acquiring
+            done = await acquire()
             if done:
                 self.lost = lost = threading.Event()
                 self._inner.on_lost(lost.set)
@@ -73,8 +73,12 @@ class Holding:
 
         try:
             return self._life.run(hold())
-        finally:
-            acquiring.close()  # if it never began
+        except Exception:
+            raise
+        except BaseException:  # an interrupt, which may have come when it was held already
+            with suppress(HomeportError):
+                self._life.submit(self._inner.release())
+            raise
 
     def release(self) -> None:
         """Give it back. Idempotent."""
@@ -143,7 +147,7 @@ class Election(Lock):
 
     def campaign(self, value: bytes | None = None, *, timeout_s: float | None = None) -> bool:
         """Stand for election, wait until elected, and return whether that came to pass within `timeout_s`."""
-        return self._hold(self._election.campaign(value, timeout_s=timeout_s))
+        return self._hold(lambda: self._election.campaign(value, timeout_s=timeout_s))
 
     def resign(self) -> None:
         """Lead no more; the next candidate is elected. Idempotent. The same as `release`."""
@@ -194,7 +198,7 @@ class DoubleBarrier(Holding):
 
     def enter(self, *, timeout_s: float | None = None) -> bool:
         """Come in, and return whether the group was complete within `timeout_s`; if not, this one is out again."""
-        return self._hold(self._barrier.enter(timeout_s=timeout_s))
+        return self._hold(lambda: self._barrier.enter(timeout_s=timeout_s))
 
     def leave(self, *, timeout_s: float | None = None) -> bool:
         """Leave, and return whether all others had left within `timeout_s`."""

@@ -69,7 +69,7 @@ class Changes(Generic[T]):
             for event in changes:
                 ...
 
-    Also ended by `close`, and when nothing refers to it any more.
+    Also ended by `close`, and when nothing refers to it any more. For one thread at a time.
     """
 
     def __init__(self, life: Life, source: AsyncIterator[T]) -> None:
@@ -83,10 +83,13 @@ class Changes(Generic[T]):
         """The next thing, waiting for it up to `timeout_s`; None if there was none in time. Nothing is lost by that.
 
         Raises:
-            StopIteration: there is nothing more: it was closed.
+            Closed: it was closed, or the client was.
             HomeportError: what the watch raises.
         """
-        found = self._take(timeout_s)
+        try:
+            found = self._take(timeout_s)
+        except StopIteration:
+            raise Closed("this watch is closed") from None
         return None if found is None else found[0]
 
     def _take(self, timeout_s: float | None) -> tuple[T] | None:
