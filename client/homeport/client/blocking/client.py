@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from homeport.client import client as async_client
 from homeport.client import leases, resolver
@@ -227,8 +228,13 @@ class Client:
         ttl_s: float = TTL_S_DEFAULT,
         checks: Sequence[Check] = (),
         idle_timeout_s: float = 0.0,
+        bound_to: asyncio.Task[Any] | None = None,
     ) -> Registration:
-        """Register an instance for as long as the returned registration is entered (or started)."""
+        """Register an instance for as long as the returned registration is entered (or started).
+
+        Args:
+            bound_to: a task of a loop in another thread: the registration ends when it does, or when that loop hangs.
+        """
         life = self._life()
         inner = life.client.register(
             service,
@@ -244,6 +250,7 @@ class Client:
             ttl_s=ttl_s,
             checks=checks,
             idle_timeout_s=idle_timeout_s,
+            bound_to=bound_to,
         )
         return Registration(life, inner)
 
