@@ -254,5 +254,8 @@ async def test_a_lease_tells_mistakes_at_once() -> None:
             with pytest.raises(Closed, match="starts once"):
                 await lease.start()
         await registry.close()
-        with pytest.raises(Unavailable):
+        await asyncio.sleep(1.0)
+        began = running_loop().time()
+        with pytest.raises(Unavailable, match="no registry"):
             await client.lease().start()
+        assert running_loop().time() - began < 6.0

@@ -152,14 +152,15 @@ class Client:
         """
         return await self._connection.wait_relinked(epoch, timeout_s)
 
-    async def wait_link(self) -> Link:
-        """The present link to a registry, or the next.
+    async def wait_link(self, timeout_s: float | None = None) -> Link:
+        """The present link to a registry, or the next, waiting for it up to `timeout_s` (default: for ever).
 
         Raises:
+            Unavailable: there was none in time.
             RequestError: the registries refuse this client.
             Closed: this client is closed, or was not started.
         """
-        return await self._connection.wait_link()
+        return await self._connection.wait_link(timeout_s)
 
     def go_elsewhere(self, epoch: int, error: HomeportError) -> None:
         """Give up link number `epoch`, if there are other registries, because of what this one cannot do now."""

@@ -156,7 +156,7 @@ class Connection:
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    link = await self.wait_link()
+                    link = await self._next_link()
                     sent = True
                     try:
                         result = await link.call(request)
@@ -174,13 +174,15 @@ class Connection:
                 raise ConnectionLost(f"{request.method}: no answer within {timeout_s} s") from None
             raise Unavailable(f"{request.method}: no registry answered within {timeout_s} s{self.why_not}") from None
 
-    async def wait_link(self) -> Link:
-        """The present link, or the next.
+    async def wait_link(self, timeout_s: float | None = None) -> Link:
+        """The present link, or the next; see `Client.wait_link`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._next_link()
+        except TimeoutError:
+            raise Unavailable(f"no registry answered within {timeout_s} s{self.why_not}") from None
 
-        Raises:
-            RequestError: the registries refuse this client.
-            Closed: there will be none.
-        """
+    async def _next_link(self) -> Link:
         while True:
             self.expect_usable()
             if self.link is not None:
