@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from homeport.client import Client, InvalidArgument, LeaseGone, Lock, Semaphore, Unavailable
+from homeport.client import Client, Holding, InvalidArgument, LeaseGone, Lock, Semaphore, Unavailable
 from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import running_loop, virtual_time
 from homeport.registry import Registry
@@ -202,6 +202,48 @@ def test_a_waiter_that_is_cancelled_anywhere_leaves_nothing_in_the_way(seed: int
             await session.close()
             await asyncio.sleep(15.0)
             assert site.user_keys() == []
+
+    run()
+
+
+@pytest.mark.parametrize("kind", ["lock", "semaphore", "queue", "barrier"])
+def test_one_that_lost_patience_and_asks_again_at_once_does_not_stand_in_its_own_way(kind: str) -> None:
+    @virtual_time(seed=13)
+    async def run() -> None:
+        async with Site() as site:
+            client, other = await site.client(0), await site.client(1)
+            async with client.session() as session:
+                holder: Holding | None = None
+                wanted: Holding
+                match kind:
+                    case "lock":
+                        holder, wanted = other.lock("x"), session.lock("x")
+                    case "semaphore":
+                        holder, wanted = other.semaphore("x", 1), session.semaphore("x", 1)
+                    case "queue":
+                        wanted = session.queue("x").claim()
+                    case _:
+                        wanted = session.double_barrier("x", 2)
+                if holder is not None:
+                    await holder.acquire()
+                for _ in range(5):
+                    assert not await wanted.acquire(timeout_s=1.0)
+                await asyncio.sleep(0.1)
+                standing = [key for key in site.user_keys() if b"%016x" % session.id in key]
+                assert standing == []
+                again = asyncio.ensure_future(wanted.acquire(timeout_s=20.0))
+                await asyncio.sleep(1.0)
+                if holder is not None:
+                    await holder.release()
+                elif kind == "queue":
+                    await other.queue("x").put(b"")
+                else:
+                    beside = asyncio.ensure_future(other.double_barrier("x", 2).acquire())
+                assert await again
+                if kind == "barrier":
+                    assert await beside
+                    return
+                await wanted.release()
 
     run()
 

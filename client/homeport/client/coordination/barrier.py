@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from homeport.client.coordination.holding import Holding
-from homeport.client.coordination.place import Place, deletion, got, insist, prefix_of
+from homeport.client.coordination.place import Place, deletion, got, insist, left, prefix_of
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.messages import KvEvents, KvTxn
@@ -148,10 +149,9 @@ class DoubleBarrier(Holding):
         finally:
             await watch.aclose()
 
-    async def _put_back(self, lease: Lease) -> None:
+    def _put_back(self, lease: Lease) -> Coroutine[Any, Any, None]:
         place, self._place = self._place, None
-        if place is not None:
-            await place.leave()
+        return left(place)
 
     async def _empty(self) -> None:
         """Return when no member is left, and nothing of the group."""

@@ -7,9 +7,9 @@ whether it was acquired ends with that lease; on a session it is given up key by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from homeport.client.coordination.place import passes
 from homeport.client.core.backoff import Backoff, Rng
@@ -61,8 +61,12 @@ class Holding:
         """
         raise NotImplementedError
 
-    async def _put_back(self, lease: Lease) -> None:
-        """Delete what `_take` wrote, or may have written, on a lease that lives on."""
+    def _put_back(self, lease: Lease) -> Coroutine[Any, Any, None]:
+        """What deletes all that `_take` wrote, or may have written, on a lease that lives on.
+
+        Not a coroutine function: what is to be deleted is settled when it is called. By the time it runs, this may be
+        about to be acquired anew.
+        """
         raise NotImplementedError
 
     # --- acquiring ----------------------------------------------------------------------------------------------

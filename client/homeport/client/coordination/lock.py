@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from homeport.client.coordination.holding import Holding
-from homeport.client.coordination.place import Place, prefix_of
+from homeport.client.coordination.place import Place, left, prefix_of
 from homeport.client.core.backoff import Rng
 from homeport.client.leases import Lease
 
@@ -42,7 +43,6 @@ class Lock(Holding):
             return None
         return place.revision
 
-    async def _put_back(self, lease: Lease) -> None:
+    def _put_back(self, lease: Lease) -> Coroutine[Any, Any, None]:
         place, self._place = self._place, None
-        if place is not None:
-            await place.leave()
+        return left(place)

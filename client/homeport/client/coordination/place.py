@@ -181,3 +181,9 @@ class Place:
         if not self.revision:
             ops += (Put(self._left, b"", self._lease.id),)
         await given_back(self._client, KvTxn(then=ops), self._lease, self._rng)
+
+
+async def left(place: Place | None) -> None:
+    """Leave a place, if there is one."""
+    if place is not None:
+        await place.leave()

@@ -9,12 +9,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from homeport.client.coordination.holding import Holding
-from homeport.client.coordination.place import Place, given_back, got, insist, prefix_of
+from homeport.client.coordination.place import Place, given_back, got, insist, left, prefix_of
 from homeport.client.core.backoff import Backoff, Rng
 from homeport.client.core.errors import BadValue, Busy, LeaseGone
 from homeport.client.core.messages import KvList, KvTxn
@@ -200,13 +201,16 @@ class Claim(Holding):
                     if event.key.startswith(self._items if event.value is not None else self._claims):
                         return
 
-    async def _put_back(self, lease: Lease) -> None:
+    def _put_back(self, lease: Lease) -> Coroutine[Any, Any, None]:
         place, self._place = self._place, None
         number, self._number = self._number, b""
-        if place is not None:
-            await place.leave()  # first: without its turn, no try that is under way can claim any more
-        if number:
-            await given_back(self._client, KvTxn(then=(Delete(self._claims + number),)), lease, self._rng)
+
+        async def put_back() -> None:
+            await left(place)  # first: without its turn, no try that is under way can claim any more
+            if number:
+                await given_back(self._client, KvTxn(then=(Delete(self._claims + number),)), lease, self._rng)
+
+        return put_back()
 
 
 def _tail(found: KeyValue | None) -> tuple[int, int]:

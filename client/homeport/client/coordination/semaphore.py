@@ -6,10 +6,11 @@ Whoever wants a permit first waits for its turn under `<name>/turn/`; then only 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from homeport.client.coordination.holding import Holding
-from homeport.client.coordination.place import Place, deletion, given_back, got, insist, prefix_of
+from homeport.client.coordination.place import Place, deletion, given_back, got, insist, left, prefix_of
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import InvalidArgument, LeaseGone
 from homeport.client.core.messages import KvTxn
@@ -89,10 +90,13 @@ class Semaphore(Holding):
             raise LeaseGone(f"the turn at {self} is gone: its lease has ended, or somebody deleted it")
         return entries[0].create_revision  # an earlier try came through, and its answer did not
 
-    async def _put_back(self, lease: Lease) -> None:
+    def _put_back(self, lease: Lease) -> Coroutine[Any, Any, None]:
         place, self._place = self._place, None
         permit, self._permit = self._permit, b""
-        if place is not None:
-            await place.leave()  # first: without its turn, no try that is under way can take the permit any more
-        if permit:
-            await given_back(self._client, KvTxn(then=(Delete(permit),)), lease, self._rng)
+
+        async def put_back() -> None:
+            await left(place)  # first: without its turn, no try that is under way can take the permit any more
+            if permit:
+                await given_back(self._client, KvTxn(then=(Delete(permit),)), lease, self._rng)
+
+        return put_back()
