@@ -15,7 +15,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from homeport.client import Client, Holding, HomeportError
+from homeport.client import Client, Holding, HomeportError, Session
 from homeport.client.coordination.lock import Lock
 from homeport.client.coordination.queue import Claim
 from homeport.client.coordination.semaphore import Semaphore
@@ -28,7 +28,7 @@ TTL_S = 3.0
 FAULTS_S = 60.0  # of faults in a history
 PEACE_S = 60.0  # afterwards, for everyone to get a turn
 
-Make = Callable[[Client], Holding]
+Make = Callable[[Client, Session | None], Holding]
 
 
 class Violation(AssertionError):
@@ -87,9 +87,10 @@ class History:
     Args:
         make: what a client holds.
         permits: how many may at one time.
+        sessions: whether each client holds on one session for as long as that lives.
     """
 
-    def __init__(self, site: Site, make: Make, *, permits: int = 1, clients: int = 4) -> None:
+    def __init__(self, site: Site, make: Make, *, permits: int = 1, clients: int = 4, sessions: bool = False) -> None:
         self.site = site
         self.rng = random.Random(site.loop.rng.getrandbits(64))
         self.resources: dict[bytes, Resource] = {}
@@ -97,6 +98,7 @@ class History:
         self.lost = 0
         self._make = make
         self._permits = permits
+        self._sessions = sessions
         self._numbers = range(clients)
         self._held: dict[bytes, Held] = {}  # by owner key, from its acquisition until its key is gone
         self._tokens: set[int] = set()
@@ -121,9 +123,13 @@ class History:
     async def _holder(self, who: int, client: Client) -> None:
         """Acquire, write now and then, give back, again and again; sometimes it loses patience."""
         rng = random.Random(self.rng.getrandbits(64))
+        session: Session | None = None
         while True:
-            holding = self._make(client)
             try:
+                if self._sessions and (session is None or not session.valid):
+                    session = client.session(TTL_S)
+                    await session.start()
+                holding = self._make(client, session)
                 patience_s = rng.choice((None, None, rng.uniform(0.0, 8.0)))
                 if rng.random() < 0.2:
                     acquired = await self._cancelled(holding, rng.uniform(0.0, 2.0))

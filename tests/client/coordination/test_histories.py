@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from homeport.client import Client, Holding, HomeportError
+from homeport.client import Client, Holding, HomeportError, Session
 from homeport.client.coordination.lock import Lock
 from homeport.client.coordination.place import Place
 from homeport.client.leases import Lease
@@ -21,20 +21,20 @@ LONG = range(1000, 1300)
 BROKEN = range(40)  # seeds in which a broken variant has to be found
 
 
-def lock(client: Client) -> Holding:
-    return client.lock("l", ttl_s=TTL_S)
+def lock(client: Client, session: Session | None) -> Holding:
+    return client.lock("l", ttl_s=None if session else TTL_S, session=session)
 
 
-def election(client: Client) -> Holding:
-    return client.election("e", ttl_s=TTL_S, value=b"me")
+def election(client: Client, session: Session | None) -> Holding:
+    return client.election("e", ttl_s=None if session else TTL_S, session=session, value=b"me")
 
 
-def semaphore(client: Client) -> Holding:
-    return client.semaphore("s", 2, ttl_s=TTL_S)
+def semaphore(client: Client, session: Session | None) -> Holding:
+    return client.semaphore("s", 2, ttl_s=None if session else TTL_S, session=session)
 
 
-def claim(client: Client) -> Holding:
-    return client.queue("q", ttl_s=TTL_S).claim()
+def claim(client: Client, session: Session | None) -> Holding:
+    return client.queue("q", ttl_s=None if session else TTL_S, session=session).claim()
 
 
 KINDS = {"lock": (lock, 1), "election": (election, 1), "semaphore": (semaphore, 2), "queue": (claim, 1)}
@@ -46,7 +46,7 @@ def history(seed: int, kind: str, data_dir: Path) -> History:
 
     async def run() -> History:
         async with Site(str(data_dir)) as site:
-            found = History(site, make, permits=permits)
+            found = History(site, make, permits=permits, sessions=seed % 2 == 1)
             producing = asyncio.ensure_future(_produce(site)) if kind == "queue" else None
             try:
                 await found.run()
