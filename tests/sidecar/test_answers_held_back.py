@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,7 @@ from homeport.client.core.balancing.outliers import OutlierDetector
 from homeport.sidecar import Outliers, Retries, ServiceSettings, Timeouts
 from homeport.sidecar.core import retry_after
 from tests.sidecar.endpoints import cluster_of
+from tests.sidecar.test_retries import refusing_instance
 
 if TYPE_CHECKING:
     from tests.sidecar.conftest import Net, Raw
@@ -49,6 +50,85 @@ async def test_a_failed_answer_that_stalls_is_delivered_when_nobody_else_can_be_
     assert await client.exactly(4) == b"sick"
     go_on.set()
     assert await client.exactly(4) == b"!!!!"
+
+
+async def fails_worse(raw: Raw) -> None:
+    """A host that takes a request and breaks the connection."""
+    await raw.head()
+    raw.reset()
+
+
+async def says_nothing(raw: Raw) -> None:
+    await raw.until_end()
+
+
+@pytest.mark.parametrize("other", [fails_worse, says_nothing, None])
+async def test_a_failed_answer_that_stalls_is_delivered_when_no_other_try_does_better(
+    net: Net, other: Callable[[Raw], Awaitable[None]] | None
+) -> None:
+    asked: list[bytes] = []
+    go_on = asyncio.Event()
+    once = ServiceSettings(per_try_s=_PER_TRY_S, retries=Retries(retries_max=1), outliers=None)
+
+    async def script(raw: Raw) -> None:
+        asked.append(await raw.head())
+        feed.say(first.instance(), second)
+        raw.send(_SICK)
+        await go_on.wait()
+        raw.send(b"!!!!")
+        await raw.until_end()
+
+    first = await net.upstream(script)
+    second = (await net.upstream(other)).instance() if other is not None else refusing_instance()
+    feed = net.registrar.feed("orders")
+    feed.say(first.instance())
+    sidecar = await net.sidecar(settings=once)
+    client = await net.dial(sidecar)
+    client.send(net.get(close=False))
+    assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+    assert await client.exactly(4) == b"sick"
+    go_on.set()
+    assert await client.exactly(4) == b"!!!!"
+    assert len(asked) == 1
+    outbound = sidecar.outbound
+    assert outbound is not None
+    await _until(lambda: outbound.clusters["orders"].active == 0)
+
+
+async def test_a_long_failed_answer_is_held_back_too_and_nothing_of_it_is_lost(net: Net) -> None:
+    size = 8_000_000
+
+    async def script(raw: Raw) -> None:
+        await raw.head()
+        feed.say(first.instance(), second.instance())
+        raw.send(b"HTTP/1.1 503 Sick\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        await raw.until_end()
+
+    first = await net.upstream(script)
+    second = await net.upstream(says_nothing)
+    feed = net.registrar.feed("orders")
+    feed.say(first.instance())
+    settings = ServiceSettings(per_try_s=_PER_TRY_S, retries=Retries(retries_max=1), outliers=None)
+    sidecar = await net.sidecar(settings=settings)
+    answer = await net.ask(sidecar, net.get())
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert len(answer.partition(b"\r\n\r\n")[2]) == size
+    assert second.connections == 1
+
+
+async def test_the_only_host_is_asked_again_when_it_has_said_when(net: Net) -> None:
+    asked: list[bytes] = []
+
+    def answer(head: bytes) -> bytes:
+        asked.append(head)
+        if len(asked) > 1:
+            return net.ok(b"well")
+        return net.ok(b"later", status=b"429 Too Many Requests", extra=b"Retry-After: 1\r\n")
+
+    settings = ServiceSettings(retries=Retries(statuses=(429,), retry_after_s_max=2.0))
+    sidecar = await net.proxy_to(await net.answering(answer), settings=settings)
+    assert (await net.ask(sidecar, net.get())).endswith(b"well")
+    assert len(asked) == 2
 
 
 async def test_a_failed_answer_that_stalls_is_given_up_for_another_host(net: Net) -> None:

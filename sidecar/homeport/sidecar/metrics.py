@@ -159,6 +159,12 @@ class _Metrics(Collector):
             "replays": CounterMetricFamily(
                 "homeport_upstream_rq_replay", "Of which: the same host, over a fresh connection.", labels=labels
             ),
+            "hedges": CounterMetricFamily(
+                "homeport_upstream_rq_hedge", "Of which: beside a try that had not failed.", labels=labels
+            ),
+            "hedges_won": CounterMetricFamily(
+                "homeport_upstream_rq_hedge_won", "Of which: answered first.", labels=labels
+            ),
             "timeouts": CounterMetricFamily("homeport_upstream_rq_timeout", "No first byte in time.", labels=labels),
             "connects": CounterMetricFamily("homeport_upstream_cx", "Connections opened.", labels=labels),
             "connect_failures": CounterMetricFamily(

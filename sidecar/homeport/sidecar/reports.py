@@ -125,6 +125,8 @@ def stats(sidecar: Watched) -> dict[str, object]:
             "requests": dict(zip(CLASSES, cluster.requests, strict=True)),
             "retries": cluster.retries,
             "replays": cluster.replays,
+            "hedges": cluster.hedges,
+            "hedges_won": cluster.hedges_won,
             "connects": cluster.connects,
             "connect_failures": cluster.connect_failures,
             "timeouts": cluster.timeouts,

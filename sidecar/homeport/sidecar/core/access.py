@@ -10,7 +10,7 @@ Response flags are Envoy's where Envoy has them:
 | UC   | the upstream's connection broke                | SI   | nothing moved for too long                 |
 | UT   | the upstream took too long                     | LR   | ended because its instance had left        |
 | UO   | a limit is reached                             | IR   | answered from memory, by idempotency key   |
-| IX   | not run: by its key it may have run before     |      |                                            |
+| IX   | not run: by its key it may have run before     | HG   | a second try, sent alongside, was answered |
 """
 
 from __future__ import annotations

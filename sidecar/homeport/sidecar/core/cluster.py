@@ -168,9 +168,9 @@ class Cluster(Generic[C]):
 
     __slots__ = (
         "_views", "_warming", "_weighed_at_s", "adaptive", "affinity", "budget", "candidates", "circuit",
-        "connect_failures", "connects", "endpoints", "first_byte_s", "fixed", "known", "met", "outliers",
-        "per_try_s", "plain", "replays", "requests", "retries", "retry_settings", "router", "service", "settings",
-        "timeouts", "times", "times_sum_s", "used_at_s",
+        "connect_failures", "connects", "endpoints", "first_byte_s", "fixed", "hedges", "hedges_won", "hedging",
+        "known", "met", "outliers", "per_try_s", "plain", "replays", "requests", "retries", "retry_settings",
+        "router", "service", "settings", "timeouts", "times", "times_sum_s", "used_at_s",
     )  # fmt: skip
 
     def __init__(
@@ -204,6 +204,8 @@ class Cluster(Generic[C]):
         self.times_sum_s = 0.0
         self.retries = 0
         self.replays = 0  # of which: a fresh connection to the same host, after a stale one
+        self.hedges = 0  # of the retries: beside a try that had not failed
+        self.hedges_won = 0  # of which: answered first
         self.connects = 0
         self.connect_failures = 0
         self.timeouts = 0
@@ -213,6 +215,7 @@ class Cluster(Generic[C]):
         self.settings = settings
         self.per_try_s = settings.per_try_s or self.first_byte_s
         self.retry_settings: Retries | None = settings.retries
+        self.hedging = settings.hedging
         budget = settings.retries.budget if settings.retries is not None else None
         self.budget = RetryBudget(budget) if budget is not None else None
         before = self.outliers

@@ -33,6 +33,8 @@ class Attempt:
     upstream: Upstream | None = None
     reusable = False  # the upstream's connection, after this answer
     repeated = False  # whether the circuit counts it among the retries
+    hedged = False  # it was sent beside another one
+    sent_s = 0.0  # when
     request_done = False  # the client has sent all of it
     tunnel = False  # it has become one
     waits = True  # for a connection, where no more may be opened
@@ -101,7 +103,7 @@ class Attempt:
             return
         if circuit is not None:
             if not circuit.may_connect:
-                self._find_connection(endpoint, circuit, now)
+                self._find_connection(circuit, now)
                 return
             circuit.pending += 1
         self.connect()
@@ -150,11 +152,11 @@ class Attempt:
 
     # Where no more connections may be opened.
 
-    def _find_connection(self, endpoint: Endpoint, circuit: CircuitBreaker, now: float) -> None:
+    def _find_connection(self, circuit: CircuitBreaker, now: float) -> None:
         """Use another endpoint's idle connection, or have it closed, or wait until any is free."""
         assert self.cluster is not None
-        others = [each for each in self.cluster.endpoints.values() if each is not endpoint and each.idle]
-        for other in others:
+        idle = [each for each in self.cluster.endpoints.values() if each.idle]
+        for other in idle:
             if self._may_move(other):
                 upstream = other.take(now)
                 if upstream is not None:
@@ -166,8 +168,8 @@ class Attempt:
             return
         self._queued = True
         self._expect(self.listener.timeouts.connect_s, now)
-        if others:
-            min(others, key=lambda each: each.idle[0].idle_since_s).idle.pop(0).close()  # makes room when it is closed
+        if idle:
+            min(idle, key=lambda each: each.idle[0].idle_since_s).idle.pop(0).close()  # makes room when it is closed
 
     def _may_move(self, endpoint: Endpoint) -> bool:
         """Whether another endpoint than the one that was picked is as good, since it has a connection."""
@@ -209,13 +211,31 @@ class Attempt:
             if not (isinstance(waiter, Attempt) and waiter._offered(upstream, circuit, now)):
                 upstream.close()
 
+    # Changing hands.
+
+    def swap_seats(self, other: Attempt) -> None:
+        """Each goes on with the try of the other one; neither is connecting."""
+        self.endpoint, other.endpoint = other.endpoint, self.endpoint
+        self.upstream, other.upstream = other.upstream, self.upstream
+        self.reusable, other.reusable = other.reusable, self.reusable
+        self.repeated, other.repeated = other.repeated, self.repeated
+        self.hedged, other.hedged = other.hedged, self.hedged
+        self.sent_s, other.sent_s = other.sent_s, self.sent_s
+        for each in (self, other):
+            if each.upstream is not None:
+                each.upstream.exchange = each
+
     # Ending.
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _drop_try(self) -> None:
         """Leave the endpoint; a connection that is still lent cannot be used again."""
         if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._stop_timer()
         endpoint = self.endpoint
         if self._connecting is not None:
             self._connecting.cancel()
@@ -226,7 +246,7 @@ class Attempt:
         if self.upstream is not None:
             self.upstream.close()
             self.upstream = None
-            self.downstream.resume_reading(UPSTREAM)
+            self.upstream_drained()
         if endpoint is not None:
             endpoint.active -= 1
             self.endpoint = None

@@ -14,8 +14,8 @@ from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.http1 import bodies, framing
 from homeport.sidecar.http1.attempt import UPSTREAM
 from homeport.sidecar.http1.framing import ResponseHead
+from homeport.sidecar.http1.kept import Kept
 from homeport.sidecar.http1.lines import Headers, Malformed
-from homeport.sidecar.http1.tries import Kept
 from homeport.sidecar.http1.tunnels import Tunnels
 
 _TOO_MANY: Final = 429
@@ -38,7 +38,7 @@ class Exchange(Tunnels):
         assert endpoint is not None
         status = head.status
         now = self.listener.now()
-        took_s = now - self._sent_s
+        took_s = now - self.sent_s
         cluster.requests[status // 100 if status < 600 else 0] += 1
         cluster.times[bisect_left(BOUNDS_S, took_s)] += 1
         cluster.times_sum_s += took_s
@@ -57,9 +57,8 @@ class Exchange(Tunnels):
             if status != _TOO_MANY:  # which says nothing against the host
                 self._blamed = True
                 cluster.failed(endpoint, failure, status, now, self.listener.rng)
-            if failure is not None and self._next(failure) is not None:
-                self._kept, self._kept_whole = Kept(head), False
-                self._keep_piece(self._kept, piece, done, trailers, failure)
+            if failure is not None and (self._hedge is not None or self._next(failure) is not None):
+                self._hold_back(head, piece, done, trailers, failure)
                 return
         elif endpoint.failures:
             endpoint.succeeded()
@@ -67,11 +66,6 @@ class Exchange(Tunnels):
 
     def response_piece(self, piece: bytes, done: bool, trailers: Headers) -> None:
         """More of the answer's body."""
-        kept = self._kept
-        if not self.begun and kept is not None:
-            failure = self.failure_of(kept.head) or Failure.STATUS
-            self._keep_piece(kept, piece, done, trailers, failure)
-            return
         if self.seen is not None:
             self.seen.bytes_out += len(piece)
         if self._out == framing.CHUNKED:
@@ -86,48 +80,50 @@ class Exchange(Tunnels):
         else:
             self.downstream.deadline_s = now + self.listener.timeouts.stream_s
 
-    def _keep_piece(self, kept: Kept, piece: bytes, done: bool, trailers: Headers, failure: Failure) -> None:
-        kept.pieces.append(piece)
-        kept.size += len(piece)
-        if kept.size > self.listener.limits.replay_bytes:  # too long to hold back: this is the answer
-            self._kept = None
-            self._deliver(kept.head, b"".join(kept.pieces), done, trailers)
-        elif done:
-            kept.trailers = trailers
-            self._kept_whole = True
-            self._give_back(self.listener.now())
-            if self._wait_s:
-                self._try_after(self._wait_s, failure)
-                return
-            following = self._next(failure)
-            if following is None:
-                self._deliver_kept()
-            else:
-                self._try_again(following, failure)
-
-    def _tire_of_kept(self, kept: Kept) -> None:
-        """A failed answer does not end: try elsewhere, or else let the client have what there is of it."""
-        failure = self.failure_of(kept.head) or Failure.STATUS
-        self._kept = None
-        following = self._next(failure)
-        if following is not None:
-            self._drop_try()
-            self._try_again(following, failure)
+    def _hold_back(self, head: ResponseHead, piece: bytes, done: bool, trailers: Headers, failure: Failure) -> None:
+        """Keep a failed answer, and see whether another try brings a better one."""
+        self._aside = True
+        self._stop_timer()
+        self._drop_kept()
+        self._kept = Kept(self, head)
+        self._kept.response_piece(piece, done, trailers)
+        self.downstream.resume_reading(UPSTREAM)  # the next upstream may not be full
+        if self._hedge is not None:
+            self._wait_for_hedge()
+        elif self._wait_s:
+            self._try_after(self._wait_s, failure)
         else:
-            self._deliver(kept.head, b"".join(kept.pieces), False, [])
+            following = self._next(failure)
+            if following is not None:
+                self._try_again(following, failure)
+            else:
+                self._deliver_kept()
 
     def _deliver_kept(self) -> None:
+        """Answer with what an earlier try brought: all of it, or what there is and then the rest."""
         kept = self._kept
         assert kept is not None
-        self._deliver(kept.head, b"".join(kept.pieces), True, kept.trailers)
+        self._kept = None
+        if not kept.whole:
+            self.swap_seats(kept)
+            self._blamed = kept.head.status != _TOO_MANY
+            assert self.upstream is not None
+            self.upstream.resume_reading()
+        self._deliver(kept.head, b"".join(kept.pieces), kept.whole, kept.trailers)
 
     def _deliver(self, head: ResponseHead, piece: bytes, done: bool, trailers: Headers) -> None:
         """Write the answer's head, joined with what there is of its body."""
         request, listener = self.request, self.listener
         self.begun = True
+        if self._aside:
+            if self.hedged and self.cluster is not None:
+                self.cluster.hedges_won += 1
+            self._clear()
         if self.seen is not None:
             self.seen.status = head.status
             self.seen.bytes_out = len(piece)
+            if self.hedged:
+                self.seen.flag = "HG"
         keep = request.keep_alive and self.request_done and not listener.draining
         parts = [framing.STATUS_LINES[head.status], *head.lines]
         self._out = 0
@@ -179,6 +175,8 @@ class Exchange(Tunnels):
     def _refuse(self, refusal: Refusal, *, undelivered: bool = False) -> None:
         """Answer the client ourselves."""
         self._drop_try()
+        if self._aside:
+            self._clear()
         listener = self.listener
         self.begun = True
         if self.seen is not None:
@@ -213,8 +211,6 @@ class Exchange(Tunnels):
             self.downstream.close(self.listener.now())
             self.downstream.finished(False, self.listener.now())
             return
-        if self._kept is not None and not self.begun and not self._kept_whole:
-            self._kept = None
         stale = upstream.reused and upstream.silent
         self._failed(Failure.STALE if stale else Failure.RESET, "the connection was closed without a complete answer")
 
@@ -224,6 +220,10 @@ class Exchange(Tunnels):
         self._drop_try()
         if self.begun:
             self._cut_off("UC")
+        elif self._hedge is not None:
+            self._wait_for_hedge()
+        elif self._kept is not None and self._kept.usable:
+            self._deliver_kept()
         else:
             self._refuse(Refusal(502, "UC", f"upstream: {error.text}"))
 
@@ -231,6 +231,8 @@ class Exchange(Tunnels):
         """The client is gone, or will not send the rest of its request."""
         self.listener.give_up(self)
         self._drop_try()
+        if self._aside:
+            self._clear()
         if self.seen is not None:
             self.seen.flag = "DC"
         self.downstream.finished(False, self.listener.now())
@@ -284,9 +286,6 @@ class Exchange(Tunnels):
         else:
             if self.cluster is not None:
                 self.cluster.timeouts += 1
-            if self._kept is not None and not self._kept_whole:
-                self._tire_of_kept(self._kept)
-                return
             self._failed(Failure.TIMEOUT, f"no answer within {self.per_try_s:g} s")
 
     def out_of_time(self) -> None:
@@ -301,7 +300,7 @@ class Exchange(Tunnels):
             return
         if self.cluster is not None:
             self.cluster.timeouts += 1
-        if self._kept is not None and self._kept_whole:  # what an earlier try brought
+        if self._kept is not None and self._kept.whole:  # what an earlier try brought
             self._deliver_kept()
         else:
             self._refuse(Refusal(504, "UT", f"not finished within {self.total_s:g} s"))

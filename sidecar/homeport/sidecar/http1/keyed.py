@@ -80,7 +80,7 @@ class KeyedExchange(RoutedExchange):
         meant, last = self._meaning(failure), self._tried[-1]
         if self._only is None and self._remembered and meant.delivered:
             self._only = last
-            self._kept = None  # what others said before: that they never got it, which is not the whole truth any more
+            self._drop_kept()  # what others said before: that they never got it, which is not the whole truth any more
         if self._only is not None:
             return self._only if not self._only.gone and self._may_retry(failure) else None
         following = super()._next(meant)

@@ -150,8 +150,8 @@ class Listener(Acceptor[Downstream]):
         leaving = set(hopeless)
         for downstream in list(self.connections):
             exchange = downstream.exchange
-            if exchange is not None and exchange.endpoint in leaving:
-                exchange.move()
+            if exchange is not None:
+                exchange.move_off(leaving)
 
     def exchange_ended(self) -> None:
         self.active -= 1

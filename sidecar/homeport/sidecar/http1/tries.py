@@ -14,17 +14,20 @@ A try's seat and connection are in `attempt`; `exchange.Exchange` adds the answe
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from homeport.sidecar.core import limits, retry_after, routes
-from homeport.sidecar.core.retries import Failure, may_retry
+from homeport.sidecar.core.cluster import View
+from homeport.sidecar.core.retries import IDEMPOTENT, Failure, may_retry
 from homeport.sidecar.core.routes import Refusal
 from homeport.sidecar.core.routing import RouteRetries
-from homeport.sidecar.core.settings import Retries
+from homeport.sidecar.core.settings import Hedging, Retries
 from homeport.sidecar.http1 import bodies, framing
 from homeport.sidecar.http1.attempt import Attempt
 from homeport.sidecar.http1.framing import RequestHead, ResponseHead
+from homeport.sidecar.http1.hedge import Hedge
+from homeport.sidecar.http1.kept import Kept
 from homeport.sidecar.http1.lines import Headers
 from homeport.sidecar.http1.upstream import Endpoint, Upstream
 
@@ -37,18 +40,6 @@ HELD = 4  # why a client is not read: its request cannot be passed on yet (see `
 _LOCAL_STATUS = {Failure.REFUSED: 503, Failure.TIMEOUT: 504}  # anything else is a 502
 
 
-class Kept:
-    """A failed answer, held back while another try may bring a better one."""
-
-    __slots__ = ("head", "pieces", "size", "trailers")
-
-    def __init__(self, head: ResponseHead) -> None:
-        self.head = head
-        self.pieces: list[bytes] = []
-        self.size = 0
-        self.trailers: Headers = []
-
-
 class Tries(Attempt):
     """See the module."""
 
@@ -58,9 +49,9 @@ class Tries(Attempt):
     _held_bytes = 0
     _wire = b""  # the request's head as it goes on the wire
     _retries = 0
+    _aside = False  # something is, or was, beside the try under way: a timer, an answer held back, a hedge
     _kept: Kept | None = None  # the last failed answer
-    _kept_whole = False
-    _sent_s = 0.0  # when the try under way was sent
+    _hedge: Hedge | None = None
     _wait_s = 0.0  # before the next try, as the last answer asked
     _blamed = False  # the try under way has been held against its endpoint
     _keep = True  # the client's connection, after this answer
@@ -154,6 +145,8 @@ class Tries(Attempt):
         else:
             assert self.cluster is not None
             self.downstream.deadline_s = now + (self.per_try_s if done else timeouts.body_s)
+            if done and self.cluster.hedging is not None:
+                self._plan_hedge(self.cluster.hedging)
         self._let_go()
         if not upstream.lost:
             self.listener.outbox.write(upstream.transport, sent)
@@ -232,7 +225,7 @@ class Tries(Attempt):
         if self.cluster.circuit is not None:
             self.cluster.circuit.overflows += 1
         self._drop_try()
-        if self._kept is not None and self._kept_whole:
+        if self._kept is not None and self._kept.usable:
             self._deliver_kept()
         else:
             self._refuse(Refusal(503, "UO", text), undelivered=not self._retries)
@@ -240,7 +233,7 @@ class Tries(Attempt):
     def _send(self, upstream: Upstream, now: float) -> None:
         assert self.cluster is not None
         self.upstream = upstream
-        self._sent_s = now
+        self.sent_s = now
         wait_s = self.cluster.per_try_s if self.request_done else self.listener.timeouts.body_s
         self.downstream.deadline_s = now + wait_s
         held = self._held
@@ -253,14 +246,25 @@ class Tries(Attempt):
             self._let_go()
         if not self.request_done:
             self.downstream.resume_reading(HELD)
+        elif self.cluster.hedging is not None:
+            self._plan_hedge(self.cluster.hedging)
+
+    def move_off(self, leaving: Collection[Endpoint]) -> None:
+        """These endpoints turned critical or left."""
+        hedge = self._hedge
+        if hedge is not None and hedge.endpoint in leaving and (self.endpoint is not None or self._may_leave()):
+            hedge.leave()
+        if self.endpoint in leaving:
+            self.move()
 
     def move(self) -> None:
         """The endpoint turned critical or left: take a request that still waits there to another one, if allowed."""
         assert self.cluster is not None
-        if self.begun or (self._kept is not None and not self._kept_whole) or not self._may_retry(Failure.GONE):
-            return
-        if self.pick(self.listener.now()) is not None:
+        if not self.begun and self._may_leave():
             self._failed(Failure.GONE, "the endpoint turned critical")
+
+    def _may_leave(self) -> bool:
+        return self._may_retry(Failure.GONE) and self.pick(self.listener.now()) is not None
 
     def _may_retry(self, failure: Failure) -> bool:
         cluster = self.cluster
@@ -279,7 +283,7 @@ class Tries(Attempt):
         if not self._may_retry(failure):
             return None
         endpoint = self.pick(self.listener.now())
-        if endpoint is None and failure is Failure.STALE:
+        if endpoint is None and (failure is Failure.STALE or self._wait_s):  # it has said itself when to come back
             last = self._tried[-1]
             endpoint = last if last.available and not last.gone else None
         return endpoint
@@ -296,15 +300,19 @@ class Tries(Attempt):
 
     def _failed(self, failure: Failure, text: str) -> None:
         """The try under way has no answer to give."""
+        self._wait_s = 0.0
         self._blame(failure)
         self._drop_try()
         if self.begun:
             self._cut_off(failure.flag)
             return
+        if self._hedge is not None:
+            self._wait_for_hedge()
+            return
         following = self._next(failure)
         if following is not None:
             self._try_again(following, failure)
-        elif self._kept is not None and self._kept_whole:
+        elif self._kept is not None and self._kept.usable:
             self._deliver_kept()
         else:
             self._refuse(
@@ -318,7 +326,8 @@ class Tries(Attempt):
         now = self.listener.now()
         self._retries += 1
         self.repeated = True
-        self._blamed = False
+        self.hedged = self._blamed = False
+        self._wait_s = 0.0
         cluster.retries += 1
         if cluster.budget is not None and failure.charged:
             cluster.budget.withdraw(now)
@@ -334,10 +343,98 @@ class Tries(Attempt):
     def _waited(self, failure: Failure) -> None:
         self._timer = None
         following = self._next(failure)
-        if following is None:
+        if following is not None:
+            self._try_again(following, failure)
+        elif self._kept is not None and self._kept.usable:
             self._deliver_kept()
         else:
-            self._try_again(following, failure)
+            self._refuse(Refusal(502, failure.flag or "UC", "upstream: a failed answer was cut off"))
+
+    # Hedges.
+
+    @property
+    def bounds(self) -> tuple[bytes | None, View[Upstream] | None]:
+        """What binds it to some of the endpoints."""
+        return self._key, self._view
+
+    @property
+    def message(self) -> tuple[bytes, bytes]:
+        """The request as it goes on the wire, head and body; only while it is held."""
+        assert self._held is not None
+        return self._wire, b"".join(self._held)
+
+    def _plan_hedge(self, hedging: Hedging) -> None:
+        """The request has been sent, all of it."""
+        if self.request.method in IDEMPOTENT and not self.request.upgrade:  # no key makes another one safe
+            self._aside = True
+            self._stop_timer()
+            self._timer = self.listener.loop.call_later(hedging.delay_s, self._send_hedge)
+
+    def _send_hedge(self) -> None:
+        """No answer has come for so long that another endpoint is asked too, if that may be."""
+        self._timer = None
+        cluster, now = self.cluster, self.listener.now()
+        assert cluster is not None
+        if self._hedge is not None or not self._may_retry(Failure.TIMEOUT):
+            return
+        endpoint = self.pick(now)
+        if endpoint is None or endpoint is self.endpoint:
+            return
+        hedge = Hedge(self, endpoint, now)
+        if hedge.endpoint is None:
+            return
+        self._hedge = hedge
+        self._tried.insert(-1, hedge.endpoint)  # the last one is always that of the exchange's own try
+        self._retries += 1
+        cluster.retries += 1
+        cluster.hedges += 1
+        if cluster.budget is not None:
+            cluster.budget.withdraw(now)
+
+    def hedge_answered(self) -> None:
+        """The hedge has an answer: it becomes the exchange's own try, and that the hedge."""
+        hedge, now = self._hedge, self.listener.now()
+        assert hedge is not None
+        if self.upstream is None:  # it has failed, or has no connection yet
+            self._drop_try()
+            self._hedge = None
+        elif self.endpoint is not None and self.endpoint.latency is not None:
+            self.endpoint.latency.observe(now - self.sent_s, now)  # that long at least
+        self.swap_seats(hedge)
+        if hedge.under_way:
+            hedge.expect_answer(hedge.sent_s + self.per_try_s - now)
+        else:
+            hedge.drop()
+        self._blamed = False
+        assert self.endpoint is not None
+        self._tried.remove(self.endpoint)
+        self._tried.append(self.endpoint)
+
+    def hedge_failed(self, endpoint: Endpoint | None, failure: Failure, text: str) -> None:
+        """The hedge, which was at `endpoint`, has no answer to give."""
+        self._hedge = None
+        assert self.cluster is not None
+        if endpoint is not None:
+            self.cluster.failed(endpoint, failure, 0, self.listener.now(), self.listener.rng)
+        if self.endpoint is None:  # and neither has the other try
+            self._failed(failure, text)
+
+    def _wait_for_hedge(self) -> None:
+        self.downstream.deadline_s = float("inf")  # it has its own
+
+    def _clear(self) -> None:
+        """There is an answer for the client, or nobody to give one to: nothing beside it is wanted any more."""
+        self._aside = False
+        self._stop_timer()
+        if self._hedge is not None:
+            self._hedge.drop()
+            self._hedge = None
+        self._drop_kept()
+
+    def _drop_kept(self) -> None:
+        if self._kept is not None:
+            self._kept.drop()
+            self._kept = None
 
     # The answer's part.
 

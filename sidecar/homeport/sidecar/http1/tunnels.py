@@ -48,6 +48,8 @@ class Tunnels(Tries):
 
     def _begin_tunnel(self, upstream: Upstream, answer: bytes) -> None:
         self.tunnel = upstream.tunnel = self.begun = True
+        if self._aside:
+            self._clear()
         self.tunnel_data(self.downstream.transport, answer)
         ahead = self.downstream.take_buffer()
         if ahead:
