@@ -24,6 +24,7 @@ from homeport.sidecar import (
     Budget,
     Circuit,
     HashOn,
+    Hedging,
     Idempotency,
     Outliers,
     Retries,
@@ -61,6 +62,9 @@ ejection_s = 20
 ejection_s_max = 200
 jitter_s = 1
 share_max = 0.5
+
+[service.hedging]
+delay_s = 0.25
 
 [service.circuit]
 requests_max = 100
@@ -127,6 +131,7 @@ def expected(pems: dict[str, str]) -> ServiceSettings:
             retry_after_s_max=2.5,
             budget=Budget(ratio=0.5, reserve_per_s=3.0, window_s=20.0),
         ),
+        hedging=Hedging(delay_s=0.25),
         outliers=Outliers(
             consecutive_5xx=3,
             consecutive_gateway=4,
@@ -207,6 +212,7 @@ def test_features_are_turned_off_and_on_by_a_word(tmp_path: Path) -> None:
     )
     assert settings_of({"retries": {"budget": False}}).retries == Retries(budget=None)
     assert settings_of({"adaptive": True}).adaptive == Adaptive()
+    assert settings_of({"hedging": False}).hedging is None
 
 
 def test_a_star_stands_for_all_services_without_settings_of_their_own(tmp_path: Path) -> None:
@@ -232,6 +238,8 @@ def test_a_star_stands_for_all_services_without_settings_of_their_own(tmp_path: 
         ('[service.tls]\nca = "/nowhere.pem"', "tls: its files cannot be used"),
         ('[service.tls]\nkey = "/nowhere.pem"', "tls.key needs its certificate"),
         ("per_try_s = 1\nper-try-s = 2", "per_try_s is given twice"),
+        ("[service.hedging]\ndelay_s = 0", "hedging.delay_s is 0.0; allowed: 0.001 to 60"),
+        ("retries = false\n[service.hedging]\ndelay_s = 1", "a hedge is a retry"),
         ("circuit = false\nadaptive = true", "adaptive moves a limit of the circuit"),
     ],
 )  # fmt: skip

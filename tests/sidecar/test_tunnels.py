@@ -99,7 +99,8 @@ async def test_a_tunnel_whose_both_directions_have_ended_is_closed_after_its_las
     sidecar = await net.proxy_to(await net.upstream(script))
     client = await net.dial(sidecar)
     client.send(UPGRADE)
-    await client.head()
+    head = await client.head()
+    assert head.startswith((b"HTTP/1.1 101 ", b"HTTP/1.1 200 ")), head
     if first == "client":
         client.send(BIG)
         client.writer.write_eof()
@@ -132,7 +133,8 @@ async def test_a_silent_tunnel_ends_and_a_talking_one_outlives_the_total_timeout
     sidecar = await net.proxy_to(await net.upstream(shout), timeouts=Timeouts(tunnel_s=0.6, total_s=0.2))
     client = await net.dial(sidecar)
     client.send(CONNECT)
-    await client.head()
+    head = await client.head()
+    assert head.startswith((b"HTTP/1.1 101 ", b"HTTP/1.1 200 ")), head
     began = asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() < began + 0.6:
         client.send(b"a")
@@ -150,7 +152,8 @@ async def test_a_tunnel_holds_back_whichever_end_is_ahead(net: Net) -> None:
 
     client = await net.dial(await net.proxy_to(await net.upstream(script)))
     client.send(CONNECT)
-    await client.head()
+    head = await client.head()
+    assert head.startswith((b"HTTP/1.1 101 ", b"HTTP/1.1 200 ")), head
     sent = 0
     while True:  # until nothing more goes in
         client.send(BIG)

@@ -130,7 +130,9 @@ class Idempotency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Hedging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a second endpoint is asked beside one that has not answered; a retry that does not wait for a failure."""
 
-    delay_s: float  # after a request was sent: about what 95 of 100 answers take, or everything is asked twice
+    # After a request was sent: about what 95 of 100 answers take, or everything is asked twice. The default is what
+    # people begin to notice.
+    delay_s: float = 0.1
 
     def __post_init__(self) -> None:
         check_range("hedging.delay_s", self.delay_s, 0.001, 60.0)
@@ -160,7 +162,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 # What may be turned off or on by a word, since TOML has no null, and an empty table looks like a mistake.
-_SWITCHES: Final = frozenset({"retries", "budget", "outliers", "circuit", "adaptive", "tls", "idempotency"})
+_SWITCHES: Final = frozenset({"retries", "budget", "hedging", "outliers", "circuit", "adaptive", "tls", "idempotency"})
 
 
 def settings_of(table: Any) -> ServiceSettings:

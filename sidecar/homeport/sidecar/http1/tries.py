@@ -58,7 +58,11 @@ class Tries(Attempt):
     _out = 0  # how the answer's body is delimited towards the client: a length, CHUNKED or UNTIL_CLOSE
 
     def __init__(self, downstream: Downstream, request: RequestHead) -> None:
-        super().__init__(downstream, request)
+        # Not by way of the base: one is made for every request.
+        self.downstream = downstream
+        self.listener = downstream.listener
+        self.request = request
+        self._tried: list[Endpoint] = []
         self._held: list[bytes] | None = []  # the body so far, as it goes on the wire; None: too much to repeat
 
     def take_over(self, other: Tries) -> None:
