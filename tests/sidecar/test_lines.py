@@ -181,3 +181,10 @@ def test_a_name_that_was_met_before_is_no_line_without_its_colon() -> None:
     parsed(b"GET / HTTP/1.1\r\nHost: orders\r\nX-Met: before\r\n\r\n")
     with pytest.raises(Malformed):
         parsed(b"GET / HTTP/1.1\r\nHost: orders\r\nX-Met\r\n\r\n")
+
+
+def test_an_upgrade_is_understood_whatever_its_status_line_says_and_whichever_of_its_lines_were_met_before() -> None:
+    for reason in (b"Switching Protocols", b"Web Socket Protocol Handshake", b"Up"):
+        data = b"HTTP/1.1 101 %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % reason
+        head = parse_response(data, len(data), Limits(), to_head=False)
+        assert (head.status, head.upgrade) == (101, b"websocket"), reason

@@ -10,7 +10,7 @@ from tests.sidecar.scripts import play
 
 BATCH = 25  # scripts a test
 EVERY_TIME = 12  # batches: three hundred scripts
-LONG = of_long(400, 40)
+LONG = of_long(200, 12)  # batches: five thousand scripts, or three hundred more where time is short
 
 
 def _play(batch: int) -> None:

@@ -141,6 +141,8 @@ def judge_response(first: bytes, rest: Sequence[bytes]) -> tuple[StatusLine, lis
     fields, new = _recall(response_fields, rest)
     if line is not None and not new:
         return line, fields
+    if line is None:
+        new = list(range(len(rest)))  # a status may mean something only beside its fields: a 101 beside its Upgrade
     receiver = _Receiver()
     parser = HttpResponseParser(receiver)
     try:
