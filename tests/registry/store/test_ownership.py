@@ -256,3 +256,17 @@ async def test_a_replica_that_is_cut_off_says_so_once(caplog: pytest.LogCaptureF
     beginnings = {"the mirror waits", "etcd is not told that this replica lives", "nothing can be written"}
     assert [said.count(one) for one in beginnings] == [1, 1, 1]
     assert len(said) <= 2 * len(beginnings)
+
+
+@virtual_time(seed=31)
+async def test_who_has_given_up_leaves_no_error_behind_when_a_lease_could_not_be_moved() -> None:
+    async with replicas(2) as (one, two):
+        lease = await one.grant(TTL_S)
+        await two.store.barrier()
+        moving = two.store.lease_renew(lease)
+        assert isinstance(moving, asyncio.Future)
+        await asyncio.sleep(0.0)
+        two.link.fail(True)
+        moving.cancel()
+        await until(lambda: two.store.read_only)
+        await asyncio.sleep(1.0)

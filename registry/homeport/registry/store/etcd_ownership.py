@@ -255,8 +255,13 @@ class Ownership:
         taking = self._taking.get(lease)
         if taking is None:
             taking = self._taking[lease] = self._loop.create_task(self._take_over(lease), name="homeport take-over")
-            taking.add_done_callback(lambda _done: self._taking.pop(lease, None))
+            taking.add_done_callback(lambda done: self._taken(lease, done))
         return asyncio.shield(taking)
+
+    def _taken(self, lease: int, done: asyncio.Task[float]) -> None:
+        self._taking.pop(lease, None)
+        if not done.cancelled():
+            done.exception()  # all who asked may have given up by now; then nobody need be warned
 
     async def _take_over(self, lease: int) -> float:
         """Run the clock of a lease that another replica owned; return its TTL once that is written, 0.0 if it is gone.
