@@ -448,6 +448,21 @@ def test_it_closes_when_the_interpreter_exits_and_saves_what_it_knows(address: s
         assert resolver.lookup("orders")[0].port == 7
 
 
+def test_a_registration_stands_although_nobody_holds_its_client(address: str) -> None:
+    code = (
+        "import gc, sys\n"
+        "from homeport.client import blocking\n"
+        "def register():\n"
+        "    registration = blocking.Client(sys.argv[1]).register('orders', port=7)\n"
+        "    registration.start()\n"
+        "    return registration\n"
+        "registration = register()\n"
+        "gc.collect()\n"
+        "print(registration.set_state('draining') > 0)\n"
+    )
+    assert run(code, address) == "True\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
 def test_a_client_that_was_made_before_a_fork_works_on_both_sides(address: str) -> None:
     code = (

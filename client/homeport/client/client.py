@@ -400,7 +400,7 @@ class Client:
             outliers: when outcomes speak so much against an instance that it is left alone for a while; None: never.
             max_age_s: raise `Stale` instead of using what no registry has confirmed for longer; None: use it anyway.
             state_file: where to keep what is known, for a process that starts while no registry answers. Processes
-                may share it: each writes it whole.
+                of one program may share it: each writes it whole.
 
         Raises:
             InvalidArgument: an argument is out of range.

@@ -152,7 +152,10 @@ class Resolver:
         except KeyError:
             pass
         self._expect(service)
-        return self._found[service]
+        found = self._found.get(service)
+        if found is None:  # another thread has forgotten it meanwhile, or it has just become too old
+            raise Unavailable(_NOBODY_SAID.format(service, service))
+        return found
 
     def pick(self, service: str, key: str | bytes | None = None, *, tried: Collection[Pick] = ()) -> Pick:
         """Choose an instance of a followed service for one piece of work, from memory.
@@ -171,7 +174,10 @@ class Resolver:
             followed = self._choices[service]
         except KeyError:
             self._expect(service)
-            followed = self._choices[service]
+            again_followed = self._choices.get(service)
+            if again_followed is None:  # as in `lookup`
+                raise Unavailable(_NOBODY_SAID.format(service, service)) from None
+            followed = again_followed
         endpoint = followed.choose(self._rng) if key is None and not tried else self._picked(followed, key, tried)
         if endpoint is None:
             raise _nobody(service, followed)

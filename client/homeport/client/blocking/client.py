@@ -30,8 +30,8 @@ from homeport.client.transport import Transport
 R = TypeVar("R")
 
 _clients: Final[weakref.WeakSet[Client]] = weakref.WeakSet()
-# In the child of a fork: what belongs to the parent's threads. Finalizing a loop here would reach into the parent's,
-# since both share one epoll descriptor.
+# In the child of a fork: what belongs to the parent's threads, with all that hangs on it. Finalizing a loop here would
+# reach into the parent's, since both share one epoll descriptor.
 _left_behind: Final[list[object]] = []
 
 
@@ -124,11 +124,8 @@ class Client:
     def forked(self) -> None:
         """Begin anew: this is the child of a fork, where neither the loop nor whoever held the lock exists."""
         self._lock = threading.Lock()
-        if self._begun is not None:
-            _left_behind.append(self._begun)
-            self._begun = None
+        self._begun = None
         for each in tuple(self._resolvers):
-            _left_behind.append(each._begun)
             each.forked()
 
     # --- the connection -----------------------------------------------------------------------------------------
@@ -316,6 +313,8 @@ def _inner(session: Lease | None) -> leases.Lease | None:
 
 
 def _forked() -> None:
+    _left_behind.extend(Life.running)
+    Life.running.clear()
     for client in tuple(_clients):
         client.forked()
 
@@ -324,6 +323,9 @@ def _close_all() -> None:
     for client in tuple(_clients):
         with suppress(HomeportError):
             client.close()
+    for life in tuple(Life.running):  # whose clients nobody holds any more
+        with suppress(HomeportError):
+            life.close()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from homeport.client import client as async_client
 from homeport.client.core.errors import Closed, HomeportError
@@ -19,7 +19,14 @@ OWNER = "this client"
 
 
 class Life:
-    """A started client on a loop of its own, in this process: what is made of it does not outlive it."""
+    """A started client on a loop of its own, in this process: what is made of it does not outlive it.
+
+    Attributes:
+        running: all that were not closed yet, referenced so that who holds only what was made of one (a registration)
+            keeps it, and so that the end of the interpreter finds it.
+    """
+
+    running: Final[dict[Life, None]] = {}
 
     def __init__(self, make: Callable[[], async_client.Client]) -> None:
         self._thread = LoopThread("homeport client", OWNER)
@@ -30,6 +37,7 @@ class Life:
         except BaseException:
             self._thread.close()
             raise
+        self.running[self] = None
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """Run a coroutine on the loop and wait for its result."""
@@ -53,6 +61,7 @@ class Life:
 
     def close(self) -> None:
         """Close the client and end the thread. Idempotent."""
+        self.running.pop(self, None)
         if self._thread.running:
             try:
                 self.run(self.client.close())
