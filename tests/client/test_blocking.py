@@ -466,7 +466,8 @@ def test_a_registration_stands_although_nobody_holds_its_client(address: str) ->
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
 def test_a_client_that_was_made_before_a_fork_works_on_both_sides(address: str) -> None:
     code = (
-        "import os, sys\n"
+        "import os, sys, warnings\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"  # Python 3.12 and newer: of forks beside threads
         "from homeport.client import Closed, blocking\n"
         "client = blocking.Client(sys.argv[1])\n"
         "resolver = client.resolver('orders')\n"
