@@ -123,7 +123,7 @@ async def test_a_timeout_is_for_all_of_a_call_whose_links_break_again_and_again(
 
 @virtual_time(seed=6)
 async def test_an_address_where_nobody_says_hello_costs_its_own_time_and_no_more() -> None:
-    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(3600), "127.0.0.1", 8300)
+    silent = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 8300)
     two, second = await address_and_registry()
     async with Client("127.0.0.1:8300", two) as client:
         asked_s = virtual_now()
