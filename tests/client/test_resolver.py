@@ -299,6 +299,13 @@ async def test_the_slow_one_is_picked_less_by_peak_ewma() -> None:
                 shares[instance.id] += 1
                 await asyncio.sleep(0.5 if instance.id == "a" else 0.001)
         assert shares["b"] > 3 * shares["a"]
+        await asyncio.sleep(300.0)
+        tried = set()
+        for _ in range(20):
+            with resolver.pick("orders") as instance:
+                tried.add(instance.id)
+                await asyncio.sleep(0.001)
+        assert tried == {"a", "b"}, "what was slow once is tried again"
 
 
 @virtual_time(seed=18)
