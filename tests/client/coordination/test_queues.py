@@ -191,6 +191,23 @@ def test_consumers_that_are_cancelled_anywhere_lose_no_item(seed: int, shared: b
     run()
 
 
+@virtual_time(seed=9)
+async def test_whoever_gives_a_claim_back_late_does_not_take_it_from_another() -> None:
+    async with Site() as site:
+        a, b = await site.client(0), await site.client(1)
+        await b.queue("q").put(b"only")
+        async with a.session() as session:
+            late = session.queue("q").claim()
+            await late.acquire()
+            (key,) = [key for key in site.user_keys() if b"/claims/" in key]
+            await b.kv.delete(key)
+            successor = b.queue("q").claim()
+            await successor.acquire()
+            await late.release()
+            assert key in site.user_keys()
+            await successor.done()
+
+
 @virtual_time(seed=8)
 async def test_a_queue_whose_end_was_overwritten_says_so() -> None:
     async with Site() as site:

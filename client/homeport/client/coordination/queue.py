@@ -207,8 +207,10 @@ class Claim(Holding):
 
         async def put_back() -> None:
             await left(place)  # first: without its turn, no try that is under way can claim any more
-            if number:
-                await given_back(self._client, KvTxn(then=(Delete(self._claims + number),)), lease, self._rng)
+            if number and place is not None:  # only one's own: others may have claimed that item by now
+                claim, name = self._claims + number, place.key.rpartition(b"/")[2]
+                own = Compare(claim, "value", "=", name)
+                await given_back(self._client, KvTxn((own,), (Delete(claim),)), lease, self._rng)
 
         return put_back()
 
