@@ -89,7 +89,8 @@ class Lease:
         self._deadline = 0.0
         self._open = False
         self._names = 0
-        self._callbacks: dict[object, Callable[[], None]] = {}
+        self._callbacks: dict[object, Callable[[], None]] = {}  # for when it is lost
+        self._ends: dict[object, Callable[[], None]] = {}  # and for when it is lost or closed
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -140,6 +141,7 @@ class Lease:
         """Give it back without waiting for that; return what can be waited for."""
         self._open = False
         self._stop()
+        self._tell(self._ends)
         return self._client.farewells.say(self._revoke(), "give back a lease")
 
     async def _revoke(self) -> None:
@@ -175,12 +177,19 @@ class Lease:
 
         Closing it is no loss. A callback must neither block nor raise.
         """
+        return self._listen(self._callbacks, callback)
+
+    def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """The same, but when it is closed as well: for what is held on it, by whichever task."""
+        return self._listen(self._ends, callback)
+
+    def _listen(self, callbacks: dict[object, Callable[[], None]], callback: Callable[[], None]) -> Callable[[], None]:
         if self.lost.is_set():
             callback()
             return lambda: None
         token = object()
-        self._callbacks[token] = callback
-        return lambda: self._callbacks.pop(token, None) and None
+        callbacks[token] = callback
+        return lambda: callbacks.pop(token, None) and None
 
     def guarded(self) -> Guard:
         """A context manager that cancels its body when this is lost, and then raises `LeaseGone`.
@@ -263,8 +272,12 @@ class Lease:
         self._stop()
         _log.warning("%s", error)
         self.lost.set()
-        callbacks, self._callbacks = self._callbacks, {}
-        for callback in callbacks.values():
+        self._tell(self._callbacks)
+        self._tell(self._ends)
+
+    def _tell(self, callbacks: dict[object, Callable[[], None]]) -> None:
+        while callbacks:
+            callback = callbacks.pop(next(iter(callbacks)))
             try:
                 callback()
             except Exception:  # noqa: BLE001 - whatever it is, the others must hear of it
@@ -284,7 +297,10 @@ class Lease:
 
 
 class Guard:
-    """Cancels the body of its `async with` when a lease is lost, and makes a `LeaseGone` of that; see `guarded`."""
+    """Cancels the body of its `async with` when a lease is lost, and makes a `LeaseGone` of that; see `guarded`.
+
+    So it does when another task closes the lease.
+    """
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
@@ -298,13 +314,14 @@ class Guard:
         self._task = asyncio.current_task()
         assert self._task is not None
         self._cancelling = self._task.cancelling()
-        self._forget = self._lease.on_lost(self._lost)
+        self._forget = self._lease.on_end(self._lost)
         return self
 
     def _lost(self) -> None:
         assert self._task is not None
-        self._fired = True
-        self._task.cancel()
+        if self._lease.lost.is_set() or self._task is not _current_task():
+            self._fired = True
+            self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
@@ -315,7 +332,7 @@ class Guard:
         assert self._task is not None
         # As in asyncio.timeout: if somebody else cancelled the task as well, that counts.
         if self._task.uncancel() <= self._cancelling and (kind is None or issubclass(kind, asyncio.CancelledError)):
-            raise again(self._lease.error or _gone(self._lease.id, "is gone")) from error
+            raise again(self._lease.error or _gone(self._lease.id, "was closed")) from error
 
 
 def _gone(lease: int, why: str) -> LeaseGone:

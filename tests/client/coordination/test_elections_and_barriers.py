@@ -158,7 +158,7 @@ async def test_a_whole_group_that_dies_leaves_no_open_door_behind() -> None:
             site.network.crash(host(number))
             del site.clients[host(number)]
         await asyncio.sleep(5.0)
-        assert site.user_keys() == [b"p.ready"]
+        assert site.user_keys() == [b"p/~barrier.ready"]
         late = clients[2].double_barrier("p", 2)
         assert not await late.enter(timeout_s=5.0)
         both = [late, clients[3].double_barrier("p", 2)]

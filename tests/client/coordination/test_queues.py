@@ -37,7 +37,7 @@ async def test_items_come_out_in_the_order_in_which_they_went_in() -> None:
         assert out == [put[revision] for revision in sorted(put)]
         assert await queue.length() == 0
         assert not await queue.claim().acquire(wait=False)
-        assert site.user_keys() == [b"q/tail"]
+        assert site.user_keys() == [b"q/~queue/tail"]
 
 
 @virtual_time(seed=2)
@@ -63,7 +63,7 @@ async def test_consumers_share_the_items_and_wait_for_more() -> None:
             task.cancel()
         await asyncio.gather(*consuming, return_exceptions=True)
         await asyncio.sleep(1.0)
-        assert site.user_keys() == [b"q/tail"]
+        assert site.user_keys() == [b"q/~queue/tail"]
 
 
 @virtual_time(seed=3)
@@ -130,7 +130,7 @@ def test_an_item_whose_work_failed_is_back_in_its_place(shared: bool) -> None:
                 for _ in range(2):
                     await work(lambda job: seen.append(job.value))
                 assert seen == [b"first", b"second"]
-            assert site.user_keys() == [b"q/tail"]
+            assert site.user_keys() == [b"q/~queue/tail"]
 
     run()
 
@@ -186,7 +186,7 @@ def test_consumers_that_are_cancelled_anywhere_lose_no_item(seed: int, shared: b
                             done.append(job.value)
             # A consumer that was cancelled may not know that its item is done; but none is lost, and none done twice.
             assert len(done) == len(set(done))
-            assert site.user_keys() == [b"q/tail"]
+            assert site.user_keys() == [b"q/~queue/tail"]
 
     run()
 

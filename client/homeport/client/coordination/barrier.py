@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from homeport.client.coordination.holding import Holding
-from homeport.client.coordination.place import Place, deletion, got, insist, left, prefix_of
+from homeport.client.coordination.place import Place, deletion, got, insist, left, name_of, prefix_of
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import InvalidArgument
 from homeport.client.core.messages import KvEvents, KvTxn
@@ -68,8 +68,9 @@ class DoubleBarrier(Holding):
         async with client.double_barrier("phase-1", 3):   # waits for three
             await compute()                                # leaving waits for all
 
-    Members stand under `<name>/`; `<name>.ready` stands from when there are enough of them until the last has left, so
-    that nobody who looks late is left behind. Whoever dies has left when its lease has ended.
+    Members stand under `<name>/~barrier/`; `<name>/~barrier.ready` stands from when there are enough of them until the
+    last has left, so that nobody who looks late is left behind. Whoever dies has left when its lease has ended. It may
+    be entered again at once: whoever still leaves waits for its own group, not for the next.
     """
 
     def __init__(
@@ -79,12 +80,13 @@ class DoubleBarrier(Holding):
         if count < 1:
             raise InvalidArgument(f"count is {count}; allowed: 1 or more", field="count")
         self.count = count
-        self.prefix = prefix_of(name)
+        self.prefix = prefix_of(name, b"barrier")
         self._ready = self.prefix[:-1] + b".ready"
         self._place: Place | None = None
+        self._group = 0  # the revision at which that of the last entering was complete: its name
 
     def __str__(self) -> str:
-        return f"barrier {self.prefix[:-1].decode('utf-8', 'replace')!r}"
+        return f"barrier {name_of(self.prefix)!r}"
 
     async def enter(self, *, timeout_s: float | None = None) -> bool:
         """Come in, and return whether the group was complete within `timeout_s`; if not, this one is out again."""
@@ -131,6 +133,7 @@ class DoubleBarrier(Holding):
             place.expect(done.responses[0])
             there, ready = got(done.responses[1]), got(done.responses[2])
             if ready.entries:
+                self._group = ready.entries[0].create_revision
                 return place.revision
             if there.count >= self.count:
                 await insist(self._client, KvTxn((place.held(),), (Put(self._ready, b""),)), self._rng)
@@ -154,13 +157,16 @@ class DoubleBarrier(Holding):
         return left(place)
 
     async def _empty(self) -> None:
-        """Return when no member is left, and nothing of the group."""
+        """Return when no member of the group is left, and nothing of it."""
         newest = Get(self.prefix, prefix_end(self.prefix), limit=1, sort_by="create", descending=True, keys_only=True)
         while True:
             store_id = self._client.store_id
-            done = await insist(self._client, KvTxn((self._members,), (Delete(self._ready),), (newest,)), self._rng)
-            if done.succeeded:
-                return
+            ready = Get(self._ready, keys_only=True)
+            done = await insist(
+                self._client, KvTxn((self._members,), (Delete(self._ready),), (newest, ready)), self._rng
+            )
+            if done.succeeded or all(kv.create_revision != self._group for kv in got(done.responses[1]).entries):
+                return  # if members stand, they are of another group
             entries = got(done.responses[0]).entries
             if entries and store_id == self._client.store_id:
                 await deletion(self._client, entries[0].key, done.revision, store_id)

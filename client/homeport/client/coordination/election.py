@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from homeport.client.coordination.lock import Lock
-from homeport.client.coordination.place import got
+from homeport.client.coordination.place import got, name_of
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import LeaseGone
 from homeport.client.core.messages import KvEvents, KvTxn
@@ -39,8 +39,10 @@ class Election(Lock):
         async for leader in election.observe():
             print(leader.value if leader else "nobody")
 
-    Candidates stand under `<name>/`, the oldest first; the first of them leads.
+    Candidates stand under `<name>/~election/`, the oldest first; the first of them leads.
     """
+
+    _kind = b"election"
 
     def __init__(
         self, client: Client, name: str | bytes, *, ttl_s: float | None, session: Lease | None, value: bytes, rng: Rng
@@ -48,7 +50,7 @@ class Election(Lock):
         super().__init__(client, name, ttl_s=ttl_s, session=session, value=value, rng=rng)
 
     def __str__(self) -> str:
-        return f"election {self.prefix[:-1].decode('utf-8', 'replace')!r}"
+        return f"election {name_of(self.prefix)!r}"
 
     async def campaign(self, value: bytes | None = None, *, timeout_s: float | None = None) -> bool:
         """Stand for election, wait until elected, and return whether that came to pass within `timeout_s`.

@@ -34,7 +34,8 @@ class Holding:
     Attributes:
         token: the fencing token while it is held, else 0. Every later holder has a larger one, as long as the registry
             keeps its data: let whatever is protected refuse a smaller one than it has seen.
-        lost: set when it is lost, before the registry can give it to another; a new event for each acquisition.
+        lost: set when it is lost, before the registry can give it to another, or its session is closed by another
+            task; a new event for each acquisition.
     """
 
     def __init__(self, client: Client, *, ttl_s: float | None, session: Lease | None, rng: Rng) -> None:
@@ -49,7 +50,7 @@ class Holding:
         validate_ttl("ttl_s", self._ttl_s)
         self._state = _FREE
         self._lease: Lease | None = None  # while it is held
-        self._forget: Callable[[], None] = lambda: None
+        self._forget: list[Callable[[], None]] = []  # what to call when it is given back, so that nobody hears of more
 
     # --- what kinds of holdings differ in -----------------------------------------------------------------------
 
@@ -126,7 +127,7 @@ class Holding:
         self._lease = lease
         self.token = token
         self.lost = asyncio.Event()
-        self._forget = lease.on_lost(self.lost.set)
+        self._forget = [lease.on_end(self.lost.set)]
         return True
 
     def _let_go(self, lease: Lease) -> asyncio.Task[None]:
@@ -143,7 +144,8 @@ class Holding:
         lease, self._lease = self._lease, None
         if lease is None:
             return
-        self._forget()
+        for forget in self._forget:
+            forget()
         self._state = _FREE
         self.token = 0
         await asyncio.shield(self._let_go(lease))
@@ -177,12 +179,14 @@ class Holding:
         return self._lease.remaining_s if self._lease is not None else 0.0
 
     def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback`, synchronously, when it is lost; return what takes that back.
+        """Call `callback`, synchronously, when it is lost before it is given back; return what takes that back.
 
         Raises:
             LeaseGone: it is not held.
         """
-        return self._held_lease().on_lost(callback)
+        forget = self._held_lease().on_end(callback)
+        self._forget.append(forget)
+        return forget
 
     def guarded(self) -> Guard:
         """A context manager that cancels its body when this is lost, and then raises `LeaseGone`.

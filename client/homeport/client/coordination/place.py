@@ -23,20 +23,30 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_CROWD_S: Final = 1.0  # for those who came just before, and want what there is enough of: a few round trips of each
+
 # What passes by itself: no registry, or one that cannot do it now.
 PASSING: Final = (Unavailable, RegistryError)
 
 
-def prefix_of(name: str | bytes) -> bytes:
+def prefix_of(name: str | bytes, kind: bytes) -> bytes:
     """The prefix under which everything of a name stands.
+
+    It is set apart by a segment `~<kind>`: a lock `jobs` is not held up by another called `jobs/nightly`, by a queue
+    `jobs`, nor by what a user keeps under `jobs/`.
 
     Raises:
         InvalidArgument: the name is empty.
     """
-    prefix = key_bytes(name)
-    if not prefix:
+    whole = key_bytes(name)
+    if not whole:
         raise InvalidArgument("the name is empty; allowed: any key", field="name")
-    return prefix.rstrip(b"/") + b"/"
+    return whole.rstrip(b"/") + b"/~" + kind + b"/"
+
+
+def name_of(prefix: bytes) -> str:
+    """The name that a prefix was made of, to be read by people."""
+    return prefix.rpartition(b"/~")[0].decode("utf-8", "replace")
 
 
 def passes(error: HomeportError) -> bool:
@@ -174,6 +184,23 @@ class Place:
             if older is None:
                 return
             await deletion(self._client, older, revision, store_id)
+
+    async def crowd(self, prefix: bytes) -> tuple[int, int]:
+        """How many places are older than this one, and how many keys stand under a prefix."""
+        end = prefix_end(self._prefix)
+        older = Get(self._prefix, end, count_only=True, max_create_revision=self.revision - 1)
+        others = Get(prefix, prefix_end(prefix), count_only=True)
+        done = await insist(self._client, KvTxn(then=(older, others)), self._rng)
+        return got(done.responses[0]).count, got(done.responses[1]).count
+
+    async def turn_soon(self) -> bool:
+        """Let those go first who came at the same time; return whether it is this one's turn a moment later."""
+        try:
+            async with asyncio.timeout(_CROWD_S):
+                await self.turn()
+        except TimeoutError:
+            return False
+        return True
 
     async def leave(self) -> None:
         """Give the place up, however often that has to be said while its lease lives; without it, it is gone anyway."""

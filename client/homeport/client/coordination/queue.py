@@ -1,9 +1,11 @@
 """A queue: items in the order in which they were put, each handed to one consumer at a time until it is done.
 
-<name>/tail              the number of the newest item
-<name>/items/<number>    an item, until it is done
-<name>/claims/<number>   who has it, on that consumer's lease: when the consumer dies, the item is there again
-<name>/turn/             consumers in the order in which they came; only the first of them looks for an item
+Under `<name>/~queue/`:
+
+tail              the number of the newest item
+items/<number>    an item, until it is done
+claims/<number>   who has it, on that consumer's lease: when the consumer dies, the item is there again
+turn/             consumers in the order in which they came; only the first of them looks for an item, and so claims
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from homeport.client.coordination.holding import Holding
-from homeport.client.coordination.place import Place, given_back, got, insist, left, prefix_of
+from homeport.client.coordination.place import Place, given_back, got, insist, left, name_of, prefix_of
 from homeport.client.core.backoff import Backoff, Rng
 from homeport.client.core.errors import BadValue, Busy, LeaseGone
 from homeport.client.core.messages import KvList, KvTxn
 from homeport.client.core.model import KeyValue, Lost
-from homeport.client.core.txn import Compare, Delete, Get, Put, prefix_end
+from homeport.client.core.txn import Compare, Delete, Get, Put
 from homeport.client.leases import Lease
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Queue:
     def __init__(
         self, client: Client, name: str | bytes, *, ttl_s: float | None, session: Lease | None, rng: Rng
     ) -> None:
-        self.prefix = prefix_of(name)
+        self.prefix = prefix_of(name, b"queue")
         self._client = client
         self._ttl_s = ttl_s
         self._session = session
@@ -74,9 +76,12 @@ class Queue:
         backoff = Backoff(self._rng)
         for tries in range(_TRIES_MAX):
             number, seen = self._tail or _tail(await self._client.kv.get(key))
+            still = [Compare(key, "mod", "=", seen)]
+            if seen:  # the number too: in another history the same revision may say another
+                still.append(Compare(key, "value", "=", b"%d" % number))
             then = (Put(key, b"%d" % (number + 1)), Put(self.items + b"%016x" % (number + 1), value))
             try:
-                done = await self._client.call(KvTxn((Compare(key, "mod", "=", seen),), then, (Get(key),)))
+                done = await self._client.call(KvTxn(tuple(still), then, (Get(key),)))
             except BaseException:
                 self._tail = None
                 raise
@@ -95,7 +100,7 @@ class Queue:
 
     async def length(self) -> int:
         """How many items are not done, those that are claimed included."""
-        return len(await self._client.kv.list(self.items, keys_only=True))
+        return len(await self._client.kv.list(self.items, keys_only=True))  # paged: a transaction counts 10,000
 
 
 class Claim(Holding):
@@ -118,7 +123,7 @@ class Claim(Holding):
         self._number = b""
 
     def __str__(self) -> str:
-        return f"queue {self._prefix[:-1].decode('utf-8', 'replace')!r}"
+        return f"queue {name_of(self._prefix)!r}"
 
     async def done(self) -> None:
         """The item is done: take it off the queue for good.
@@ -152,18 +157,21 @@ class Claim(Holding):
         await place.take()
         if wait:
             await place.turn()
-        elif (await place.before())[0] is not None:
-            return None
-        claims = Get(self._claims, prefix_end(self._claims), keys_only=True)
+        else:
+            older, claimed = await place.crowd(self._claims)
+            if older and not (await self._keys(self._items, older + claimed + 1))[1][older + claimed :]:
+                return None
+            if older and not await place.turn_soon():
+                return None
         while True:
             store_id = self._client.store_id
-            seen = await insist(self._client, KvTxn(then=(place.standing(), claims)), self._rng)
-            place.expect(seen.responses[0])
-            taken = {kv.key.removeprefix(self._claims) for kv in got(seen.responses[1]).entries}
-            page = await insist(self._client, KvList(prefix=self._items, limit=len(taken) + 1), self._rng)
+            # First the claims: nobody else makes any, so whatever item is not among them is free.
+            revision, claims = await self._keys(self._claims)
+            taken = {kv.key.removeprefix(self._claims) for kv in claims}
+            _, items = await self._keys(self._items, len(taken) + 1)
             if store_id != self._client.store_id:
                 continue
-            free = next((kv for kv in page.entries if kv.key.removeprefix(self._items) not in taken), None)
+            free = next((kv for kv in items if kv.key.removeprefix(self._items) not in taken), None)
             if free is not None:
                 token = await self._claimed(place, lease, free)
                 if token is not None:
@@ -171,22 +179,40 @@ class Claim(Holding):
             elif not wait:
                 return None
             else:
-                await self._news(seen.revision, store_id)
+                stands = await insist(self._client, KvTxn(then=(place.standing(),)), self._rng)
+                place.expect(stands.responses[0])
+                await self._news(revision, store_id)
+
+    async def _keys(self, prefix: bytes, most: int = 0) -> tuple[int, list[KeyValue]]:
+        """The first keys under a prefix (0: all), page by page, and the revision of the first page."""
+        page = await insist(self._client, KvList(prefix=prefix, limit=most, keys_only=True), self._rng)
+        revision, found = page.revision, [*page.entries]
+        while page.more and not 0 < most <= len(found):
+            after = found[-1].key
+            page = await insist(self._client, KvList(prefix=prefix, after=after, keys_only=True), self._rng)
+            found += page.entries
+        return revision, found
 
     async def _claimed(self, place: Place, lease: Lease, item: KeyValue) -> int | None:
         """Claim an item and give the turn on; None if the item is gone."""
         self._number = item.key.removeprefix(self._items)
         key, name = self._claims + self._number, place.key.rpartition(b"/")[2]
-        still = (place.held(), Compare(item.key, "create", "=", item.create_revision))
-        request = KvTxn(still, (Put(key, name, lease.id), Delete(place.key)), (place.standing(), Get(key)))
-        done = await insist(self._client, request, self._rng)
-        self.value = item.value
+        there, unclaimed = Compare(item.key, "create", "=", item.create_revision), Compare(key, "version", "=", 0)
+        claim = KvTxn(
+            (place.held(), there, unclaimed),
+            (Get(item.key), Put(key, name, lease.id), Delete(place.key)),
+            (Get(item.key), Get(key), place.standing()),
+        )
+        done = await insist(self._client, claim, self._rng)
+        found = got(done.responses[0]).entries
         if done.succeeded:
+            self.value = found[0].value
             return done.revision
         claims = got(done.responses[1]).entries
-        if claims and claims[0].value == name:
+        if found and claims and claims[0].value == name:
+            self.value = found[0].value
             return claims[0].create_revision  # an earlier try came through, and its answer did not
-        place.expect(done.responses[0])
+        place.expect(done.responses[2])
         self._number = b""
         return None
 

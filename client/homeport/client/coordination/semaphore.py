@@ -1,7 +1,8 @@
 """A semaphore: so many holders at a time, in the order in which they came.
 
-Whoever wants a permit first waits for its turn under `<name>/turn/`; then only it watches those who hold one, under
-`<name>/held/`, takes the next that is free, and gives the turn on. So a release wakes one waiter, and nobody overtakes.
+Whoever wants a permit first waits for its turn under `<name>/~semaphore/turn/`; then only it watches those who hold
+one, under `<name>/~semaphore/held/`, takes the next that is free, and gives the turn on. So a release wakes one waiter,
+and nobody overtakes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from homeport.client.coordination.holding import Holding
-from homeport.client.coordination.place import Place, deletion, given_back, got, insist, left, prefix_of
+from homeport.client.coordination.place import Place, deletion, given_back, got, insist, left, name_of, prefix_of
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import InvalidArgument, LeaseGone
 from homeport.client.core.messages import KvTxn
@@ -41,21 +42,23 @@ class Semaphore(Holding):
         if permits < 1:
             raise InvalidArgument(f"permits is {permits}; allowed: 1 or more", field="permits")
         self.permits = permits
-        self.prefix = prefix_of(name)
+        self.prefix = prefix_of(name, b"semaphore")
         self._holders = self.prefix + b"held/"
         self._place: Place | None = None
         self._permit = b""
 
     def __str__(self) -> str:
-        return f"semaphore {self.prefix[:-1].decode('utf-8', 'replace')!r}"
+        return f"semaphore {name_of(self.prefix)!r}"
 
     async def _take(self, lease: Lease, wait: bool) -> int | None:
         self._place = place = Place(self._client, lease, self.prefix + b"turn/", b"", self._rng)
         await place.take()
         if wait:
             await place.turn()
-        elif (await place.before())[0] is not None:
-            return None
+        else:
+            older, held = await place.crowd(self._holders)
+            if older and (older + held >= self.permits or not await place.turn_soon()):
+                return None
         holders = Get(self._holders, prefix_end(self._holders))
         while True:
             store_id = self._client.store_id
