@@ -287,3 +287,21 @@ async def test_without_the_guard_they_all_go() -> None:
             await register(client, "orders", at)
         await asyncio.sleep(TTL_S + TICK_S)
         assert await everything(client, "orders") == {}
+
+
+@virtual_time(seed=17)
+async def test_who_was_to_be_kept_and_lives_on_after_all_is_an_ordinary_one_again() -> None:
+    async with Registry() as registry, registry.client() as client:
+        leases = tuple([(await register(client, "orders", at)).lease for at in range(30)])
+        registry._doubts.ending(leases, 0)  # then the journal fails, so they do not end, and renewals are heard again
+        for _ in range(4):
+            await asyncio.sleep(TTL_S / 2)
+            await client.call(Renew(leases=leases))
+        await client.call(Deregister(id="orders-0"))
+        assert set(await everything(client, "orders")) == {f"orders-{at}" for at in range(1, 30)}
+        assert await number(client, "instances_stale") == 0
+        await client.call(Renew(leases=leases[10:]))
+        await asyncio.sleep(TTL_S / 2)
+        await client.call(Renew(leases=leases[10:]))
+        await asyncio.sleep(TTL_S / 2 + TICK_S)
+        assert set(await everything(client, "orders")) == {f"orders-{at}" for at in range(10, 30)}

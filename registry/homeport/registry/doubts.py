@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from math import inf
 
 from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.registry.core import keys
@@ -49,7 +48,7 @@ class Doubts:
         self._unwritten = Unwritten()
         self._guard = MassExpiry() if guard else None
         self._timer: asyncio.TimerHandle | None = None
-        self._keep_until = -inf  # until then there may be stale instances
+        self._kept: list[Entry] = []  # those that are kept, or will be when their keys go
         self._closed = False
 
     def start(self) -> None:
@@ -76,7 +75,7 @@ class Doubts:
             _log.error("the leases of %d instances and more end at once: kept as stale for one more TTL", len(kept))
         gone = [one.registered.key for one in kept if self._catalogue.keep(one, now + one.registered.ttl_s)]
         self._tell(self._catalogue.look_again(gone))
-        self._keep_until = max(self._keep_until, *(one.kept_until for one in kept))
+        self._kept += [one for one in kept if one.kept_until]
         self._wait()
 
     def overdue(self, leases: Sequence[int], /) -> None:
@@ -143,7 +142,11 @@ class Doubts:
         over = [key for key, entry in found if entry is not None and now >= entry.kept_until]
         if over:
             self._tell(catalogue.drop_stale(over))
-        if now < self._keep_until or catalogue.stale:
+        for one in self._kept:
+            if now >= one.kept_until:
+                one.kept_until = 0.0  # if it stands its end was not written, and the next is an end like any other
+        self._kept = [one for one in self._kept if one.kept_until]
+        if self._kept or catalogue.stale:
             self._wait()
 
     # --- what follows from it -----------------------------------------------------------------------------------
