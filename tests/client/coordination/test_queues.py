@@ -212,8 +212,8 @@ async def test_whoever_gives_a_claim_back_late_does_not_take_it_from_another() -
 async def test_a_queue_whose_end_was_overwritten_says_so() -> None:
     async with Site() as site:
         client = await site.client(0)
-        await client.kv.put("q/tail", b"one")
-        with pytest.raises(BadValue, match="q/tail"):
+        await client.kv.put("q/~queue/tail", b"one")
+        with pytest.raises(BadValue, match="q/~queue/tail"):
             await client.queue("q").put(b"")
 
 
