@@ -80,7 +80,7 @@ class Holding:
 
         Args:
             wait: whether to wait until others have given it back.
-            timeout_s: how long to wait at most; default: for ever.
+            timeout_s: how long to wait at most, asking included: with 0 nothing is acquired; default: for ever.
 
         Raises:
             InvalidArgument: it is held already, or somebody waits for it with this very object.
