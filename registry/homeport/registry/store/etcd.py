@@ -33,7 +33,6 @@ from homeport.registry.core import keys
 from homeport.registry.core.head import Head
 from homeport.registry.core.limits import TXN_OPS_MAX
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
-from homeport.registry.core.optimistic import stamped
 from homeport.registry.core.txn import Change, Range, Txn, TxnResult
 from homeport.registry.store.answers import fail, succeed
 from homeport.registry.store.barriers import Shared
@@ -45,6 +44,7 @@ from homeport.registry.store.etcd_batches import (
     Batches,
     Layout,
     Waiting,
+    answered,
     read_let_go,
     read_stamp,
 )
@@ -315,7 +315,7 @@ class EtcdStore(Frame):
             for _ in batch.waiting:
                 self._waiting.queue.popleft()
             for at, waiting in enumerate(batch.waiting):
-                succeed(waiting.reply, stamped(batch.outcomes[at].result, revision))
+                succeed(waiting.reply, answered(batch, batch.outcomes[at], revision))
 
     def _give_up(self, batch: Batch, error: HomeportError) -> None:
         for waiting in batch.waiting:

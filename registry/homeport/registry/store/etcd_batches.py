@@ -18,8 +18,8 @@ from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.head import Outcome
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
-from homeport.registry.core.optimistic import WatchedHead, written
-from homeport.registry.core.txn import Txn
+from homeport.registry.core.optimistic import WatchedHead, stamped, written
+from homeport.registry.core.txn import Txn, TxnResult
 from homeport.registry.store.answers import fail
 from homeport.registry.store.contract import LeaseRecord, Reply
 from homeport.registry.store.etcd_cluster import Stored, Write
@@ -129,6 +129,17 @@ class Batch:
         self.writes: list[Write] = []
         self.ended: list[int] = []
         self.name = b""
+
+
+def answered(batch: Batch, outcome: Outcome, revision: int) -> TxnResult:
+    """What a transaction of a batch answers, which was written at this revision.
+
+    One that changed nothing saw the mirror as it was before the batch, and says so: a later one of the batch may have
+    deleted what it read, and whoever watches from the revision of its answer must hear of that.
+    """
+    if outcome.changes:
+        return stamped(outcome.result, revision)
+    return TxnResult(batch.revision, outcome.result.succeeded, outcome.result.responses)
 
 
 class Batches:
