@@ -40,6 +40,26 @@ async def test_a_lock_is_held_by_one_at_a_time_in_the_order_in_which_they_came()
         assert not site.registry.store.leases()
 
 
+@virtual_time(seed=1)
+async def test_who_come_at_the_same_moment_over_etcd_hold_it_one_after_the_other() -> None:
+    """What arrives together goes to etcd together, and must not be given one revision."""
+    holding, tokens = 0, list[int]()
+
+    async def hold(client: Client) -> None:
+        nonlocal holding
+        async with client.lock("l") as lock:
+            holding += 1
+            assert holding == 1
+            tokens.append(lock.token)
+            await asyncio.sleep(0.5)
+            holding -= 1
+
+    async with Replica(ModelLink(ModelEtcd(), 0.001), 1) as one, one.client() as client:
+        await asyncio.gather(*(hold(client) for _ in range(5)))
+    assert len(tokens) == 5
+    assert tokens == sorted(set(tokens)), "each holder's token is larger than all before"
+
+
 @virtual_time(seed=2)
 async def test_a_release_wakes_one_waiter_and_no_herd() -> None:
     async with Site() as site:

@@ -124,7 +124,10 @@ class Place:
             LeaseGone: the lease has ended.
         """
         free = tuple([Compare(key, "version", "=", 0) for key in (self.key, self._left)])
-        request = KvTxn(free, (*before, Put(self.key, self._value, self._lease.id)), (Get(self.key),))
+        # A shared store may give transactions that do not touch each other one revision, and two places of one revision
+        # would both be the first. Looking at the queue makes each of these concern the others.
+        queue = Get(self._prefix, prefix_end(self._prefix), limit=1, keys_only=True)
+        request = KvTxn(free, (*before, queue, Put(self.key, self._value, self._lease.id)), (Get(self.key),))
         done = await insist(self._client, request, self._rng)
         if done.succeeded:
             self.revision = done.revision

@@ -47,6 +47,12 @@ async def lock(world: World, step: Step) -> None:
     await locker.lock(step)
 
 
+async def fair(world: World, step: Step) -> None:
+    locker = world.parties[step.who]
+    assert isinstance(locker, LockerParty)
+    await locker.fair(step)
+
+
 async def session(world: World, step: Step) -> None:
     locker = world.parties[step.who]
     assert isinstance(locker, LockerParty)
@@ -90,10 +96,19 @@ WORK: Final[dict[str, Action]] = {
     "glance": glance,
     "storm": storm,
     "lock": lock,
+    "fair": fair,
     "session": session,
     "start": start,
     "stop": stop,
     "deploy": deploy,
 }
 ACTIONS: Final[dict[str, Action]] = {**WORK, **FAULTS}
-ON_HOST: Final = ("call", "key", "glance", "storm", "lock", "session")  # done by the party itself, with its host's fate
+ON_HOST: Final = (
+    "call",
+    "key",
+    "glance",
+    "storm",
+    "lock",
+    "fair",
+    "session",
+)  # done by the party itself, with its host's fate

@@ -40,6 +40,7 @@ WORK: Final = (
     "keys",
     "storms",
     "locks",
+    "fair locks",
     "sessions",
     "elections",
     "deploys",
@@ -138,7 +139,7 @@ def _parties(plan: _Plan) -> None:
     if plan.has("storms") or plan.has("deaf watchers") or plan.has("compaction"):
         plan.writers = max(1, plan.writers)
         plan.watchers = rng.randint(1, 3)
-    if plan.has("locks") or plan.has("sessions") or plan.has("elections"):
+    if plan.has("locks") or plan.has("fair locks") or plan.has("sessions") or plan.has("elections"):
         plan.lockers = rng.randint(2, 3)
     if plan.has("fleet"):
         plan.fleet = 24
@@ -195,6 +196,12 @@ def _locks(plan: _Plan) -> None:
             what=plan.rng.choice(("release", "silence")),
             for_s=plan.rng.choice((0.1, 1.0, 4.0)),
         )
+
+
+def _fair(plan: _Plan) -> None:
+    for _ in plan.some(3, 10):
+        who, for_s = plan.one_of("locker", plan.lockers), plan.rng.choice((0.1, 1.0, 4.0))
+        plan.add("fair", who=who, whom=plan.rng.choice(("a", "b")), for_s=for_s)
 
 
 def _sessions(plan: _Plan) -> None:
@@ -359,6 +366,7 @@ _WORK: Final[dict[str, Callable[[_Plan], None]]] = {
     "keys": _keys,
     "storms": _storms,
     "locks": _locks,
+    "fair locks": _fair,
     "sessions": _sessions,
     "elections": _elections,
     "deploys": _deploys,

@@ -6,7 +6,7 @@ whoever tells it later must tell the same, in order and without a gap. A store t
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 
 from homeport.client.core.model import KeyValue
@@ -31,6 +31,7 @@ class History:
         self.acknowledged = 0  # the newest revision that a client was told of
         self.compacted = 0  # the newest revision that some replica cannot show any more
         self.began = False
+        self.leaps: list[tuple[int, int]] = []  # revisions that a replica took in as one, maybe before others told them
 
     def touching(self, prefix: bytes, after: int, to: int) -> list[int]:
         """The revisions after one and up to another that changed something under a prefix."""
@@ -49,11 +50,33 @@ class History:
         self.state = {kv.key: kv for kv in mvcc.range(Range(b"", b"")).entries}
         self.compacted = mvcc.revision
 
+    def leap(self, before: int, revision: int, step: Step) -> bool:
+        """A replica came to a revision without seeing those after `before`; return whether it is the first there."""
+        self.compacted = max(self.compacted, revision)
+        self.leaps.append((before, revision))
+        if revision <= self.newest:
+            return False
+        self.newest = revision
+        self._take(step)
+        return True
+
+    def fill(self, revision: int, step: Step, now: float) -> bool:
+        """A revision that a leap went over is told after all; False if there was no such leap."""
+        if not any(before < revision <= to for before, to in self.leaps):
+            return False
+        self.steps[revision] = step
+        self.first_seen[revision] = now
+        insort(self.order, revision)
+        return True
+
     def add(self, revision: int, step: Step, now: float) -> None:
         self.steps[revision] = step
         self.first_seen[revision] = now
         self.order.append(revision)
         self.newest = revision
+        self._take(step)
+
+    def _take(self, step: Step) -> None:
         for key, kv in step.items():
             if kv is None:
                 self.state.pop(key, None)
@@ -130,8 +153,9 @@ class Histories:
         if revision > history.newest and not resynced:
             history.add(revision, step, now)
             return True
-        if resynced:  # it tells many revisions as one, of which some may be new
-            history.compacted = max(history.compacted, revision)
+        if resynced:
+            return history.leap(before, revision, step)
+        if revision not in history.steps and history.fill(revision, step, now):
             return False
         if history.steps.get(revision) != step:
             self._trace.broken(

@@ -1,7 +1,8 @@
-"""Parties that take locks: by a key on a lease of their own, and by Consul's sessions over HTTP.
+"""Parties that take locks: by a key on a lease, by the client's own locks, and by Consul's sessions over HTTP.
 
 The first is the recipe of etcd's `concurrency.Mutex` without its queue: whoever creates the key on a living lease has
-the lock, and the revision of that write is the fencing token. The second is Consul's; there the key's lock index is.
+the lock, and the revision of that write is the fencing token. The second queues. The third is Consul's, whose token is
+the key's lock index.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 from homeport.client.core.errors import CasFailed, HomeportError
@@ -19,6 +21,7 @@ from homeport.mesh.simulation.scenario import Step
 from homeport.mesh.simulation.world import ObservedClient, Party, World
 
 LEASE_S: Final = 2.0
+TURN_S: Final = 6.0  # longer than a lease that is left behind
 SESSION_S: Final = 10  # Consul's least
 DELAY_S: Final = 3.0
 CALL_S: Final = 5.0
@@ -83,6 +86,37 @@ class LockerParty(Party):
             holder.valid_until = max(holder.valid_until, sent + ttl_s)
             await asyncio.sleep(LEASE_S / 3)
         return True
+
+    # --- the client's own lock ----------------------------------------------------------------------------------
+
+    async def fair(self, step: Step) -> None:
+        """Take a lock of the client's own, in turn, and give it back after `for_s`, or say nothing more."""
+        client, world = self.client, self.world
+        assert client is not None
+        lock = client.lock(f"fair/{step.whom}", ttl_s=LEASE_S)
+        try:
+            if not await lock.acquire(timeout_s=TURN_S):
+                world.trace.note(f"{self.name} does not get fair {step.whom}")
+                return
+        except HomeportError as error:
+            world.trace.note(f"{self.name} and fair {step.whom}: {type(error).__name__}")
+            return
+        since, lost = world.now(), lock.lost
+
+        def holds() -> bool:
+            """A process that stands still cannot be told that it has lost a lock; its token is what protects then."""
+            return not lost.is_set() and not world.disturbed(since, world.now(), lambda name: name == self.name)
+
+        holder = self._has(f"fair-{step.whom}", lock.token, since, inf)
+        holder.holds = holds
+        with suppress(TimeoutError):
+            await asyncio.wait_for(lost.wait(), step.for_s)
+        if lost.is_set():
+            world.trace.note(f"{self.name} has lost fair {step.whom}")
+            world.trace.count("lock lost")
+        holder.released = True
+        with suppress(HomeportError):
+            await lock.release()
 
     # --- a session of Consul's ----------------------------------------------------------------------------------
 

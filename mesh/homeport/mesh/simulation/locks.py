@@ -7,6 +7,7 @@ session has ended, its locks stay closed for their delay, for what the former ho
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,12 +19,13 @@ ROUNDING_S: Final = 1e-6
 
 @dataclass
 class Holder:
-    """One holding of one lock; `valid_until` is what the holder itself may rely on."""
+    """One holding of one lock: until `valid_until`, for as long as `holds` says so, the holder may rely on it."""
 
     name: str
     lock: str
     token: int
     valid_until: float
+    holds: Callable[[], bool] = lambda: True
     released: bool = False
 
 
@@ -39,7 +41,7 @@ class Locks:
         """Somebody was told, or shown, that it holds a lock since a moment no later than `decided`."""
         holders = self._holders.setdefault(lock, [])
         for other in holders:
-            if not other.released and decided < other.valid_until - ROUNDING_S:
+            if not other.released and decided < other.valid_until - ROUNDING_S and other.holds():
                 self._trace.broken(
                     guarantees.LOCKS,
                     f"{name} took {lock} (token {token}) while {other.name} (token {other.token}) "
