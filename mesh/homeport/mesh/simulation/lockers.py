@@ -125,11 +125,11 @@ class LockerParty(Party):
         registry = self.world.registries[step.count % len(self.world.registries)]
         connection = Connection(f"{registry.address}:8500")
         with suppress(TryError):
-            await self._session(connection, step)
+            await self._session(registry, connection, step)
         connection.close()
 
-    async def _session(self, http: Connection, step: Step) -> None:
-        world, lock = self.world, f"session-{step.whom}"
+    async def _session(self, registry: Party, http: Connection, step: Step) -> None:
+        world, lock, life = self.world, f"session-{step.whom}", registry.lives
         made = await self._ask(
             http, "PUT", "/v1/session/create", {"TTL": f"{SESSION_S}s", "LockDelay": f"{DELAY_S:g}s"}
         )
@@ -155,7 +155,9 @@ class LockerParty(Party):
             holder.released = True
             began = world.now()
             world.give_up_session(session)
-            if await self._ask(http, "PUT", f"/v1/session/destroy/{session}", None) is True:
+            if await self._ask(http, "PUT", f"/v1/session/destroy/{session}", None) is True and (
+                registry.lives == life or not world.forgets  # else it never was in the one that said so
+            ):
                 world.locks.closed(lock, began + DELAY_S)
 
     async def _ask(self, http: Connection, method: str, target: str, body: dict[str, str] | None) -> Any:
