@@ -84,6 +84,19 @@ check: $(STAMP) ## lint, format, types, layers, package contents
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/project
 
+# PyPI's pyright fetches node and itself from elsewhere; npm's is the whole thing.
+PYRIGHT := 1.1.414
+TYPES := $(VENV)/pyright/$(PYRIGHT)
+$(TYPES): $(STAMP)
+	@npm install --silent --no-audit --no-fund --prefix $@ pyright@$(PYRIGHT)
+	@touch $@
+
+.PHONY: types
+types: $(STAMP) ## types for whoever uses the library: asserted ones by pyright, and all of them complete (needs node)
+	@if command -v npm >/dev/null; then $(MAKE) -s $(TYPES) && $(BIN)/python -m tests.typing $(TYPES)/node_modules/.bin/pyright; \
+	elif [ "$$HOMEPORT_REQUIRE" = peers ]; then echo "homeport: make types needs node and npm"; exit 1; \
+	else echo "homeport: SKIPPED make types: it needs node and npm (Debian: apt-get install nodejs npm)"; fi
+
 DOCS := $(VENV)/.docs
 $(DOCS): $(STAMP)
 	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --group docs

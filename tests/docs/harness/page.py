@@ -34,7 +34,7 @@ from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer, RawFenced
 from tests.docs.harness.loaders import LOADERS, read_commands
 from tests.docs.harness.ports import Ports
 from tests.docs.harness.session import Session
-from tests.docs.harness.shell import Command, Shell, Wrong, commands
+from tests.docs.harness.shell import INSTALL_S, PATIENCE_S, Command, Shell, Wrong, commands
 
 ROOT: Final = Path(__file__).parents[3]
 _MARKS: Final = ("file", "terminal", "soon", "needs", "installing", "not run")
@@ -69,7 +69,7 @@ class Reader:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HOMEPORT_", "PYTEST_"))}
         self._environment = inherited | self._ports.variables()
         self._environment |= {
-            "HOME": str(folder),
+            "HOME": os.environ["HOME"] if installing else str(folder),
             "XDG_STATE_HOME": str(folder / ".state"),
             "PATH": f"{self._python.parent}:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
@@ -135,7 +135,8 @@ class Reader:
             if "terminal" in marks:
                 self._shell.open(marks["terminal"], block)
             else:
-                self._shell.run(block, soon="soon" in marks)
+                patience_s = INSTALL_S if "installing" in marks else PATIENCE_S
+                self._shell.run(block, soon="soon" in marks, patience_s=patience_s)
         else:
             return f"nobody knows how to run {language or 'a block without a language'}; `text` is for what is none"
         return ""

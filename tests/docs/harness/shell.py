@@ -17,6 +17,7 @@ from typing import IO, Final, NamedTuple
 from tests.docs.harness.ports import Ports
 
 PATIENCE_S: Final = 60.0  # for a command, and for what a page says will come
+INSTALL_S: Final = 400.0  # for pip, which may have to fetch everything
 _AGAIN_S: Final = 0.2  # between two looks at what comes soon
 _STOP_S: Final = 30.0  # for what a terminal runs, after Ctrl-C
 
@@ -73,29 +74,29 @@ class Shell:
         self._environment = environment
         self._terminals: dict[str, Terminal] = {}
 
-    def run(self, block: list[Command], *, soon: bool = False) -> None:
+    def run(self, block: list[Command], *, soon: bool = False, patience_s: float = PATIENCE_S) -> None:
         """Run a block to its end; `soon`: as often as it takes until it prints what the page shows."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return self._run(block)
+                return self._run(block, patience_s)
             except Wrong:
                 if not soon or time.monotonic() > deadline:
                     raise
                 time.sleep(_AGAIN_S)
 
-    def _run(self, block: list[Command]) -> None:
+    def _run(self, block: list[Command], patience_s: float) -> None:
         mark = f"== {os.urandom(8).hex()} "  # stands between the outputs
         script = "".join(
             f"{self._ports.fill(each.text)}\n(status=$?; echo; echo '{mark}'$status; exit $status)\n" for each in block
         )
         process = self._start(script, subprocess.PIPE)
         try:
-            output, _ = process.communicate(timeout=PATIENCE_S)
+            output, _ = process.communicate(timeout=patience_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             output, _ = process.communicate()
-            raise Wrong(f"not done after {PATIENCE_S} s:\n{output}") from None
+            raise Wrong(f"not done after {patience_s} s:\n{output}") from None
         said = re.findall(rf"(.*?)\n{re.escape(mark)}(\d+)\n", output, re.DOTALL)
         for number, (command, (printed, status)) in enumerate(zip(block, said, strict=False)):
             asked = number + 1 < len(block) and block[number + 1].text.strip() == "echo $?"
