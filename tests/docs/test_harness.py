@@ -29,6 +29,7 @@ def read(folder: Path, text: str) -> Reader:
         ("```python\nawait no_such_name\n```\n", "line 2, in <module>"),
         ("```python\n# late.py\nif:\n```\n", "invalid syntax"),
         ("```python\ndef test_arithmetic():\n    assert 1 == 2\n```\n", "assert 1 == 2"),
+        ("<!-- goes on -->\n```python\nx = 1\n```\n", "it was to go on, and ended"),
         ("```sh\ntrue\nfalse\ntrue\n```\n", "did not get to its end"),
         ("```console\n$ echo one\ntwo\n```\n", "printed:\none"),
         ("```console\n$ false\n$ true\n```\n", "ended with 1"),

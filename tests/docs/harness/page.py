@@ -9,6 +9,7 @@ first line is `# name.py` is that file. Comments in front of a block, which read
     <!-- ctrl-c: registry -->           Ctrl-C is pressed there, or: <!-- ended: orders-1 137 --> it ends by itself
     <!-- check: dnsmasq --test ... -->  a command that comes to end well, at the latest within a minute
     <!-- soon -->                       the next block comes to print what is shown, at the latest within a minute
+    <!-- goes on -->                    the next block of Python does not end by itself: it is ended after a second
     <!-- setup: python ... -->          something the page takes for granted
     <!-- needs: consul -->              the next block or check needs a module or program that is not everywhere
     <!-- installing: reason -->         the next block installs: it runs where a new user's day is tested
@@ -37,7 +38,7 @@ from tests.docs.harness.session import Session
 from tests.docs.harness.shell import INSTALL_S, PATIENCE_S, Command, Shell, Wrong, commands
 
 ROOT: Final = Path(__file__).parents[3]
-_MARKS: Final = ("file", "terminal", "soon", "needs", "installing", "not run")
+_MARKS: Final = ("file", "terminal", "soon", "goes on", "needs", "installing", "not run")
 _ACTS: Final = ("check", "ctrl-c", "ended", "setup")
 _fences = RawFencedCodeBlockLexer(re.compile(r"(?P<language>[^\n]*)\n"))
 _comments = DirectiveInHTMLCommentLexer("|".join((*_MARKS, *_ACTS)), r"[^\n]*?")
@@ -129,7 +130,9 @@ class Reader:
         elif name:
             pass  # it is right if what reads it takes it, which a later block or check shows
         elif language == "python":
-            return self._test_block(source) if "def test_" in source else self._python_block(source, example)
+            if "def test_" in source:
+                return self._test_block(source)
+            return self._python_block(source, example, goes_on="goes on" in marks)
         elif language in ("console", "sh"):
             block = commands(source, language)
             if "terminal" in marks:
@@ -156,10 +159,10 @@ class Reader:
         self.skipped.append(Skipped(f"{_shown(Path(example.path))}:{example.line}", reason))
         return True
 
-    def _python_block(self, source: str, example: Example) -> str:
+    def _python_block(self, source: str, example: Example, *, goes_on: bool = False) -> str:
         if self._session is None:
             self._session = Session(self._python, self.folder, self._environment)
-        return self._session.run(self._ports.fill(source), example.path, example.line)
+        return self._session.run(self._ports.fill(source), example.path, example.line, goes_on=goes_on)
 
     def _test_block(self, source: str) -> str:
         """Run the tests that a block has, as a user would who has written those before it too."""
