@@ -19,7 +19,7 @@ VERSIONS = ("3.11", "3.13")  # the oldest and the newest that are promised
 def interpreter(version: str) -> Path:
     """A Python of this version, wherever there is one; skip if there is none."""
     for candidate in _candidates(version):
-        asked = [candidate, "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"]
+        asked = [str(candidate), "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"]
         found = subprocess.run(asked, capture_output=True, text=True, check=False)
         if found.stdout.strip() == version:
             return candidate
@@ -38,7 +38,7 @@ def _candidates(version: str) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out]
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (built,) = out.glob("*.whl")
     return built
@@ -61,7 +61,7 @@ def test_a_new_user_gets_to_the_end(
     monkeypatch.setenv("PATH", f"{python.parent}:{os.environ['PATH']}")
     with Reader(tmp_path, seed=1, python=tmp_path / ".venv" / "bin" / "python", installing=True) as reader:
         follow(ROOT / page, reader)
-    installed = [tmp_path / ".venv" / "bin" / "pip", "show", "homeport"]
+    installed = [str(tmp_path / ".venv" / "bin" / "pip"), "show", "homeport"]
     shown = subprocess.run(installed, capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) in shown, "it is the wheel that was tried, not this working tree"
     assert f"python{version}" in shown

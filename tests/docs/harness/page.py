@@ -18,6 +18,7 @@ first line is `# name.py` is that file. Comments in front of a block, which read
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import random
@@ -124,7 +125,8 @@ class Reader:
         if name := marks.get("file") or (named[1] if named else ""):
             (self.folder / name).write_text(self._ports.fill(source))
         if language in LOADERS:
-            LOADERS[language](source, self.folder)
+            with contextlib.chdir(self.folder):  # files that it names are there
+                LOADERS[language](source, self.folder)
         elif name and language == "python":
             compile(source, name, "exec")
         elif name:
@@ -217,8 +219,6 @@ def _shown(page: Path) -> Path:
 
 def pages() -> Iterator[Path]:
     """Every page there is."""
-    yield ROOT / "README.md"
-    yield ROOT / "ARCHITECTURE.md"
-    yield ROOT / "CONTRIBUTING.md"
+    yield from sorted(ROOT.glob("*.md"))
     yield from sorted((ROOT / "examples").glob("*/README.md"))
     yield from sorted((ROOT / "docs").glob("*.md"))
