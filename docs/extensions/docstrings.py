@@ -4,12 +4,13 @@ the comment behind them. References to where a public name is defined lead to wh
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import re
 from typing import Any
 
-import msgspec
+import msgspec.inspect
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -42,30 +43,28 @@ def _find_public(
     return domain.resolve_xref(env, str(node["refdoc"]), app.builder, "obj", public, node, content)
 
 
-def _keep_fields(_app: Sphinx, _what: str, name: str, value: Any, skip: bool, _options: Any) -> bool | None:
-    """Show the fields of a struct, unless its docstring describes them already."""
-    owner = getattr(value, "__objclass__", None)
-    if isinstance(owner, type) and issubclass(owner, msgspec.Struct) and not name.startswith("_"):
-        return "Attributes:" in (owner.__doc__ or "")
-    return None
-
-
-def _read(_app: Sphinx, what: str, name: str, _value: Any, _options: Any, lines: list[str]) -> None:
-    if what == "attribute" and not any(lines):
-        lines[:] = [_comment_behind(name)]
+def _read(_app: Sphinx, what: str, _name: str, value: Any, _options: Any, lines: list[str]) -> None:
+    if what == "class" and "Attributes:" not in lines:
+        lines += _fields(value)
     lines[:] = _with_code_blocks(lines)
 
 
-def _comment_behind(name: str) -> str:
-    """What the line that declares a field says in its comment."""
-    owner_name, _, field = name.rpartition(".")
-    module, _, owner = owner_name.rpartition(".")
-    try:
-        source = inspect.getsource(getattr(importlib.import_module(module), owner))
-    except (ImportError, AttributeError, OSError, TypeError):
-        return ""
-    found = re.search(rf"^    {field}: [^#\n]*# (?!noqa|type:)(.*)$", source, re.MULTILINE)
-    return found[1] if found else ""
+def _rejoin(_app: Sphinx, _what: str, _name: str, _value: Any, _options: Any, lines: list[str]) -> None:
+    """Napoleon takes what stands before a colon in a property's first line for its type."""
+    for number, line in enumerate(lines):
+        if line.startswith(":type: "):
+            del lines[number]
+            lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
+            return
+
+
+def _fields(owner: type) -> list[str]:
+    """A section on the fields of a struct or dataclass: what the lines that declare them say in their comments."""
+    if not (msgspec.inspect.is_struct_type(owner) or dataclasses.is_dataclass(owner)):
+        return []
+    source = inspect.getsource(owner)
+    found = re.findall(r"^    ([a-z]\w*): [^#\n]*# (?!noqa|type:)(.*)$", source, re.MULTILINE)
+    return ["", "Attributes:", *(f"    {name}: {comment}" for name, comment in found), ""] if found else []
 
 
 def _with_code_blocks(lines: list[str]) -> list[str]:
@@ -83,6 +82,6 @@ def _with_code_blocks(lines: list[str]) -> list[str]:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _read, priority=400)  # before napoleon
-    app.connect("autodoc-skip-member", _keep_fields)
+    app.connect("autodoc-process-docstring", _rejoin, priority=600)  # after it
     app.connect("missing-reference", _find_public)
     return {"parallel_read_safe": True}
