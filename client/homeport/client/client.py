@@ -72,12 +72,12 @@ class Client:
         )
         self._rng: Rng = rng or own_rng()
         self._resolved: dict[str, Subscription] = {}  # what `resolve` follows, least recently asked for first
-        self.watches = Watches()
+        self.watches: Watches = Watches()
         self._connection = self.watches.connection = Connection(transports, self._rng, self.watches)
-        self.kv = Kv(self)
-        self.farewells = Farewells()
+        self.kv: Kv = Kv(self)
+        self.farewells: Farewells = Farewells()
         self.leases: dict[Lease, None] = {}  # those that are renewed
-        self.renewals = Renewals(self._renew, self._rng)
+        self.renewals: Renewals = Renewals(self._renew, self._rng)
 
     async def start(self) -> None:
         """Start connecting; the same as entering the context.

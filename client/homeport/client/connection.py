@@ -89,10 +89,10 @@ class Connection:
     """
 
     def __init__(self, transports: Sequence[Transport], rng: Rng, follower: Follower) -> None:
-        self.transports = list(transports)
+        self.transports: list[Transport] = list(transports)
         self.link: Link | None = None
-        self.link_epoch = 0
-        self.store_id = ""
+        self.link_epoch: int = 0
+        self.store_id: str = ""
         self.refusal: RequestError | None = None
         self.error: HomeportError | None = None
         self._rng = rng

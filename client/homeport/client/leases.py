@@ -78,9 +78,9 @@ class Lease:
 
     def __init__(self, client: Client, ttl_s: float, rng: Rng) -> None:
         validate_ttl("ttl_s", ttl_s)
-        self.id = 0
+        self.id: int = 0
         self.ttl_s = ttl_s
-        self.lost = asyncio.Event()
+        self.lost: asyncio.Event = asyncio.Event()
         self.error: HomeportError | None = None
         self._client = client
         self._backoff = Backoff(rng, cap_s=ttl_s / RENEWALS_PER_TTL)

@@ -62,9 +62,9 @@ class Registration:
 
     def __init__(self, client: Client, instance: Instance, rng: Rng, bound_to: asyncio.Task[Any] | None = None) -> None:
         validate_instance(msgspec.structs.replace(instance, node=instance.node or "registry"))
-        self.instance = instance
-        self.lease = 0
-        self.registered = False
+        self.instance: Instance = instance
+        self.lease: int = 0
+        self.registered: bool = False
         self.error: HomeportError | None = None  # what the last renewal or registration met; None while all is well
         self._client = client
         self._rng = rng

@@ -24,12 +24,12 @@ class Feed:
     """One service's view and its listeners; owned by the client, shared by its subscriptions."""
 
     def __init__(self, service: str, now: Callable[[], float], idle: Callable[[Feed], None]) -> None:
-        self.view = ServiceView(service)
+        self.view: ServiceView = ServiceView(service)
         self.instances: Mapping[InstanceKey, Instance] = self.view.instances
-        self.live = False
-        self.watch = 0  # the number of its watch on the present link
+        self.live: bool = False
+        self.watch: int = 0  # the number of its watch on the present link
         self.listeners: dict[object, Changed] = {}
-        self.subscriptions = 0
+        self.subscriptions: int = 0
         self.error: HomeportError | None = None  # why nothing more comes, unless the next link says otherwise
         self.waiting: dict[asyncio.Event, None] = {}  # set, each, after a change and when there is an error
         self._now = now
@@ -125,7 +125,7 @@ class Subscription:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._open = True
-        self.service = feed.view.service
+        self.service: str = feed.view.service
         feed.subscriptions += 1
 
     @property

@@ -197,7 +197,7 @@ class TxnCondition(TxnBranch, TxnAnswer):
     def __init__(self) -> None:
         TxnBranch.__init__(self)
         TxnAnswer.__init__(self)
-        self.otherwise = TxnBranch()
+        self.otherwise: TxnBranch = TxnBranch()
         self._compare: list[Compare] = []
 
     def require(

@@ -133,7 +133,7 @@ class Registry:
         """Build everything over the store; `backup` is what a store without a data directory starts from."""
         assert self._loop is not None
         now = self._now or self._loop.time
-        self.store = self._make_store(now, backup)
+        self.store: EmbeddedStore | EtcdStore = self._make_store(now, backup)
         await self.store.start()
         try:
             self._build(now)
@@ -144,11 +144,11 @@ class Registry:
 
     def _build(self, now: Callable[[], float]) -> None:
         """Everything over a store that has started."""
-        self.catalogue = Catalogue()
-        self.peers = Peers(self.store, self.catalogue)
+        self.catalogue: Catalogue = Catalogue()
+        self.peers: Peers = Peers(self.store, self.catalogue)
         self._doubts = Doubts(self.store, self.catalogue, self._doubted, now=now, guard=self._guard)
         self._sessions = Sessions(self.store, self.catalogue, self._rng)
-        self.operations = Operations(
+        self.operations: Operations = Operations(
             self.store,
             self.catalogue,
             self.peers,

@@ -70,7 +70,7 @@ class Sidecar:
         rng: Rng | None = None,
         **given: Unpack[Given],
     ) -> None:
-        self.options = msgspec.structs.replace(options, **given)
+        self.options: Options = msgspec.structs.replace(options, **given)
         self.at: dict[str, str] = {}  # listener -> the address it is bound to
         self.outbound: Outbound | None = None
         self.inbound: Inbound | None = None

@@ -86,7 +86,7 @@ class Workers:
     ) -> None:
         if not 1 <= count <= WORKERS_MAX:
             raise ValueError(f"{count} workers; allowed: 1 to {WORKERS_MAX}")
-        self.options = msgspec.structs.replace(options, **given)
+        self.options: Options = msgspec.structs.replace(options, **given)
         if count > 1 and self.options.remembering is not None:
             raise ValueError(REMEMBERING_ALONE)
         self.at: dict[str, str] = {}

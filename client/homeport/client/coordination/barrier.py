@@ -24,7 +24,7 @@ class Barrier:
     """A gate: while its key stands everyone who waits is held up. Made by `Client.barrier`."""
 
     def __init__(self, client: Client, name: str | bytes, rng: Rng) -> None:
-        self.key = key_bytes(name)
+        self.key: bytes = key_bytes(name)
         if not self.key:
             raise InvalidArgument("the name is empty; allowed: any key", field="name")
         self._client = client
@@ -79,8 +79,8 @@ class DoubleBarrier(Holding):
         super().__init__(client, ttl_s=ttl_s, session=session, rng=rng)
         if count < 1:
             raise InvalidArgument(f"count is {count}; allowed: 1 or more", field="count")
-        self.count = count
-        self.prefix = prefix_of(name, b"barrier")
+        self.count: int = count
+        self.prefix: bytes = prefix_of(name, b"barrier")
         self._ready = self.prefix[:-1] + b".ready"
         self._place: Place | None = None
         self._group = 0  # the revision at which that of the last entering was complete: its name

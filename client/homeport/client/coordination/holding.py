@@ -41,8 +41,8 @@ class Holding:
     def __init__(self, client: Client, *, ttl_s: float | None, session: Lease | None, rng: Rng) -> None:
         if session is not None and ttl_s is not None:
             raise InvalidArgument("give ttl_s or a session, which has one", field="ttl_s")
-        self.token = 0
-        self.lost = asyncio.Event()
+        self.token: int = 0
+        self.lost: asyncio.Event = asyncio.Event()
         self._client = client
         self._rng = rng
         self._session = session

@@ -29,7 +29,7 @@ class Lock(Holding):
         self, client: Client, name: str | bytes, *, ttl_s: float | None, session: Lease | None, value: bytes, rng: Rng
     ) -> None:
         super().__init__(client, ttl_s=ttl_s, session=session, rng=rng)
-        self.prefix = prefix_of(name, self._kind)
+        self.prefix: bytes = prefix_of(name, self._kind)
         self._value = value
         self._place: Place | None = None
 

@@ -104,8 +104,8 @@ class Place:
 
     def __init__(self, client: Client, lease: Lease, prefix: bytes, value: bytes, rng: Rng) -> None:
         name = lease.next_name().encode()
-        self.key = prefix + name
-        self.revision = 0
+        self.key: bytes = prefix + name
+        self.revision: int = 0
         self._client = client
         self._lease = lease
         self._prefix = prefix

@@ -49,7 +49,7 @@ class Queue:
     def __init__(
         self, client: Client, name: str | bytes, *, ttl_s: float | None, session: Lease | None, rng: Rng
     ) -> None:
-        self.prefix = prefix_of(name, b"queue")
+        self.prefix: bytes = prefix_of(name, b"queue")
         self._client = client
         self._ttl_s = ttl_s
         self._session = session

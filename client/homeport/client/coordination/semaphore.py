@@ -41,8 +41,8 @@ class Semaphore(Holding):
         super().__init__(client, ttl_s=ttl_s, session=session, rng=rng)
         if permits < 1:
             raise InvalidArgument(f"permits is {permits}; allowed: 1 or more", field="permits")
-        self.permits = permits
-        self.prefix = prefix_of(name, b"semaphore")
+        self.permits: int = permits
+        self.prefix: bytes = prefix_of(name, b"semaphore")
         self._holders = self.prefix + b"held/"
         self._place: Place | None = None
         self._permit = b""

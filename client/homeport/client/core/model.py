@@ -7,7 +7,7 @@ ignored, so that a release talks to its neighbours.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import msgspec
 
@@ -47,7 +47,8 @@ class FrozenDict(dict[Any, Any]):
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         raise TypeError("this mapping belongs to an immutable value; build a new value with msgspec.structs.replace")
 
-    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
+    if not TYPE_CHECKING:  # to type checkers it is a dict, whose overloads no single signature can stand for
+        __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
 
 # The default itself, and what every empty mapping becomes: it is by identity that encoders know what to leave out.

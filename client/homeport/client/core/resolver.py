@@ -25,9 +25,9 @@ class ServiceView:
     __slots__ = ("_held_until", "_instances", "_kept", "_pages", "_reconnected", "known", "revision", "service")
 
     def __init__(self, service: str) -> None:
-        self.service = service
-        self.revision = 0
-        self.known = False
+        self.service: str = service
+        self.revision: int = 0
+        self.known: bool = False
         self._instances: dict[InstanceKey, Instance] = {}
         self._kept: dict[InstanceKey, Instance] = {}  # known before, not yet confirmed, while a snapshot is held back
         self._held_until = 0.0

@@ -29,7 +29,7 @@ class MemoryDatagrams(asyncio.DatagramTransport):
         self.host = host
         self.sockname = sockname
         self.peername = peername
-        self.closed = False
+        self.closed: bool = False
         self._network = network
         self._loop = network.loop
         self._protocol = protocol

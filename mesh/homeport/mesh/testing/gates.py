@@ -23,8 +23,8 @@ class Gate:
 
     def __init__(self, target: str) -> None:
         self.target = target
-        self.address = ""
-        self.held = False
+        self.address: str = ""
+        self.held: bool = False
         self._ends: dict[_End, None] = {}
         self._server: asyncio.Server | None = None
 

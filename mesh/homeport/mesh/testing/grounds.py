@@ -81,7 +81,7 @@ class VirtualGround:
         self._loop = loop
         self._network = loop.network
         self._ips: dict[str, str] = {}
-        self.registry_binds = f"{self.ip(REGISTRY)}:8300"  # the same after a restart
+        self.registry_binds: str = f"{self.ip(REGISTRY)}:8300"  # the same after a restart
 
     def ip(self, party: str) -> str:
         if party not in self._ips:

@@ -20,9 +20,9 @@ class Host:
     __slots__ = ("address", "crashed", "frozen", "held", "job_delay_s")
 
     def __init__(self, address: str) -> None:
-        self.address = address
-        self.frozen = False
-        self.crashed = False
+        self.address: str = address
+        self.frozen: bool = False
+        self.crashed: bool = False
         self.job_delay_s: tuple[float, float] | None = None  # bounds, where its executor jobs are slower than others'
         self.held: list[asyncio.Handle] = []  # callbacks that fell due while it was frozen
 

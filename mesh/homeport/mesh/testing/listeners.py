@@ -72,7 +72,7 @@ class MemoryServer(asyncio.AbstractServer):
         listeners: list[Listener],
         unbind: Callable[[Listener], None],
     ) -> None:
-        self.context = contextvars.copy_context()
+        self.context: contextvars.Context = contextvars.copy_context()
         self._network = network
         self._factory = protocol_factory
         self._listeners: list[Listener] | None = listeners

@@ -49,8 +49,8 @@ class Member:
 
     def __init__(self, ground: Ground, name: str, handler: Handler, rng: random.Random) -> None:
         self.name = name
-        self.address = ""
-        self.runs = False
+        self.address: str = ""
+        self.runs: bool = False
         self.client: Client
         self.sidecar: Sidecar
         self._ground = ground
@@ -150,8 +150,8 @@ class Mesh:
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
-        self.calls = 0
-        self.failed = 0
+        self.calls: int = 0
+        self.failed: int = 0
         self.failures: list[str] = []
         self.registry: Registry
         self.client: Client

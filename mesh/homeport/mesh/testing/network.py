@@ -86,8 +86,8 @@ class Network:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
-        self.home = Host(HOME)
-        self.kernel = contextvars.Context()  # belongs to no host, so it is never frozen
+        self.home: Host = Host(HOME)
+        self.kernel: contextvars.Context = contextvars.Context()  # belongs to no host, so it is never frozen
         self.streams: dict[MemoryTransport, None] = {}  # both ends of each, while there is anything left to do
         self._hosts = {HOME: self.home}
         self._names = {"localhost": HOME}

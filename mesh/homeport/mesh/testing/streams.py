@@ -56,9 +56,9 @@ class MemoryTransport(asyncio.Transport):
     ) -> None:
         super().__init__({"sockname": sockname, "peername": peername, "socket": None})
         self.network = network
-        self.number = network.loop.draw_number()
+        self.number: int = network.loop.draw_number()
         self.host = host
-        self.peer = self  # until `join`
+        self.peer: MemoryTransport = self  # until `join`
         self._loop = network.loop
         self._link = link
         self._context = context
@@ -83,7 +83,7 @@ class MemoryTransport(asyncio.Transport):
         self._fin_sent = False
         self._fin_received = False
         self._reset_received = False
-        self.released = False  # the socket is closed
+        self.released: bool = False  # the socket is closed
         self.stalled = False  # nothing on this wire arrives until it is healed
         self._torn_after: int | None = None  # bytes that still get through before it breaks
         network.streams[self] = None

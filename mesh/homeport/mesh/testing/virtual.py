@@ -64,7 +64,7 @@ class VirtualTask(asyncio.Task[T]):
         context: contextvars.Context | None,
     ) -> None:
         self.number = number  # before the base class registers the task in a set
-        self.host = HOST.get() if context is None else context.get(HOST)
+        self.host: Host | None = HOST.get() if context is None else context.get(HOST)
         super().__init__(coro, loop=loop, name=name or f"task-{number}", context=context)
 
     def __hash__(self) -> int:
@@ -119,9 +119,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = EPOCH_S
         super().__init__()
         self.seed = seed
-        self.rng = random.Random(seed)
-        self.network = Network(self)
-        self.steps = 0
+        self.rng: random.Random = random.Random(seed)
+        self.network: Network = Network(self)
+        self.steps: int = 0
         self._steps_max = steps_max
         self._owner = threading.get_ident()
         self._numbers = itertools.count(1)

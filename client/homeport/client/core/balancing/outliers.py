@@ -48,8 +48,8 @@ class OutlierDetector:
     def __init__(self, settings: Outliers) -> None:
         self._settings = settings
         self._next_interval_s = 0.0  # the first sweep begins the first interval
-        self.ejections = 0
-        self.spared = 0  # ejections that were due but would have left too few
+        self.ejections: int = 0
+        self.spared: int = 0  # ejections that were due but would have left too few
 
     def failed(
         self,

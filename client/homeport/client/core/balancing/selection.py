@@ -88,9 +88,9 @@ class Zoned(Candidates[T]):
 
     def __init__(self, near: Candidates[T], far: Candidates[T], share: float) -> None:
         super().__init__((*near.members, *far.members))
-        self.near = near
-        self.far = far
-        self.share = share
+        self.near: Candidates[T] = near
+        self.far: Candidates[T] = far
+        self.share: float = share
 
     def pick(self, rng: Rng, excluded: Collection[T] = (), now: float = 0.0, key: bytes | None = None) -> T | None:
         near = self.share >= 1.0 or rng.random() < self.share
