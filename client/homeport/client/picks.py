@@ -23,12 +23,12 @@ class Followed:
     def __init__(
         self, subscription: Subscription, group: Group, lock: RLock, now: Callable[[], float], rng: Rng
     ) -> None:
-        self.subscription = subscription
-        self.group = group
-        self.timed = group.timed
-        self.lock = lock  # held wherever an endpoint's counts change: picks end in whatever thread they began
-        self.now = now
-        self.rng = rng
+        self.subscription: Subscription = subscription
+        self.group: Group = group
+        self.timed: bool = group.timed
+        self.lock: RLock = lock  # held wherever an endpoint's counts change: picks end in whatever thread they began
+        self.now: Callable[[], float] = now
+        self.rng: Rng = rng
         self.choose: Callable[[Rng], Endpoint | None] = group.choice.pick
         self.stop_listening: Callable[[], None] = lambda: None
 

@@ -282,7 +282,7 @@ class Transaction(TxnCondition):
 
     def __init__(self, client: Client) -> None:
         super().__init__()
-        self.revision = 0
+        self.revision: int = 0
         self._client = client
 
     async def commit(self, *, timeout_s: float = CALL_S) -> Self:

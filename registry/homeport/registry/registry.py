@@ -102,7 +102,7 @@ class Registry:
             raise InvalidArgument("give a data directory or a store, not both", field="store")
         self._data_dir = None if data_dir is None else os.fspath(data_dir)
         self._etcd = parse_etcd(store) if store else None
-        self.node = node or socket.gethostname()
+        self.node: str = node or socket.gethostname()
         self._token = token
         self._rng = rng or own_rng()
         self._now = now

@@ -84,7 +84,7 @@ class Client:
         self._begun: Life | None = None
         self._closed = False
         self._resolvers: weakref.WeakSet[Resolver] = weakref.WeakSet()
-        self.kv = Kv(self._life)
+        self.kv: Kv = Kv(self._life)
         _clients.add(self)
 
     def _life(self) -> Life:

@@ -34,7 +34,7 @@ class Holding:
     def __init__(self, life: Life, inner: coordination.Holding) -> None:
         self._life = life
         self._inner = inner
-        self.lost = threading.Event()
+        self.lost: threading.Event = threading.Event()
 
     def __str__(self) -> str:
         return str(self._inner)
@@ -126,7 +126,7 @@ class Lock(Holding):
 
     def __init__(self, life: Life, inner: coordination.Lock) -> None:
         super().__init__(life, inner)
-        self.prefix = inner.prefix
+        self.prefix: bytes = inner.prefix
 
 
 class Semaphore(Holding):
@@ -134,8 +134,8 @@ class Semaphore(Holding):
 
     def __init__(self, life: Life, inner: coordination.Semaphore) -> None:
         super().__init__(life, inner)
-        self.permits = inner.permits
-        self.prefix = inner.prefix
+        self.permits: int = inner.permits
+        self.prefix: bytes = inner.prefix
 
 
 class Election(Lock):
@@ -172,7 +172,7 @@ class Barrier:
     def __init__(self, life: Life, inner: coordination.Barrier) -> None:
         self._life = life
         self._inner = inner
-        self.key = inner.key
+        self.key: bytes = inner.key
 
     def hold(self, *, lease: Lease | int = 0) -> None:
         """Close the gate; with a lease, until that ends at the latest."""
@@ -193,8 +193,8 @@ class DoubleBarrier(Holding):
     def __init__(self, life: Life, inner: coordination.DoubleBarrier) -> None:
         super().__init__(life, inner)
         self._barrier = inner
-        self.count = inner.count
-        self.prefix = inner.prefix
+        self.count: int = inner.count
+        self.prefix: bytes = inner.prefix
 
     def enter(self, *, timeout_s: float | None = None) -> bool:
         """Come in, and return whether the group was complete within `timeout_s`; if not, this one is out again."""
@@ -217,7 +217,7 @@ class Queue:
     def __init__(self, life: Life, inner: coordination.Queue) -> None:
         self._life = life
         self._inner = inner
-        self.prefix = inner.prefix
+        self.prefix: bytes = inner.prefix
 
     @property
     def items(self) -> bytes:

@@ -135,7 +135,7 @@ class Lease:
     def __init__(self, life: Life, inner: leases.Lease) -> None:
         self._life = life
         self._inner = inner
-        self.lost = threading.Event()
+        self.lost: threading.Event = threading.Event()
         inner.on_lost(self.lost.set)
 
     @property

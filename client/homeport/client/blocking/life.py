@@ -32,7 +32,7 @@ class Life:
         self._thread = LoopThread("homeport client", OWNER)
         self._thread.start()
         try:
-            self.client = self._thread.call(make)
+            self.client: async_client.Client = self._thread.call(make)
             self.run(self.client.start())
         except BaseException:
             self._thread.close()

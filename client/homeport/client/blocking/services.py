@@ -76,7 +76,7 @@ class Subscription:
     def __init__(self, life: Life, inner: subscription.Subscription) -> None:
         self._life = life
         self._inner = inner
-        self.service = inner.service
+        self.service: str = inner.service
 
     @property
     def instances(self) -> Mapping[InstanceKey, Instance]:

@@ -37,24 +37,27 @@ class Endpoint:
     )  # fmt: skip
 
     def __init__(self, instance: Instance, joined_s: float, latency: Latency | None) -> None:
-        self.name = f"{instance.node}/{instance.id}"
-        self.active = 0
-        self.joined_s = joined_s  # or recovered: where slow start counts from
-        self.latency = latency  # timed only for a policy that asks
-        self.answers = self.errors = 0  # in this interval of outlier detection
-        self.row_5xx = self.row_gateway = self.row_connect = 0
-        self.ejected = False
-        self.ejected_until_s = 0.0
-        self.ejections = 0
-        self.suspect = False  # failed lately
-        self.suspect_until_s = 0.0
+        self.name: str = f"{instance.node}/{instance.id}"
+        self.active: int = 0
+        self.joined_s: float = joined_s  # or recovered: where slow start counts from
+        self.latency: Latency | None = latency  # timed only for a policy that asks
+        self.answers: int = 0  # in this interval of outlier detection
+        self.errors: int = 0
+        self.row_5xx: int = 0
+        self.row_gateway: int = 0
+        self.row_connect: int = 0
+        self.ejected: bool = False
+        self.ejected_until_s: float = 0.0
+        self.ejections: int = 0
+        self.suspect: bool = False  # failed lately
+        self.suspect_until_s: float = 0.0
         self.describe(instance)
 
     def describe(self, instance: Instance) -> None:
         """Take over what the registry says now; the address must not have changed."""
-        self.instance = instance
+        self.instance: Instance = instance
         self.weight: float = instance.weight
-        self.available = instance.available
+        self.available: bool = instance.available
 
 
 class Group:
@@ -78,9 +81,9 @@ class Group:
         self._met = False
         self._warming = False
         self._weighed_at_s = 0.0
-        self.timed = settings.policy == "peak-ewma"
-        self.moves = self.timed or settings.policy == "round-robin"
-        self.unsettled = False
+        self.timed: bool = settings.policy == "peak-ewma"
+        self.moves: bool = self.timed or settings.policy == "round-robin"
+        self.unsettled: bool = False
         self.endpoints: dict[InstanceKey, Endpoint] = {}
         self.choice: Candidates[Endpoint] = LeastRequest()
 
