@@ -115,7 +115,7 @@ class Claim(Holding):
 
     def __init__(self, client: Client, prefix: bytes, *, ttl_s: float | None, session: Lease | None, rng: Rng) -> None:
         super().__init__(client, ttl_s=ttl_s, session=session, rng=rng)
-        self.value = b""
+        self.value: bytes = b""
         self._prefix = prefix
         self._items = prefix + b"items/"
         self._claims = prefix + b"claims/"
