@@ -1,13 +1,15 @@
-"""What fuzzing has found, each said as a promise."""
+"""What fuzzing and soaking have found, each said as a promise."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from homeport.client import Client
 from homeport.client.core import wire
 from homeport.client.core.errors import InvalidArgument, ProtocolError
 from homeport.client.core.messages import Hello, WatchService
@@ -70,3 +72,21 @@ async def test_a_client_that_ends_its_half_of_a_connection_with_a_watch_open_is_
         async with asyncio.timeout(1.0):
             assert await reader.read(), "both are answered, and then the connection ends"
         writer.close()
+
+
+@virtual_time(seed=12)
+async def test_connections_that_are_gone_leave_no_buffers_to_the_collector() -> None:
+    async with Registry() as registry:
+        at = await registry.serve(rpc="127.0.0.1:7400")
+        assert at.rpc is not None
+        gc.collect()
+        gc.disable()  # a process with many objects collects as rarely as that
+        try:
+            for _ in range(5):
+                async with Client(at.rpc) as client:
+                    await client.services()
+            await asyncio.sleep(1.0)
+            held = [each for each in gc.get_objects() if isinstance(each, wire.Splitter) and each._unpacker is not None]
+        finally:
+            gc.enable()
+        assert held == []

@@ -129,6 +129,7 @@ class RpcLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._splitter.close()
         error = self._error or ConnectionLost(
             f"the connection to the registry broke: {exc or 'closed by the registry'}"
         )

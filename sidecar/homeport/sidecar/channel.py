@@ -177,6 +177,7 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._splitter.close()
         self._closed()
 
     def send(self, message: ToWorker | ToParent) -> None:

@@ -39,7 +39,7 @@ class Splitter:
         self._cut = 0  # stream offset where the last whole message ended, and the tail begins
         self._tail = bytearray()
         # It only skips; the limits are set all the same, so that no other use of it could be unbounded.
-        self._unpacker = msgpack.Unpacker(
+        self._unpacker: msgpack.Unpacker | None = msgpack.Unpacker(
             max_buffer_size=_CHUNK_BYTES_MAX,
             max_str_len=bytes_max,
             max_bin_len=bytes_max,
@@ -60,11 +60,14 @@ class Splitter:
         source = self._tail or data
         messages: list[bytes] = []
         start = 0
+        unpacker = self._unpacker
+        if unpacker is None:
+            return messages
         try:
-            self._unpacker.feed(data)
+            unpacker.feed(data)
             while True:
-                self._unpacker.skip()
-                end = self._unpacker.tell() - self._cut
+                unpacker.skip()
+                end = unpacker.tell() - self._cut
                 if end - start > self._bytes_max:
                     raise self._too_long()
                 messages.append(bytes(source[start:end]))
@@ -81,6 +84,15 @@ class Splitter:
         else:
             self._tail += source[start:]
         return messages
+
+    def close(self) -> None:
+        """Free the buffers: nothing more will come.
+
+        Who holds a splitter is often part of a cycle, which the collector may take its time to find; a process with
+        many objects then keeps the buffers of thousands of connections that are long gone.
+        """
+        self._unpacker = None
+        self._tail = bytearray()
 
     def _too_long(self) -> LimitExceeded:
         return LimitExceeded(

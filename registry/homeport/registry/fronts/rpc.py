@@ -175,6 +175,7 @@ class RpcConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._splitter.close()
         for timer in (self._hello_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
