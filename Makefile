@@ -76,6 +76,11 @@ fuzz: $(STAMP) ## coverage-guided fuzzing of one target (TARGET=http1_requests S
 	@PIP_CONSTRAINT=constraints.txt $(PIP) install --only-binary :all: --group fuzz
 	@$(BIN)/python -m tests.fuzz $(TARGET) $(SECONDS)
 
+MINUTES ?= 60
+.PHONY: soak
+soak: $(STAMP) ## real processes under load and random faults for MINUTES=60: memory, descriptors and tasks stay flat
+	@$(BIN)/python -m tests.soak $(MINUTES)
+
 .PHONY: check
 check: $(STAMP) ## lint, format, types, layers, package contents
 	@$(BIN)/ruff check .

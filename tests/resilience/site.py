@@ -114,15 +114,22 @@ class Load:
             self.tally.failed(Failure(request_id, method, f"{method} {request_id}: {wrong}", final), latency_ms)
 
 
+def _unseen(options: Sequence[str]) -> list[str]:
+    """Without an admin listener, unless one is asked for."""
+    return list(options) if "--admin" in options else ["--admin", "off", *options]
+
+
 class Site:
     """Make one with `Site.opened`."""
 
-    def __init__(self, directory: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, directory: Path, stack: AsyncExitStack, *, durable: bool = False) -> None:
+        self._durable = durable
         self.rng = random.Random(SEED)
         self.directory = directory
         self.members: dict[str, Process] = {}
         self.ports = FreePorts(random.Random())
         self.rpc = f"127.0.0.1:{self.ports.take()}"
+        self.http = f"127.0.0.1:{self.ports.take()}"
         self.edge = f"127.0.0.1:{self.ports.take()}"
         self._stack = stack
         self._client = Client(*self.rpc.split(","), name="the tests")
@@ -130,10 +137,10 @@ class Site:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, directory: Path) -> AsyncIterator[Site]:
-        """A registry and nothing else yet; everything is killed at the end."""
+    async def opened(cls, directory: Path, *, durable: bool = False) -> AsyncIterator[Site]:
+        """A registry and nothing else yet, in memory or on disk; everything is killed at the end."""
         async with AsyncExitStack() as stack:
-            site = cls(directory, stack)
+            site = cls(directory, stack, durable=durable)
             await site.start_registry()
             await stack.enter_async_context(site._client)
             yield site
@@ -151,23 +158,24 @@ class Site:
         await process.kill()
 
     async def start_registry(self) -> None:
+        kept = ["--data-dir", str(self.directory / "registry")] if self._durable else ["--memory"]
         self.registry = await self.spawn(
-            "registry", ["serve", "--memory", "--http", "off", "--dns", "off", "--rpc", self.rpc]
+            "registry", ["serve", *kept, "--http", self.http, "--dns", "off", "--rpc", self.rpc]
         )
 
     @property
     def _edge_command(self) -> list[str]:
-        return ["sidecar", "--registry", self.rpc, "--outbound", self.edge, "--admin", "off"]
+        return ["sidecar", "--registry", self.rpc, "--outbound", self.edge]
 
     async def start_edge(self, *options: str) -> Process:
         """A sidecar that everyone asks; return once it listens."""
-        edge = await self.spawn("edge", [*self._edge_command, *options])
+        edge = await self.spawn("edge", [*self._edge_command, *_unseen(options)])
         await self.listens(self.edge)
         return edge
 
     async def replace_edge(self, old: Process, *options: str) -> None:
         """Start a sidecar that takes the edge over; return once the old one has finished and left."""
-        new = await self.spawn("edge", [*self._edge_command, "--takeover", *options])
+        new = await self.spawn("edge", [*self._edge_command, "--takeover", *_unseen(options)])
         left, failed = (asyncio.create_task(each.child.wait()) for each in (old, new))
         try:
             done, _ = await asyncio.wait([left, failed], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)

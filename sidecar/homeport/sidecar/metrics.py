@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -32,6 +33,7 @@ class _Metrics(Collector):
         self._sidecar = sidecar
 
     def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("homeport_tasks", "asyncio tasks of the process.", value=len(asyncio.all_tasks()))
         yield from self._downstream()
         yield from self._tcp()
         yield from self._observer()

@@ -68,6 +68,7 @@ class _Collector:
         for status in get_args(Status):
             instances.add_metric([status], statuses[status])
         yield instances
+        yield GaugeMetricFamily("homeport_tasks", "asyncio tasks of the process.", value=len(asyncio.all_tasks()))
         yield GaugeMetricFamily("homeport_watches", "Watches of RPC clients.", value=agent.operations.peers.watches)
         front = agent.numbers
         yield GaugeMetricFamily("homeport_http_connections", "Open HTTP connections.", value=front.connections)
