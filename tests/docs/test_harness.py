@@ -18,7 +18,7 @@ def read(folder: Path, text: str) -> Reader:
     """Follow a page of this text."""
     page = folder / "page.md"
     page.write_text(text)
-    with Reader(folder, seed=1) as reader:
+    with Reader(folder) as reader:
         follow(page, reader)
     return reader
 

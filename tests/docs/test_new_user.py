@@ -59,7 +59,7 @@ def test_a_new_user_gets_to_the_end(
     monkeypatch.setenv("PIP_CONSTRAINT", str(constraints))
     monkeypatch.setenv("PIP_ONLY_BINARY", ":all:")
     monkeypatch.setenv("PATH", f"{python.parent}:{os.environ['PATH']}")
-    with Reader(tmp_path, seed=1, python=tmp_path / ".venv" / "bin" / "python", installing=True) as reader:
+    with Reader(tmp_path, python=tmp_path / ".venv" / "bin" / "python", installing=True) as reader:
         follow(ROOT / page, reader)
     installed = [str(tmp_path / ".venv" / "bin" / "pip"), "show", "homeport"]
     shown = subprocess.run(installed, capture_output=True, text=True, check=True).stdout

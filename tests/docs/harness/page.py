@@ -61,10 +61,12 @@ class Reader:
         installing: whether they install what the page says, or have it already.
     """
 
-    def __init__(self, folder: Path, seed: int, *, python: Path | None = None, installing: bool = False) -> None:
+    def __init__(self, folder: Path, *, python: Path | None = None, installing: bool = False) -> None:
         self.folder = folder
         self.skipped: list[Skipped] = []
         self.ran = 0
+        seed = random.randrange(1 << 32)  # two readers with the same seed would take the same ports
+        print(f"the seed of the ports is {seed}")
         self._ports = Ports(random.Random(seed))
         self._python = python or Path(sys.executable)
         self._installing = installing
