@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple
 from homeport.client import Client, HomeportError
 from homeport.client.core.messages import Ping, Stats
 from homeport.mesh.one_try import Connection, TryError
+from homeport.mesh.token import token
 
 LOOK_S: Final = 3.0  # for anything that answers over the network
 FILES_MIN: Final = 4096  # open files: each connection is one, and a sidecar has two per request under way
@@ -144,7 +145,7 @@ def _proxy_variables() -> Finding:
 async def _registry(address: str) -> list[Finding]:
     what = f"registry at {address}"
     try:
-        async with Client(address, name="homeport doctor") as client:
+        async with Client(address, name="homeport doctor", token=token()) as client:
             await client.call(Ping(), timeout_s=LOOK_S)
             took_ms = await _timed(lambda: client.call(Ping(), timeout_s=LOOK_S))
             report = await client.call(Stats(), timeout_s=LOOK_S)

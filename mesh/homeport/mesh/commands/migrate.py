@@ -21,6 +21,7 @@ from homeport.mesh.commands.options import json_option
 from homeport.mesh.commands.output import print_json
 from homeport.mesh.commands.progress import progress
 from homeport.mesh.commands.running import CONNECT_TIMEOUT_S, ExitCode, run_and_exit
+from homeport.mesh.token import token
 from homeport.registry.core.txn import Range
 from homeport.registry.store import migration
 from homeport.registry.store.etcd_address import SCHEME, link, parse
@@ -73,7 +74,7 @@ async def _read(source: str) -> list[KeyValue]:
         raise InvalidArgument(f"{source} is no directory, backup, host:port or {SCHEME}...", field="from")
     with tempfile.TemporaryDirectory(prefix="homeport-migrate-") as folder:
         path = Path(folder, "backup")
-        async with Client(*source.split(","), name="homeport migrate") as client:
+        async with Client(*source.split(","), name="homeport migrate", token=token()) as client:
             await client.call(Ping(), timeout_s=CONNECT_TIMEOUT_S)
             with NewFile(path, force=False) as new:
                 await fetch_backup(client, new)

@@ -10,6 +10,8 @@ from typing import Any, Final, TypeVar, cast
 
 import click
 
+from homeport.mesh.token import token
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMPLETION_S: Final = 0.5  # how long a shell's completion may wait for a registry
@@ -144,7 +146,7 @@ def _services(ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
 
     async def ask() -> list[str]:
         registry = ctx.params.get("registry") or os.environ.get("HOMEPORT_REGISTRY") or REGISTRY_DEFAULT
-        async with Client(*registry.split(","), name="homeport completion") as client:
+        async with Client(*registry.split(","), name="homeport completion", token=token()) as client:
             if not await client.wait_connected(COMPLETION_S):
                 return []
             return sorted(await client.services())

@@ -18,6 +18,7 @@ import click
 
 from homeport.client import Client, HomeportError, InvalidArgument, LimitExceeded, Unavailable
 from homeport.client.core.messages import Ping
+from homeport.mesh.token import token
 
 CONNECT_TIMEOUT_S: Final = 2.0  # somebody typed the command and waits; long enough for a registry that is restarting
 STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
@@ -88,7 +89,7 @@ def ask(registry: str, question: Callable[[Client], Coroutine[Any, Any, int]]) -
     """Run `question` with a client of the registry and leave with the exit code it returns."""
 
     async def work() -> int:
-        async with Client(*registry.split(","), name="homeport") as client:
+        async with Client(*registry.split(","), name="homeport", token=token()) as client:
             await client.call(Ping(), timeout_s=CONNECT_TIMEOUT_S)
             return await question(client)
 

@@ -11,6 +11,7 @@ import click
 from homeport.mesh.commands.dns import dns_options, dns_settings
 from homeport.mesh.commands.options import OFF, default_data_dir, listener, rpc_listeners
 from homeport.mesh.commands.running import ExitCode, StopSignals, log_bare_lines, run_and_exit
+from homeport.mesh.token import token
 from homeport.registry import DnsSettings, Registry
 from homeport.registry.store.journal import JournalError
 
@@ -63,6 +64,7 @@ def serve(
     """Run a registry that keeps what it acknowledged on disk.
 
     Prints one line with the addresses and the place of the data once it answers. SIGTERM and Ctrl-C stop it gracefully.
+    With HOMEPORT_TOKEN set, it answers only those who present that token; every other command finds it there, too.
     """
     if memory + (data_dir is not None) + bool(store) > 1:
         raise click.UsageError(
@@ -92,7 +94,8 @@ async def _serve(
         log_bare_lines("homeport.registry.http.access")
     if data_dir is not None:
         _make(data_dir)
-    async with Registry(data_dir, store=store, node=node, http_access_log=access_log, dns=settings) as registry:
+    registry = Registry(data_dir, store=store, node=node, http_access_log=access_log, dns=settings, token=token())
+    async with registry:
         # What was just loaded lives long. Left to the collector, every full collection would walk all of it and stall
         # the loop for as long; frozen, it is never looked at again, and still freed when its last reference goes. Only
         # the command does so: a library has no say over the other objects of its process.

@@ -37,6 +37,7 @@ from homeport.mesh.commands.reloading import Reloading
 from homeport.mesh.commands.routes import routes_option
 from homeport.mesh.commands.running import ExitCode, StopSignals, run_and_exit
 from homeport.mesh.commands.service_settings import EVERYONE, service_option
+from homeport.mesh.token import token
 from homeport.sidecar import (
     Handover,
     Limits,
@@ -84,7 +85,7 @@ class Proxy:
     remembering: Remembering | None = None  # not among the `options` yet either
 
     def client(self, name: str) -> Client:
-        return Client(*self.registry.split(","), name=name)
+        return Client(*self.registry.split(","), name=name, token=token())
 
     def beside(
         self, client: Client, options: Options, sockets: Mapping[str, list[socket.socket]] | None = None

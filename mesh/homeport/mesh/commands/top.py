@@ -18,6 +18,7 @@ from homeport.client import Client, HomeportError, Unavailable
 from homeport.mesh.commands.options import address, json_option, registry_option
 from homeport.mesh.commands.output import print_json, table
 from homeport.mesh.commands.running import ExitCode, run_and_exit
+from homeport.mesh.token import token
 from homeport.sidecar.core import sums
 from homeport.sidecar.core.histogram import quantile
 
@@ -66,7 +67,10 @@ def top(admin: tuple[str, ...], interval: float, once: bool, registry: str, as_j
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, Client(*registry.split(",")) as client:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            Client(*registry.split(","), token=token()) as client,
+        ):
             before = await sample(session, client, admin)
             if not before["sidecars"]:
                 raise Unavailable(f"no sidecar answers at {', '.join(admin)}; --admin says where they are")
