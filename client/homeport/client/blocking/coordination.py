@@ -126,7 +126,13 @@ class Lock(Holding):
 
     def __init__(self, life: Life, inner: coordination.Lock) -> None:
         super().__init__(life, inner)
+        self._lock = inner
         self.prefix: bytes = inner.prefix
+
+    @property
+    def key(self) -> bytes:
+        """The key that it is held under, b"" when it is not held: `txn.require(lock.key, created=lock.token)`."""
+        return self._lock.key
 
 
 class Semaphore(Holding):

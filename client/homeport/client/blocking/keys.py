@@ -181,6 +181,11 @@ class Lease:
         stop = self._life.call(lambda: self._inner.on_lost(callback))
         return lambda: self._life.call(stop)
 
+    def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """The same, but when it is closed as well."""
+        stop = self._life.call(lambda: self._inner.on_end(callback))
+        return lambda: self._life.call(stop)
+
     def guarded(self) -> AbstractContextManager[None]:
         """A context manager that raises `LeaseGone` if this is lost, before its body or after it.
 
