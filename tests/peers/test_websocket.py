@@ -24,12 +24,23 @@ async def echo(connection: ServerConnection) -> None:
 
 
 async def behaviours(address: str) -> dict[str, tuple[str, str, int | None]]:
-    """How a server does in each case, how it closes, and with which code."""
+    """How a server does in each case, how it closes, and with which code.
+
+    Whether what a client sent just before it broke the protocol is still echoed is a race within the server, also with
+    nothing between the two: the suite calls its outcomes OK and NON-STRICT, and both are passes.
+    """
     try:
         results = await kosoku.run_fuzzingclient(address, None, WITHOUT, concurrency=4)
     except kosoku.FailureError as failure:
         results = failure.results
-    return {each.case_id: (str(each.behavior), str(each.behavior_close), each.remote_close_code) for each in results}
+    return {
+        each.case_id: (
+            str(each.behavior).replace("NON_STRICT", "OK"),
+            str(each.behavior_close),
+            each.remote_close_code,
+        )
+        for each in results
+    }
 
 
 async def test_a_websocket_server_behind_two_sidecars_behaves_as_without_them() -> None:
