@@ -53,7 +53,7 @@ def test_cpu_of_a_process_counts_its_children_once_alive_or_reaped() -> None:
         process.stdout.readline()
         once, twice = proc.cpu_s([process.pid]), proc.cpu_s([process.pid, process.pid])
         process.communicate(b"end\n")
-    assert once >= 0.39  # twice 0.2, less a tick or so
+    assert once >= 0.35  # twice 0.2, less a tick for every time that the kernel rounds down
     assert twice < once + 0.1
 
 
