@@ -15,11 +15,11 @@ if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftes
     from tests.mesh_cli.conftest import Processes, Serving
 
 SAY = "import os, sys; print(os.environ['HOMEPORT_LOCK_KEY'], os.environ['HOMEPORT_LOCK_TOKEN'], flush=True); "
-# Says its key and token, then every signal it gets; leaves with 7 at SIGTERM.
+# Says its key and token once it can hear signals, then every signal it gets; leaves with 7 at SIGTERM.
 STAY = (
-    SAY + "import signal, threading\n"
+    "import signal, sys\n"
     "signal.signal(signal.SIGHUP, lambda *_: print('hup', flush=True))\n"
-    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n" + SAY + "\n"
     "while True: signal.pause()"
 )
 unix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")

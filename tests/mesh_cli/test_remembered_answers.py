@@ -40,6 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(201, b"%s ran %d times" % (self.path.encode(), runs[self.path]))
     def log_message(self, *args):
         pass
+http.server.ThreadingHTTPServer.request_queue_size = 512  # its own 5 refuses a crowd
 server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 print("ready", os.getpid(), os.environ["HTTP_PROXY"], os.environ["HOMEPORT_INBOUND"], flush=True)
 server.serve_forever()
@@ -145,7 +146,9 @@ async def test_every_request_runs_once_and_every_client_gets_its_answer(
     print(f"seed {SEED}: {cutter.cuts} cuts, {sum(status == 201 for status, _ in answers)} of {CHANCES} answered")
     assert set(runs.values()) == {1}
     assert all(runs[f"/together/{number}"] == 1 for number, (status, _) in enumerate(answers) if status == 201)
-    assert {status for status, _ in answers} <= {201, 502}
+    # Some tries are cut to the last: 502 when the request may have run, 503 when it surely has not.
+    assert {status for status, _ in answers} <= {201, 502, 503}
+    assert not any(f"/together/{number}" in runs for number, (status, _) in enumerate(answers) if status == 503)
 
 
 @pytest.mark.parametrize(
