@@ -77,6 +77,45 @@ async def test_fewer_than_twenty_or_half_of_all_just_end(ending: int, renewing: 
             assert await served(client, "users") == renewing
 
 
+@virtual_time(seed=8)
+async def test_leases_of_anything_else_that_end_with_some_instances_make_no_mass_of_them() -> None:
+    async with cluster(2) as (running, clients):
+        await asyncio.gather(*(running[0].store.lease_grant(TTL_S) for _ in range(600)))
+        for at in range(25):
+            await register(clients[0], "orders", at)
+        kept = [await register(clients[1], "users", at) for at in range(75)]
+        await asyncio.sleep(TTL_S / 2)
+        await clients[1].call(Renew(leases=tuple(kept)))
+        await asyncio.sleep(TTL_S / 2 + TICK_S + WRITTEN_S)
+        for client in clients:
+            assert await shown(client, "orders") == {}
+
+
+@virtual_time(seed=9)
+@pytest.mark.parametrize("all_at_once", [False, True])
+async def test_a_mirror_that_stood_still_keeps_what_the_others_keep(all_at_once: bool) -> None:
+    async with cluster(3) as (running, clients):
+        kept = [await register(clients[0], "users", at) for at in range(30)]
+        for at in range(40):
+            await register(clients[1], "orders", at)
+            if not all_at_once:
+                await asyncio.sleep(0.075)  # so that their ends are three seconds apart
+        if all_at_once:
+            kept.clear()
+        await clients[0].call(Renew(leases=tuple(kept)))
+        await asyncio.sleep(TTL_S - 3.0 if not all_at_once else TTL_S - TICK_S)
+        running[2]._model.fail(True)
+        for _ in range(3):
+            await asyncio.sleep(1.0 + TICK_S)
+            if kept:
+                await clients[0].call(Renew(leases=tuple(kept)))
+        running[2]._model.fail(False)
+        await running[2].store.barrier()
+        found = [await shown(client, "orders") for client in clients]
+        assert found[0] == found[1] == found[2] == (dict.fromkeys(found[0], "stale") if all_at_once else {})
+        assert len(found[0]) == 40 * all_at_once
+
+
 @virtual_time(seed=4)
 async def test_whoever_deregisters_a_kept_instance_at_one_replica_has_it_gone_at_all() -> None:
     async with cluster(3) as (_, clients):
@@ -137,15 +176,16 @@ def test_a_wave_of_ends_that_takes_longer_to_write_than_the_window_is_kept_whole
     kept: list[Entry] = []
     for done in range(0, ending, step):
         now = done / step * 0.05  # three seconds
-        kept += guard.ending(now, entries(step), ending - done - step, leased - done)
+        kept += guard.ending(now, now - WINDOW_S, entries(step), ending - done - step, leased - done)
         for one in kept:
             one.kept_until = now + TTL_S
     assert (len(kept), guard.happened) == (ending, 1)
-    assert guard.ending(now + WINDOW_S / 2, entries(step), 0, leased - ending) == [], "what was not due with them ends"
+    after = now + WINDOW_S / 2
+    assert guard.ending(after, after - WINDOW_S, entries(step), 0, leased - ending) == [], "it was not due with them"
 
 
 def test_a_wave_is_over_when_nothing_of_it_has_ended_for_a_while() -> None:
     guard = MassExpiry()
-    assert len(guard.ending(0.0, entries(20), 5_000, 100)) == 20
-    assert len(guard.ending(WINDOW_S / 2, entries(1), 0, 5_000)) == 1
-    assert guard.ending(2 * WINDOW_S, entries(1), 0, 5_000) == []
+    assert len(guard.ending(0.0, -WINDOW_S, entries(20), 5_000, 100)) == 20
+    assert len(guard.ending(WINDOW_S / 2, -WINDOW_S / 2, entries(1), 0, 5_000)) == 1
+    assert guard.ending(2 * WINDOW_S, WINDOW_S, entries(1), 0, 5_000) == []

@@ -220,6 +220,21 @@ async def test_fewer_than_twenty_or_half_of_them_just_end(ending: int, renewing:
         assert len(await served(client, "users")) == renewing
 
 
+@virtual_time(seed=18)
+async def test_leases_of_anything_else_that_end_with_some_instances_make_no_mass_of_them() -> None:
+    async with Registry() as registry, registry.client() as client:
+        for at in range(25):
+            await register(client, "orders", at)
+        for _ in range(600):  # sessions, locks and keys: more than one turn of the loop ends
+            await client.call(LeaseGrant(ttl_s=TTL_S))
+        kept = tuple([(await register(client, "users", at)).lease for at in range(75)])
+        await asyncio.sleep(TTL_S / 2)
+        await client.call(Renew(leases=kept))
+        await asyncio.sleep(TTL_S / 2 + TICK_S)
+        assert registry.store.leases() == list(kept), "all others ended"
+        assert await everything(client, "orders") == {}
+
+
 @virtual_time(seed=12)
 async def test_stale_instances_are_not_served_where_half_of_a_service_remains() -> None:
     async with Registry() as registry, registry.client() as client:
@@ -293,7 +308,9 @@ async def test_without_the_guard_they_all_go() -> None:
 async def test_who_was_to_be_kept_and_lives_on_after_all_is_an_ordinary_one_again() -> None:
     async with Registry() as registry, registry.client() as client:
         leases = tuple([(await register(client, "orders", at)).lease for at in range(30)])
-        registry._doubts.ending(leases, 0)  # then the journal fails, so they do not end, and renewals are heard again
+        registry._doubts.ending(
+            leases, 0, 1.0, 0.0
+        )  # then the journal fails, so they do not end, and renewals are heard again
         for _ in range(4):
             await asyncio.sleep(TTL_S / 2)
             await client.call(Renew(leases=leases))

@@ -63,12 +63,12 @@ class Doubts:
 
     # --- leases -------------------------------------------------------------------------------------------------
 
-    def ending(self, leases: Sequence[int], more: int, /) -> None:
+    def ending(self, leases: Sequence[int], more: int, at: float, since: float, /) -> None:
         if self._guard is None:
             return
         now = self._now()
         happened = self._guard.happened
-        kept = self._guard.ending(now, self._entries_on(leases), more, self._catalogue.leased)
+        kept = self._guard.ending(at, since, self._entries_on(leases), more, self._catalogue.leased)
         if not kept:
             return
         if self._guard.happened > happened:  # else more of the same

@@ -127,7 +127,7 @@ class Said:
     def __init__(self) -> None:
         self.silent: set[int] = set()
 
-    def ending(self, leases: Sequence[int], more: int, /) -> None: ...
+    def ending(self, leases: Sequence[int], more: int, at: float, since: float, /) -> None: ...
 
     def overdue(self, leases: Sequence[int], /) -> None:
         self.silent |= set(leases)

@@ -25,9 +25,10 @@ SLOW_AFTER: Final = 10  # stalls in a row: a loop that is late for two seconds o
 
 
 class _Lease:
-    __slots__ = ("bucket", "deadline", "ending", "ttl_s")
+    __slots__ = ("bears", "bucket", "deadline", "ending", "ttl_s")
 
-    def __init__(self, ttl_s: float, deadline: float, bucket: int) -> None:
+    def __init__(self, ttl_s: float, deadline: float, bucket: int, bears: bool) -> None:
+        self.bears = bears  # an instance
         self.ttl_s = ttl_s
         self.deadline = deadline  # in lease time: the given clock less all stalls
         self.bucket = bucket
@@ -64,12 +65,12 @@ class LeaseTable:
     def __contains__(self, lease: int) -> bool:
         return lease in self._leases
 
-    def grant(self, now: float, lease: int, ttl_s: float) -> None:
-        """Start, or start anew, a lease that ends `ttl_s` seconds from now unless renewed."""
+    def grant(self, now: float, lease: int, ttl_s: float, *, bears: bool = False) -> None:
+        """Start, or start anew, a lease that ends `ttl_s` seconds from now unless renewed; it may bear an instance."""
         self._notice_stall(now)
         self.end(lease)
         deadline = now - self._stalled_s + ttl_s
-        entry = self._leases[lease] = _Lease(ttl_s, deadline, 0)
+        entry = self._leases[lease] = _Lease(ttl_s, deadline, 0, bears)
         self._place(lease, entry, early=lease % max(1, int(ttl_s * _SPREAD / BUCKET_S)))
 
     def renew(self, now: float, lease: int) -> float:
@@ -119,6 +120,11 @@ class LeaseTable:
     def ttl_s(self, lease: int) -> float | None:
         entry = self._leases.get(lease)
         return None if entry is None else entry.ttl_s
+
+    def bears(self, lease: int) -> bool:
+        """Whether a lease is here and bears an instance."""
+        entry = self._leases.get(lease)
+        return entry is not None and entry.bears
 
     def ids(self) -> list[int]:
         return list(self._leases)

@@ -3,7 +3,7 @@
 A transaction is decided here exactly as at an embedded store's head, and what it relied on is remembered: the revision
 of every key it looked at, or that it looked at whole ranges. The shared store then carries out the changes only if all
 of that still holds; if not, the transaction is decided anew on a newer mirror. Several transactions go together as one
-as long as none looks at what another of them writes.
+as long as none depends on another of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 
+from homeport.client.core.errors import RequestError
 from homeport.client.core.model import KeyValue
 from homeport.registry.core.head import Head, Outcome
 from homeport.registry.core.mvcc import Mvcc
@@ -20,32 +21,61 @@ Response = RangeResult | PutResult | DeleteResult | TxnResult
 
 
 class WatchedHead(Head):
-    """A head that notes what transactions look at, and whether one looked at what an earlier one of them wrote."""
+    """A head that notes what transactions look at, and which of them can go together as one.
 
-    __slots__ = ("keys_seen", "looked_at_writes", "saw_ranges")
+    All that write carry one revision. So none may look at what an earlier one wrote; and what an earlier one looked at
+    that writes itself, none may write: its answer names that revision, and who goes on from there would miss the step.
+    """
+
+    __slots__ = (
+        "_looked",
+        "_looked_at_writes",
+        "_ranges_looked",
+        "_relied",
+        "_relied_ranges",
+        "keys_seen",
+        "saw_ranges",
+    )
 
     def __init__(self, mvcc: Mvcc) -> None:
         super().__init__(mvcc)
-        self.keys_seen: dict[bytes, int] = {}  # with their mod revisions; 0: absent
-        self.saw_ranges = False
-        self.looked_at_writes = False
+        self.keys_seen: dict[bytes, int] = {}  # by those that were taken, with their mod revisions; 0: absent
+        self.saw_ranges = False  # one that was taken did
+        self._relied: dict[bytes, None] = {}  # keys that those looked at which were taken and write
+        self._relied_ranges: list[tuple[bytes, bytes]] = []
+        self._looked: dict[bytes, int] = {}  # the same of the one that was decided last
+        self._ranges_looked: list[tuple[bytes, bytes]] = []
+        self._looked_at_writes = False
 
     def decide_alone(self, txn: Txn, ops_max: int) -> Outcome | None:
-        """Decide one more transaction; None if it depends on those before it, and must wait for a later head.
+        """Decide one more transaction; None if it depends on those before it, or they on it: it must wait.
+
+        Nothing can be decided after one that must wait, or that is not taken (`take`).
 
         Raises:
             RequestError: as `Head.decide`; it concerns this transaction alone.
         """
-        seen, ranges = dict(self.keys_seen), self.saw_ranges
-        self.looked_at_writes = False
+        self._looked, self._ranges_looked, self._looked_at_writes = {}, [], False
         try:
             outcome = self.decide(txn, ops_max)
-        except BaseException:
-            self.keys_seen, self.saw_ranges = seen, ranges
-            if self.looked_at_writes:
+        except RequestError:
+            if self._looked_at_writes:
                 return None  # what it was refused for may be otherwise by then
             raise
-        return None if self.looked_at_writes else outcome
+        if self._looked_at_writes or any(self._relies_on(change.key) for change in outcome.changes):
+            return None
+        return outcome
+
+    def take(self, outcome: Outcome) -> None:
+        """The transaction decided last goes with those before it."""
+        self.keys_seen |= self._looked
+        self.saw_ranges = self.saw_ranges or bool(self._ranges_looked)
+        if outcome.changes:
+            self._relied |= dict.fromkeys(self._looked)
+            self._relied_ranges += self._ranges_looked
+
+    def _relies_on(self, key: bytes) -> bool:
+        return key in self._relied or any(matches(key, start, end) for start, end in self._relied_ranges)
 
     def claim(self, key: bytes) -> None:
         """A transaction writes this key as well: others that look at it must wait."""
@@ -53,22 +83,22 @@ class WatchedHead(Head):
 
     def get(self, key: bytes) -> KeyValue | None:
         if key in self._pending:
-            self.looked_at_writes = True
+            self._looked_at_writes = True
             return self._pending[key][1]
         kv = self._mvcc.get(key)
-        self.keys_seen[key] = kv.mod_revision if kv is not None else 0
+        self._looked[key] = kv.mod_revision if kv is not None else 0
         return kv
 
     def range(self, start: bytes, end: bytes | None) -> Iterator[KeyValue]:
         if end is not None:
-            self.saw_ranges = True
+            self._ranges_looked.append((start, end))
             if any(matches(key, start, end) for key in self._pending):
-                self.looked_at_writes = True
+                self._looked_at_writes = True
         return super().range(start, end)
 
     def keys_on(self, lease: int) -> list[bytes]:
         if any(kv is not None and kv.lease == lease for _, kv in self._pending.values()):
-            self.looked_at_writes = True
+            self._looked_at_writes = True
         found = super().keys_on(lease)
         for key in found:
             self.get(key)

@@ -41,8 +41,14 @@ class Reply(Protocol):
 class LeaseListener(Protocol):
     """What hears of leases that have outlived their TTL; must not raise, block or commit."""
 
-    def ending(self, leases: Sequence[int], more: int, /) -> None:
-        """Their ends are written next, and those of so many more soon, unless these are renewed at the last moment."""
+    def ending(self, leases: Sequence[int], more: int, at: float, since: float, /) -> None:
+        """Their ends are written next, unless they are renewed at the last moment; and soon those of more.
+
+        Args:
+            more: of so many instances.
+            at: the place of these ends in the order of all that are told.
+            since: those told later than this place were told within the last second, to whoever ends these.
+        """
         ...
 
     def let_go(self, node: str, id: str, /) -> None:  # noqa: A002 - the field's name everywhere else

@@ -108,7 +108,11 @@ class EmbeddedStore(Frame):
         self._queue: deque[_Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self._compact_to = 0
         self.clock = LeaseClock(
-            now=now, standing=self._standing_lease, end=self._end_lease, writable=lambda: self.read_only is None
+            now=now,
+            standing=self._standing_lease,
+            end=self._end_lease,
+            bears=self.bears_instance,
+            writable=lambda: self.read_only is None,
         )
         self._batches = 0
         self._adopt(Mvcc())

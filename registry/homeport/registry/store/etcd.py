@@ -86,7 +86,7 @@ class EtcdStore(Frame):
         self._reaching: list[tuple[int, asyncio.Future[None]]] = []
         self.ownership = Ownership(self, cluster, self._layout, name=self._name, now=now, rng=rng, lost=self._fail)
         self.clock = self.ownership.clock
-        self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica, lambda: self.ownership.due)
+        self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica, self.ownership.ending)
         self._wanted = asyncio.Event()
         self._conflicts = 0
         self._resyncs = 0
@@ -135,7 +135,7 @@ class EtcdStore(Frame):
         self._reached = revision
         await self.ownership.join()
         self._loop = loop = asyncio.get_running_loop()
-        self.ownership.start(members)
+        self.ownership.start(members, revision)
         for job, name in ((self._follow, "mirror"), (self._write, "writer"), (self.ownership.stay, "membership")):
             task = loop.create_task(job(), name=f"homeport etcd {name}")
             task.add_done_callback(self._task_ended)
@@ -215,7 +215,7 @@ class EtcdStore(Frame):
                 if name.startswith(self._name.encode()):
                     self._mine[name] = revision
                 if ended is not None:
-                    self.ownership.ended(name.partition(b"/")[0], ended)  # what they held is there still
+                    self.ownership.ended(name.partition(b"/")[0], ended, revision)  # what they held is there still
             elif key == self._layout.let_go and stored is not None:
                 let_go = read_let_go(stored.value)
                 if let_go is not None:
@@ -253,7 +253,7 @@ class EtcdStore(Frame):
         if newest > self.mvcc.revision:  # not that of the reading, or the other replicas would seem to be behind
             self._leap(newest, tuple(changes))
         self._tell_reached()
-        self.ownership.members_are(members)
+        self.ownership.read_anew(members, revision)
 
     def _tell_reached(self) -> None:
         if self._reaching:

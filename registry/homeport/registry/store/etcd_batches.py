@@ -7,7 +7,7 @@ The store's revisions count from the one that created its name, so they are etcd
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -75,10 +75,17 @@ class Layout:
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
-    """Leases that a batch ends because their time is up, and how many more are due at whoever sent it."""
+    """Leases that a batch ends because their time is up; what else its sender says, all replicas reckon with alike.
+
+    Attributes:
+        more: so many more instances' leases are due at the sender.
+        since: etcd's revision after which all such batches came within a second, as the sender heard them; -1: a
+            release that does not say so.
+    """
 
     leases: tuple[int, ...]
     more: int
+    since: int = -1
 
 
 def stamp(name: bytes, ended: Ended | None) -> bytes:
@@ -135,7 +142,8 @@ def answered(batch: Batch, outcome: Outcome, revision: int) -> TxnResult:
     """What a transaction of a batch answers, which was written at this revision.
 
     One that changed nothing saw the mirror as it was before the batch, and says so: a later one of the batch may have
-    deleted what it read, and whoever watches from the revision of its answer must hear of that.
+    deleted what it read, and whoever watches from the revision of its answer must hear of that. What one that changed
+    something looked at, no later one of its batch has changed.
     """
     if outcome.changes:
         return stamped(outcome.result, revision)
@@ -148,14 +156,16 @@ class Batches:
     Args:
         name: who writes.
         owner: says whose the leases are that are granted here.
-        due: says how many leases are due here, those of transactions that wait among them.
+        ended: what all are told of the ends of these leases.
     """
 
-    def __init__(self, layout: Layout, name: str, owner: Callable[[], str], due: Callable[[], int]) -> None:
+    def __init__(
+        self, layout: Layout, name: str, owner: Callable[[], str], ended: Callable[[Sequence[int]], Ended]
+    ) -> None:
         self._layout = layout
         self._name = name
         self._owner = owner
-        self._due = due
+        self._ended = ended
         self.queue: deque[Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self.made = 0
 
@@ -168,7 +178,7 @@ class Batches:
         """
         batch = Batch(mvcc.revision)
         head = WatchedHead(mvcc)
-        seen, ranges, size = dict(head.keys_seen), False, 0
+        size = 0
         for waiting in tuple(self.queue):
             if len(batch.writes) >= _WRITES_MAX or size >= _BATCH_BYTES_MAX:
                 break
@@ -197,16 +207,16 @@ class Batches:
             batch.writes += writes
             if waiting.due and outcome.changes:
                 batch.ended.append(waiting.due)
-            # Only now: what the one that did not fit looked at is no condition of those that did.
-            seen, ranges = dict(head.keys_seen), head.saw_ranges
-        if ranges or len(seen) > _GUARDS_MAX or len(batch.writes) > _WRITES_MAX:
+            head.take(outcome)  # only now: what one that did not fit looked at is no condition of those that did
+        seen = head.keys_seen
+        if head.saw_ranges or len(seen) > _GUARDS_MAX or len(batch.writes) > _WRITES_MAX:
             batch.guards = [(self._layout.last, last_mod)]
         else:
             batch.guards = [self._layout.guard(key, mod) for key, mod in seen.items()]
         if batch.writes:
             self.made += 1
             batch.name = f"{self._name}/{self.made}".encode()
-            ended = Ended(tuple(batch.ended), max(0, self._due() - len(batch.ended))) if batch.ended else None
+            ended = self._ended(batch.ended) if batch.ended else None
             batch.writes.append(Write(self._layout.last, stamp(batch.name, ended)))
         return batch
 

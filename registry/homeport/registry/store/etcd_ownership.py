@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from math import inf
 from typing import Final, Protocol
@@ -59,6 +59,7 @@ class Deciding(Protocol):
     def read_only(self) -> str | None: ...
     def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]: ...
     def end_due(self, lease: int, txn: Txn) -> asyncio.Future[TxnResult]: ...
+    def bears_instance(self, lease: int) -> bool: ...
 
 
 class Ownership:
@@ -100,13 +101,21 @@ class Ownership:
         self._orphaned: deque[int] = deque()  # that fall to this one, and wait for their turn
         self._taking: dict[int, asyncio.Task[float]] = {}  # take-overs under way, because a renewal was heard
         self._adopting: dict[int, None] = {}  # and because the owner is gone
-        self._ending: dict[int, None] = {}  # their ends are on their way
-        self._more_due: dict[bytes, tuple[float, int]] = {}  # leases that others have yet to end; when they said so
+        self._ending: dict[int, bool] = {}  # their ends are on their way; whether they bear an instance
+        self._instances_ending = 0  # how many do
+        self._more_due: dict[bytes, tuple[int, int]] = {}  # that others have yet to end; at which revision they said so
+        self._told: deque[tuple[float, int]] = deque()  # revisions that ended leases in the last second, and when
+        self._apart = 0  # the newest revision that did so before
         self._charges: list[Callable[[], None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.clock = LeaseClock(
-            now=now, standing=self._standing, end=self._end, writable=lambda: store.read_only is None, tells=False
+            now=now,
+            standing=self._standing,
+            end=self._end,
+            bears=store.bears_instance,
+            writable=lambda: store.read_only is None,
+            tells=False,
         )
 
     # --- the replicas -------------------------------------------------------------------------------------------
@@ -124,8 +133,9 @@ class Ownership:
         self._members[replica] = None
         self._heard(asked)
 
-    def start(self, members: list[str]) -> None:
-        """Look after what the mirror holds now; `join` came before."""
+    def start(self, members: list[str], revision: int) -> None:
+        """Look after what the mirror holds now, at that revision of etcd's; `join` came before."""
+        self._apart = revision
         self._loop = asyncio.get_running_loop()
         self._members |= dict.fromkeys(members)
         for kv in map(self._store.mvcc.get, self._store.mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES))):
@@ -200,7 +210,9 @@ class Ownership:
             self._members.pop(member, None)
         return new
 
-    def members_are(self, members: list[str]) -> None:
+    def read_anew(self, members: list[str], revision: int) -> None:
+        """The mirror has leapt to that revision of etcd's."""
+        self._apart = revision
         self._members = dict.fromkeys(members)
         self.members_changed()
 
@@ -307,27 +319,39 @@ class Ownership:
     def _end(self, lease: int, record: KeyValue) -> None:
         txn = Txn((Compare(record.key, "mod", "=", record.mod_revision),), (EndLease(lease),))
         ended = self._store.end_due(lease, txn)
-        self._ending[lease] = None
+        self._ending[lease] = self.clock.bears(lease)
+        self._instances_ending += self._ending[lease]
         ended.add_done_callback(lambda _done: self._not_ended(lease))
 
-    @property
-    def due(self) -> int:
-        """How many leases are due here and not yet ended."""
-        return len(self._ending) + self.clock.waiting
+    def ending(self, leases: Sequence[int]) -> Ended:
+        """What all replicas are told of the ends of these leases, which were due here."""
+        more = self._instances_ending - sum(self._ending.get(lease, False) for lease in leases)
+        return Ended(tuple(leases), more + self.clock.waiting, self._since())
 
-    def ended(self, by: bytes, ended: Ended) -> None:
+    def _since(self) -> int:
+        """etcd's revision after which all ends came within the last second, as far as can be known here."""
+        now = self._now()
+        while self._told and (now - self._told[0][0] >= WINDOW_S or self._told[0][1] <= self._apart):
+            self._apart = max(self._apart, self._told.popleft()[1])
+        return self._apart
+
+    def ended(self, by: bytes, ended: Ended, revision: int) -> None:
         """The mirror is about to show that a process, maybe this one, has ended leases that were due.
 
-        So every replica counts all ends, and in the same order.
+        So every replica counts all ends, in the same order, and takes for one burst what that process does: a mirror
+        that stood still hears in one moment of ends that were far apart.
         """
-        now = self._now()
-        self._more_due[by] = (now, ended.more)
-        self._more_due = {one: said for one, said in self._more_due.items() if now - said[0] < WINDOW_S}
-        self.clock.tell_ending(ended.leases, sum(more for _, more in self._more_due.values()))
+        since = ended.since if ended.since >= 0 else self._since()
+        self._apart = max(self._apart, since)
+        self._told.append((self._now(), revision))
+        self._more_due[by] = (revision, ended.more)
+        self._more_due = {one: said for one, said in self._more_due.items() if said[0] > since}
+        more = sum(more for _, more in self._more_due.values())
+        self.clock.tell_ending(ended.leases, more, revision, since)
 
     def _not_ended(self, lease: int) -> None:
         """If a key was put on it at the last moment, it is due again; if it is gone there is nothing to do."""
-        self._ending.pop(lease, None)
+        self._instances_ending -= self._ending.pop(lease, False)
         if lease in self._owners and lease in self.clock:
             self.clock.resume(lease)
 

@@ -131,6 +131,10 @@ class Frame:
     def lease_revoke(self, lease: int) -> asyncio.Future[TxnResult]:
         return self.commit(Txn(then=(EndLease(lease),)))
 
+    def bears_instance(self, lease: int) -> bool:
+        """Whether an instance stands on a lease."""
+        return any(key.startswith(keys.INSTANCES) for key in self.mvcc.keys_on(lease))
+
     def listen_leases(self, listener: LeaseListener) -> None:
         self.clock.listen(listener)
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from homeport.client.core.model import KeyValue
 from homeport.registry.core.leases import BUCKET_S, LeaseTable
+from homeport.registry.core.mass_expiry import WINDOW_S
 from homeport.registry.store.contract import LeaseListener
 
 _ENDS_AT_ONCE: Final = 256  # leases ended in one turn of the loop: some 20 ms
@@ -24,6 +25,8 @@ class LeaseClock:
         now: seconds of any clock that never goes back.
         standing: the record of a lease that nobody has ended or granted anew, durable or not; else None.
         end: ends the lease of such a record.
+        bears: whether an instance stands on a lease that begins, so that its end is one of those that the guard against
+            mass expiry counts.
         writable: whether leases can be ended now.
         tells: whether listeners hear of an end when it is decided; else the backend tells them when it comes about.
     """
@@ -34,15 +37,17 @@ class LeaseClock:
         now: Callable[[], float],
         standing: Callable[[int], KeyValue | None],
         end: Callable[[int, KeyValue], None],
+        bears: Callable[[int], bool],
         writable: Callable[[], bool],
         tells: bool = True,
     ) -> None:
         self._now = now
         self._standing = standing
         self._end = end
+        self._bears = bears
         self._writable = writable
         self._tells = tells
-        self.waiting = 0  # leases that are due, and whose turn to be ended has not come
+        self.waiting = 0  # leases of instances that are due, and whose turn to be ended has not come
         self._table = LeaseTable(now())
         self._overdue: dict[int, None] = {}  # leases whose end cannot be written, as far as that was told
         self._listeners: list[LeaseListener] = []
@@ -78,7 +83,7 @@ class LeaseClock:
 
     def granted(self, lease: int, ttl_s: float) -> None:
         """A lease begins, or begins anew, now."""
-        self._table.grant(self._now(), lease, ttl_s)
+        self._table.grant(self._now(), lease, ttl_s, bears=self._bears(lease))
 
     def ended(self, lease: int) -> None:
         """A lease is gone."""
@@ -136,10 +141,14 @@ class LeaseClock:
             for listener in self._listeners:
                 listener.overdue(new)
 
-    def tell_ending(self, leases: Sequence[int], more: int) -> None:
-        """Leases that were due end next, and so many more soon."""
+    def bears(self, lease: int) -> bool:
+        """Whether a lease that is here bears an instance."""
+        return self._table.bears(lease)
+
+    def tell_ending(self, leases: Sequence[int], more: int, at: float, since: float) -> None:
+        """Leases that were due end next; see `LeaseListener.ending`."""
         for listener in self._listeners:
-            listener.ending(leases, more)
+            listener.ending(leases, more, at, since)
 
     def tell_let_go(self, node: str, id: str) -> None:  # noqa: A002 - the field's name everywhere else
         """Another replica has let go of an instance that was only kept."""
@@ -158,9 +167,9 @@ class LeaseClock:
             if self._table.is_due(now, lease) and (record := self._standing(lease)) is not None
         ]
         left = due[_ENDS_AT_ONCE:]
-        self.waiting = len(left)
+        self.waiting = sum(map(self._table.bears, left))
         if ends and self._tells:
-            self.tell_ending([lease for lease, _ in ends], len(left))
+            self.tell_ending([lease for lease, _ in ends], self.waiting, now, now - WINDOW_S)
         for lease, record in ends:
             self._table.begin_end(lease)
             self._end(lease, record)
