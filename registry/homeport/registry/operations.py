@@ -89,6 +89,7 @@ from homeport.registry.core.limits import (
     VALUE_BYTES_MAX,
     WATCHES_PER_CONNECTION_MAX,
 )
+from homeport.registry.core.locality import as_asked
 from homeport.registry.core.txn import (
     Compare,
     Delete,
@@ -347,7 +348,7 @@ class Operations:
 
     def _says_the_same(self, standing: Standing, instance: Instance) -> bool:
         """Whether a registration says what stands already, but maybe for the state."""
-        return msgspec.structs.replace(standing.instance, state=instance.state) == instance
+        return msgspec.structs.replace(as_asked(standing.instance), state=instance.state) == as_asked(instance)
 
     def _nothing_to_clear(self, instance: Instance) -> bool:
         """Whether the registry found nothing besides the statuses of its checks: no refused connection, say."""

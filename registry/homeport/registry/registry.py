@@ -26,7 +26,7 @@ from homeport.registry.core import keys
 from homeport.registry.core.catalogue import OWN, Catalogue
 from homeport.registry.core.entries import Entry
 from homeport.registry.core.explaining import Beside
-from homeport.registry.core.health import is_local
+from homeport.registry.core.locality import host_of, is_local
 from homeport.registry.core.txn import Change
 from homeport.registry.direct import DirectLink, DirectTransport
 from homeport.registry.doubts import Doubts
@@ -180,7 +180,7 @@ class Registry:
         at = self._etcd
         if at is None:
             return EmbeddedStore(now=now, rng=self._rng, data_dir=self._data_dir, backup=backup)
-        store = EtcdStore(way_to_etcd(at), now=now, rng=self._rng, prefix=at.prefix)
+        store = EtcdStore(way_to_etcd(at), now=now, rng=self._rng, prefix=at.prefix, host=socket.gethostname())
         store.when_cut_off(lambda: self._rpc.dismiss("etcd's quorum is lost here: another replica may have it"))
         return store
 
@@ -345,6 +345,7 @@ class Registry:
             kept_s=entry.kept_until - now,
             deregistered_in_s=self._reaping.reaper.left_s(key, now),
             looked=self._scheduler.looked(key) if self._in_charge(entry) else None,
+            machine=host_of(entry.registered) if self._is_elsewhere(entry) else "",
             reason=details_of(entry.registered).maintenance_reason,
             node_reason=details_of(node.registered).maintenance_reason if node is not None else "",
         )
@@ -406,7 +407,7 @@ class Registry:
 
     def _in_charge(self, entry: Entry) -> bool:
         name = keys.checks_of(*entry.registered.key)
-        return self.store.in_charge(name, entry.lease, is_local(entry.registered))
+        return self.store.in_charge(name, entry.lease, is_local(entry.registered), host_of(entry.registered))
 
     def _share_out(self) -> None:
         """Replicas came or went: the checks are shared out anew, however many there are, without holding up the loop.
@@ -440,11 +441,15 @@ class Registry:
         """The connection that registered instances broke: find out at once how they are."""
         for key, lease in peer.registered.items():
             entry = self.catalogue.find(*key)
-            if entry is not None and entry.lease == lease:
+            if entry is not None and entry.lease == lease and not self._is_elsewhere(entry):
                 self._scheduler.put(entry.seen, self.catalogue.statuses(key))  # whoever else is in charge of it
                 self._scheduler.probe_now(key)
                 if not self._in_charge(entry):
                     asyncio.get_running_loop().call_later(_LOST_S, self._look_at, key)
+
+    def _is_elsewhere(self, entry: Entry) -> bool:
+        """Whether only those on another machine can look at it."""
+        return host_of(entry.registered) not in ("", self.store.host)
 
 
 def _checked(address: str, *, unix: bool) -> str:

@@ -15,6 +15,7 @@ from homeport.client.core import wire
 from homeport.client.core.model import Check, Instance, KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.entries import CheckRecord
+from homeport.registry.core.locality import as_asked
 from homeport.registry.core.overlay import Overlay
 
 # The fields that only the registry says.
@@ -49,7 +50,7 @@ def put(overlay: Overlay, instance: Instance) -> Registered:
     """Register an instance or a node in place of what it was; checks that are defined so no more lose their status."""
     instance = msgspec.structs.replace(instance, **_OWN)
     standing = find(overlay, instance.node, instance.id)
-    if standing is not None and standing.instance == instance:
+    if standing is not None and as_asked(standing.instance) == as_asked(instance):
         return standing
     lease = standing.kv.lease if standing else 0
     key = keys.registered(instance.service, instance.node, instance.id)

@@ -35,7 +35,8 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True):
     lease_left_s: float | None = None  # None: no lease
     kept_s: float = 0.0  # how much longer it is kept, if its lease is over
     deregistered_in_s: float = inf
-    looked: Mapping[str, Looked] | None = None  # by check; None: another replica looks after it
+    looked: Mapping[str, Looked] | None = None  # by check; None: another replica looks after it,
+    machine: str = ""  # which has to be on this machine, if it matters
     reason: str = ""  # of its maintenance, as whoever set it said
     node_reason: str = ""
 
@@ -58,7 +59,8 @@ def explain(catalogue: Catalogue, key: InstanceKey, beside: Beside) -> tuple[boo
         reasons.append(
             f"{max(beside.kept_s, 0):.1f} s of that are left; {half} than half of its service's others remain"
         )
-    reasons += _checks("check", entry.registered.checks, catalogue.records(key), beside.looked)
+    others = f"only replicas on machine {beside.machine} can look" if beside.machine else "another replica looks"
+    reasons += _checks("check", entry.registered.checks, catalogue.records(key), beside.looked, others)
     if not catalogue.check_statuses(key, entry.registered):
         reasons.append("no checks: that counts as passing")
     node = catalogue.nodes.get(key[0])
@@ -91,6 +93,7 @@ def _checks(
     defined: tuple[Check, ...],
     records: dict[str, CheckRecord],
     looked: Mapping[str, Looked] | None,
+    others: str = "",
 ) -> list[str]:
     lines = []
     for check in defined:
@@ -101,7 +104,7 @@ def _checks(
             status, said = "critical", f"nothing was reported for {check.ttl_s:g} s"
         elif check.kind not in ("ttl", "alias"):
             if looked is None:
-                said += "; another replica looks"
+                said += f"; {others}"
             elif check.name in looked:
                 said += f"; {_progress(check, status, looked[check.name])}"
         lines.append(f"{what} {check.name} ({check.kind}) is {status}: {said}")

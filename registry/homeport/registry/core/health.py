@@ -13,11 +13,10 @@ from typing import Final
 import msgspec
 
 from homeport.client.core.backoff import Rng
-from homeport.client.core.model import OUTPUT_BYTES_MAX, SEVERITY, Check, Instance, Status
+from homeport.client.core.model import OUTPUT_BYTES_MAX, SEVERITY, Check, Status
 
 JITTER: Final = 0.1  # of the interval, both ways: checks that started together drift apart, none runs notably late
 OUTPUT_INTERVAL_S: Final = 300.0  # output alone is written this often per check at most: 33 writes/s for 10,000 checks
-_LOOPBACK: Final = ("127.", "localhost", "[::1]", "::1")
 CUT_MARK: Final = " [cut]"
 
 _WARNING: Final = SEVERITY["warning"]
@@ -102,14 +101,6 @@ class CheckState:
             return None
         self._level = level
         return _STATUS[level]
-
-
-def is_local(instance: Instance) -> bool:
-    """Whether any of an instance's checks, or its address, means another machine, or process, to each that looks."""
-    if any(check.kind == "call" for check in instance.checks):
-        return True
-    targets = [one.url.partition("//")[2] or one.address for one in instance.checks if one.kind not in ("ttl", "alias")]
-    return any(target.startswith(_LOOPBACK) for target in targets or [instance.address])
 
 
 def aggregate(statuses: Iterable[Status]) -> Status:

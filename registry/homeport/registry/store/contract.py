@@ -81,6 +81,11 @@ class Store(Protocol):
         ...
 
     @property
+    def host(self) -> str:
+        """The machine that this replica is on, by a name that others of the same store can compare; else empty."""
+        ...
+
+    @property
     def mvcc(self) -> Mvcc:
         """The state at the durable revision, for reading only."""
         ...
@@ -189,13 +194,14 @@ class Store(Protocol):
         """The leases that stand."""
         ...
 
-    def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
+    def in_charge(self, name: bytes, lease: int, local: bool, host: str) -> bool:
         """Whether this replica looks after something, so that one replica does; a registry of one always does.
 
         Args:
             name: by which what is not local is shared out among the replicas that live.
             lease: what it stands on, 0 if on none.
-            local: only who took it (and hears its renewals) can look at it.
+            local: who hears its renewals looks at it, as long as that lives.
+            host: only replicas on this machine can look at it, and nobody does while there is none; empty: any can.
         """
         ...
 

@@ -329,7 +329,7 @@ class EmbeddedStore(Frame):
     def undecided(self, key: bytes) -> None:
         """Transactions are decided when they come."""
 
-    def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
+    def in_charge(self, name: bytes, lease: int, local: bool, host: str) -> bool:
         return True
 
     def let_go(self, node: str, id: str) -> None:  # noqa: A002 - the field's name everywhere else

@@ -70,12 +70,20 @@ class EtcdStore(Frame):
         cluster: how to reach etcd; closed with the store.
         now: seconds of any clock that never goes back.
         prefix: of all keys in etcd, so that others may live beside it.
+        host: the machine's name, that no other machine has; empty: all replicas are taken to be on one.
     """
 
     def __init__(
-        self, cluster: EtcdCluster, *, now: Callable[[], float], rng: Rng, prefix: bytes = b"/homeport/"
+        self,
+        cluster: EtcdCluster,
+        *,
+        now: Callable[[], float],
+        rng: Rng,
+        prefix: bytes = b"/homeport/",
+        host: str = "",
     ) -> None:
         super().__init__(now=now, rng=rng)
+        self.host = host
         self._cluster = cluster
         self._layout = Layout(prefix)
         self._name = f"{rng.randrange(1 << 64):016x}"
@@ -84,9 +92,11 @@ class EtcdStore(Frame):
         self._last_mod = 0  # of `i/last`, as the mirror has it
         self._mine: dict[bytes, int] = {}  # batches of ours that the mirror has seen, by name; emptied by the writer
         self._reaching: list[tuple[int, asyncio.Future[None]]] = []
-        self.ownership = Ownership(self, cluster, self._layout, name=self._name, now=now, rng=rng, lost=self._fail)
+        self.ownership = Ownership(
+            self, cluster, self._layout, name=self._name, host=host, now=now, rng=rng, lost=self._fail
+        )
         self.clock = self.ownership.clock
-        self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica, self.ownership.ending)
+        self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica, host, self.ownership.ending)
         self._wanted = asyncio.Event()
         self._conflicts = 0
         self._resyncs = 0
@@ -222,7 +232,7 @@ class EtcdStore(Frame):
                     self.clock.tell_let_go(*let_go)
             elif key.startswith(self._layout.members):
                 member = key.removeprefix(self._layout.members).decode()
-                moved = self.ownership.member_seen(member, stored is not None) or moved
+                moved = self.ownership.member_seen(member, stored.value.decode() if stored else None) or moved
         self._reached = revision
         if changes:
             changes.sort(key=lambda change: change.key)
@@ -449,8 +459,8 @@ class EtcdStore(Frame):
         except (Unreachable, Refused) as error:
             _log.warning("other replicas keep %s on %s for the rest of its time: %s", id, node, error)
 
-    def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
-        return self.ownership.in_charge(name, lease, local)
+    def in_charge(self, name: bytes, lease: int, local: bool, host: str) -> bool:
+        return self.ownership.in_charge(name, lease, local, host)
 
     def listen_charges(self, listener: Callable[[], None]) -> None:
         self.ownership.listen_charges(listener)

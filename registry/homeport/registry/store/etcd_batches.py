@@ -14,9 +14,10 @@ import msgspec
 
 from homeport.client.core import wire
 from homeport.client.core.errors import Busy, LimitExceeded, ProtocolError, RequestError
-from homeport.client.core.model import KeyValue
+from homeport.client.core.model import Instance, KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.head import Outcome
+from homeport.registry.core.locality import taken_on
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.optimistic import WatchedHead, stamped, written
 from homeport.registry.core.txn import Txn, TxnResult
@@ -156,15 +157,22 @@ class Batches:
     Args:
         name: who writes.
         owner: says whose the leases are that are granted here.
+        host: the machine on which registrations are taken here.
         ended: what all are told of the ends of these leases.
     """
 
     def __init__(
-        self, layout: Layout, name: str, owner: Callable[[], str], ended: Callable[[Sequence[int]], Ended]
+        self,
+        layout: Layout,
+        name: str,
+        owner: Callable[[], str],
+        host: str,
+        ended: Callable[[Sequence[int]], Ended],
     ) -> None:
         self._layout = layout
         self._name = name
         self._owner = owner
+        self._host = host
         self._ended = ended
         self.queue: deque[Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self.made = 0
@@ -246,6 +254,8 @@ class Batches:
                     value = wire.encode(msgspec.structs.replace(record, owner=self._owner()))
             elif kv.lease and (change.prev is None or change.prev.lease != kv.lease):
                 attached[kv.lease] = None
+            if self._host and change.key.startswith((keys.INSTANCES, keys.NODES)):
+                value = wire.encode(taken_on(wire.decode(Instance, value), self._host))
             writes[change.key] = self._layout.write(change.key, value, kv.lease)
         for lease in attached:
             key = keys.lease(lease)

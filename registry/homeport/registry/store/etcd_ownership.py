@@ -67,6 +67,7 @@ class Ownership:
 
     Args:
         name: this process's, that no other has.
+        host: this machine's, if replicas on other machines are to be told from those on this one.
         lost: told when nothing may be promised any more, and why.
     """
 
@@ -77,6 +78,7 @@ class Ownership:
         layout: Layout,
         *,
         name: str,
+        host: str,
         now: Callable[[], float],
         rng: Rng,
         lost: Callable[[str], None],
@@ -85,6 +87,7 @@ class Ownership:
         self._cluster = cluster
         self._layout = layout
         self._name = name
+        self._host = host
         self._now = now
         self._rng = rng
         self._lost = lost
@@ -93,7 +96,7 @@ class Ownership:
         self._joined = 0
         self._membership = 0  # our etcd lease
         self._promised_until = -inf
-        self._members: dict[str, None] = {}
+        self._members: dict[str, str] = {}  # with their machines
         self._owners: dict[int, str] = {}  # of every lease that stands
         self._owned: dict[str, dict[int, None]] = {}  # and back
         self._alive: list[str] = []  # the members when orphans were last looked for
@@ -127,17 +130,17 @@ class Ownership:
         self._joined += 1
         replica = f"{self._name}.{self._joined}"
         key = self._layout.members + replica.encode()
-        await self._cluster.txn([], [Write(key, b"", membership)], key)
+        await self._cluster.txn([], [Write(key, self._host.encode(), membership)], key)
         self._membership = membership
         self.replica = replica
-        self._members[replica] = None
+        self._members[replica] = self._host
         self._heard(asked)
 
-    def start(self, members: list[str], revision: int) -> None:
+    def start(self, members: dict[str, str], revision: int) -> None:
         """Look after what the mirror holds now, at that revision of etcd's; `join` came before."""
         self._apart = revision
         self._loop = asyncio.get_running_loop()
-        self._members |= dict.fromkeys(members)
+        self._members |= members
         for kv in map(self._store.mvcc.get, self._store.mvcc.keys(keys.LEASES, keys.prefix_end(keys.LEASES))):
             assert kv is not None
             self._set_owner(keys.lease_number(kv.key), wire.decode(LeaseRecord, kv.value).owner)
@@ -201,19 +204,19 @@ class Ownership:
             self._lost("no etcd quorum answers")
         self._timers["promise"] = self._loop.call_later(left_s if left_s > 0.0 else _RETRY_S, self._watch_promise)
 
-    def member_seen(self, member: str, lives: bool) -> bool:
-        """The mirror shows a replica, or that it is gone; return whether that was not known."""
-        new = (member in self._members) != lives
-        if lives:
-            self._members[member] = None
-        else:
+    def member_seen(self, member: str, host: str | None) -> bool:
+        """The mirror shows a replica on that machine, or (None) that it is gone; return whether that was not known."""
+        new = self._members.get(member) != host
+        if host is None:
             self._members.pop(member, None)
+        else:
+            self._members[member] = host
         return new
 
-    def read_anew(self, members: list[str], revision: int) -> None:
+    def read_anew(self, members: dict[str, str], revision: int) -> None:
         """The mirror has leapt to that revision of etcd's."""
         self._apart = revision
-        self._members = dict.fromkeys(members)
+        self._members = dict(members)
         self.members_changed()
 
     def members_changed(self) -> None:
@@ -221,11 +224,12 @@ class Ownership:
         for listener in self._charges:
             listener()
 
-    def in_charge(self, name: bytes, lease: int, local: bool) -> bool:
+    def in_charge(self, name: bytes, lease: int, local: bool, host: str) -> bool:
+        able = [member for member, at in self._members.items() if not host or at == host]
         owner = self._owners.get(lease, "") if local else ""
-        if owner in self._members:
+        if owner in able:
             return owner == self.replica
-        return self.replica in self._members and rendezvous(name, list(self._members)) == self.replica
+        return self.replica in able and rendezvous(name, able) == self.replica
 
     def listen_charges(self, listener: Callable[[], None]) -> None:
         self._charges.append(listener)

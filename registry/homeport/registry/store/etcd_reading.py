@@ -16,7 +16,7 @@ class Everything(NamedTuple):
     """What was found; revisions of `entries` count as the layout does, the others are etcd's."""
 
     entries: list[KeyValue]
-    members: list[str]
+    members: dict[str, str]  # replicas that live, with their machines
     revision: int
     last_mod: int  # of the last batch; 0: there was none
 
@@ -29,7 +29,7 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
     """
     while True:
         entries: list[KeyValue] = []
-        members: list[str] = []
+        members: dict[str, str] = {}
         start, revision, more, last_mod = layout.prefix, 0, True, 0
         try:
             while more:
@@ -39,7 +39,7 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
                     if stored.key.startswith(layout.keys):
                         entries.append(layout.decoded(stored))
                     elif stored.key.startswith(layout.members):
-                        members.append(stored.key.removeprefix(layout.members).decode())
+                        members[stored.key.removeprefix(layout.members).decode()] = stored.value.decode()
                     elif stored.key == layout.last:
                         last_mod = stored.mod_revision
                 more = page.more and bool(page.entries)

@@ -27,6 +27,7 @@ class Frame:
     """
 
     clock: LeaseClock
+    host = ""
 
     def __init__(self, *, now: Callable[[], float], rng: Rng) -> None:
         self._now = now
