@@ -17,6 +17,7 @@ from homeport.mesh.simulation.etcd import ModelEtcd, ModelLink
 from homeport.mesh.testing import connector_factory, virtual_time
 from homeport.registry import Registry
 from homeport.registry.core.leases import TICK_S
+from homeport.registry.fronts.consul.waiting import UNSURE_S, UNSURE_WAIT_S
 from tests.client.replicas import Replica
 
 TTL_S = 8.0  # longer than a replica promises without a quorum
@@ -141,3 +142,37 @@ async def test_what_is_written_afterwards_wakes_again(make: Callable[[], Registr
         after, rows = waiting.result()
         assert rows == [], "their leases have ended, and now that is written"
         assert after > index
+
+
+@both
+@virtual_time(seed=5)
+async def test_who_was_answered_between_two_looks_at_one_revision_hears_of_the_second(
+    make: Callable[[], Registry],
+) -> None:
+    registry = make()
+    async with served(registry) as (front, client):
+        await register(client, 1)
+        await asyncio.sleep(1.0)
+        await client.call(Register(instance=Instance(service="orders", id="late", node="n", port=1, ttl_s=TTL_S)))
+        await client.kv.put("the", b"newest of all")
+        cut_off(registry)
+        loop = asyncio.get_running_loop()
+        between = {}
+        begun = loop.time()
+        await asyncio.sleep(TTL_S - 1.0 + TICK_S)
+        for path in PATHS:
+            between[path] = await front(path)
+        assert "late" in str(between["health/service/orders"][1])
+        await asyncio.sleep(begun + TTL_S + 2 * TICK_S - loop.time())
+        for path, (index, before) in between.items():
+            asked = loop.time()
+            again, after = await front(path, index)
+            assert again == index == registry.store.mvcc.revision, path
+            assert before != after or path.startswith("catalog/"), path
+            assert loop.time() - asked <= UNSURE_WAIT_S + 0.1, path
+        await asyncio.sleep(UNSURE_S)
+        waiting = [asyncio.ensure_future(front(path, index)) for path, (index, _) in between.items()]
+        await asyncio.sleep(60.0)
+        assert not any(one.done() for one in waiting), "and then they wait for news as always"
+        for one in waiting:
+            one.cancel()

@@ -47,7 +47,7 @@ from homeport.registry.fronts.consul.calls import (
     decode_variable,
 )
 from homeport.registry.fronts.consul.table import TABLE, Match, Routes
-from homeport.registry.fronts.consul.waiting import Resource
+from homeport.registry.fronts.consul.waiting import UNSURE_WAIT_S, Resource
 from homeport.registry.fronts.http_bodies import BODIES_BYTES_MAX, Bodies, pieces, stream
 from homeport.registry.fronts.http_server import FIRST_HEAD_S_MAX, STALLED_S_MAX, HttpServer
 from homeport.registry.fronts.http_whole import Whole
@@ -283,9 +283,11 @@ class HttpFront:
             if numbers.blocked >= self._blocked_max:
                 raise crowded("blocking queries")
             unsaid = waits.unsaid
+            now = self._loop.time()
+            unsure = not call.text("hash") and now < resource.unsure_until(call.number("index") or 0)
             woken: asyncio.Future[bool] = self._loop.create_future()
             unsubscribe = resource.subscribe(partial(_wake, woken, True))
-            timer = self._loop.call_at(deadline, _wake, woken, False)
+            timer = self._loop.call_at(min(deadline, now + UNSURE_WAIT_S) if unsure else deadline, _wake, woken, False)
             self._blocked[woken] = None
             numbers.blocked += 1
             try:
@@ -319,7 +321,8 @@ class HttpFront:
     def look_different(self, events: list[ServiceEvent]) -> None:
         """Something looks different although no revision says so; the catalogue has just taken it in."""
         if self._agent is not None and not self._closing:
-            self._agent.waits.look_different(events)
+            assert self._loop is not None
+            self._agent.waits.look_different(events, self._loop.time())
 
     def _revision(self, revision: int, changes: tuple[Change, ...]) -> None:
         assert self._agent is not None

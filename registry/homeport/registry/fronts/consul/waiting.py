@@ -32,6 +32,10 @@ class Resource(Protocol):
         """Call `wake` when the index may have grown, until unsubscribed."""
         ...
 
+    def unsure_until(self, index: int) -> float:
+        """Until when (a time of the loop) who names this index may not know what it is of; 0.0: it does."""
+        ...
+
 
 class Topic(NamedTuple):
     """What can be waited for here: all of a kind, or with a name one; the sessions of a node by its name."""
@@ -41,10 +45,17 @@ class Topic(NamedTuple):
 
 
 class Waits:
-    """Who waits for which part of the catalogue."""
+    """Who waits for which part of the catalogue; and of which parts two different looks had one index.
+
+    That is so when no revision says why something looks different, and none came between. Who was told the first look
+    and asks again after the second names the index of both. So for a while nobody who names it waits for long.
+    """
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._looked: dict[Topic, None] = {}  # what looked different at this revision,
+        self._looked_at = 0
+        self._unsure: dict[Topic, tuple[int, float]] = {}  # the indexes that two looks had, and until when that counts
         self._waiting: dict[Topic, dict[Wake, None]] = {}
         self.unsaid = 0  # times that something looked different although no revision said so
 
@@ -73,14 +84,12 @@ class Waits:
         for topic in moved:
             self.wake(topic)
 
-    def look_different(self, events: Iterable[ServiceEvent]) -> None:
+    def look_different(self, events: Iterable[ServiceEvent], now: float) -> None:
         """Wake those who wait for what looks different now, although no revision says so.
 
         Its index has moved to the newest revision. That is no news by the number to whoever knew that revision; so
         they are answered without comparing it.
         """
-        if not self._waiting:
-            return
         self.unsaid += 1
         catalogue = self._catalogue
         moved: list[Topic] = []
@@ -89,12 +98,34 @@ class Waits:
             moved += [Topic("service", event.service), *(Topic("node", node) for node in nodes)]
         moved += [topic for topic in _LISTS if index_of(catalogue, topic) == catalogue.revision]
         for topic in dict.fromkeys(moved):
+            self._note_look(topic, now)
             self.wake(topic)
+
+    def _note_look(self, topic: Topic, now: float) -> None:
+        revision, touched = self._catalogue.revision, self._catalogue.touched
+        if self._looked_at != revision:
+            self._looked.clear()
+            self._looked_at = revision
+            self._unsure = {topic: it for topic, it in self._unsure.items() if it[1] > now}
+        by_revision = touched.revision == revision and (
+            not topic.name or topic.name in (touched.services if topic.kind == "service" else touched.nodes)
+        )
+        if by_revision or topic in self._looked:
+            self._unsure[topic] = (revision, now + UNSURE_S)
+        self._looked[topic] = None
+
+    def unsure_until(self, topic: Topic, index: int) -> float:
+        """As `Resource.unsure_until`."""
+        unsure, until = self._unsure.get(topic, (0, 0.0))
+        return until if unsure == index else 0.0
 
     def wake(self, topic: Topic) -> None:
         for wake in tuple(self._waiting.get(topic, ())):
             wake()
 
+
+UNSURE_S: Final = 60.0  # who was told a look and has not asked again by then is no blocking query's loop
+UNSURE_WAIT_S: Final = 1.0  # how long one of those waits meanwhile: one answer a second each, for a minute
 
 _LISTS: Final = (Topic("services"), Topic("instances"), Topic("nodes"), Topic("checks"))
 
@@ -130,6 +161,9 @@ class Part:
     def subscribe(self, wake: Wake) -> Unsubscribe:
         return self._agent.waits.of(self._topic, wake)
 
+    def unsure_until(self, index: int) -> float:
+        return self._agent.waits.unsure_until(self._topic, index)
+
 
 class SessionsOf:
     """The sessions of a node."""
@@ -144,6 +178,9 @@ class SessionsOf:
     def subscribe(self, wake: Wake) -> Unsubscribe:
         return self._agent.waits.of(Topic("sessions", self._node), wake)
 
+    def unsure_until(self, _index: int) -> float:
+        return 0.0
+
 
 class Nothing:
     """What is empty and stays so."""
@@ -153,6 +190,9 @@ class Nothing:
 
     def subscribe(self, _wake: Wake) -> Unsubscribe:
         return lambda: None
+
+    def unsure_until(self, _index: int) -> float:
+        return 0.0
 
 
 class Keys:
@@ -169,3 +209,6 @@ class Keys:
 
     def subscribe(self, wake: Wake) -> Unsubscribe:
         return self._store.watch(self._key, self._end, 0, wake).close
+
+    def unsure_until(self, _index: int) -> float:
+        return 0.0
