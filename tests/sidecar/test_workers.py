@@ -220,6 +220,28 @@ async def test_the_application_behind_workers_is_drained_by_all_of_them(net: Net
         await troubled.wait()
 
 
+async def test_it_is_ready_while_any_worker_is_up(
+    net: Net, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(net, admin="127.0.0.1:0") as workers:
+
+        async def ready() -> tuple[bytes, bytes]:
+            head, _, body = (await net.ask(workers, net.get("/ready"), "admin")).partition(b"\r\n\r\n")
+            return head[9:12], body
+
+        monkeypatch.setattr(workers, "_command", ("/nowhere",))  # so that no successor starts
+        first, second = workers.pids
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: workers.pids == [second])
+        assert await ready() == (b"200", b"ready\n")
+        os.kill(second, signal.SIGKILL)
+        await eventually(lambda: workers.pids == [])
+        assert await ready() == (b"503", b"none of 2 workers is up\n")
+        monkeypatch.undo()
+        await eventually(lambda: len(workers.pids) == 2)
+        assert await ready() == (b"200", b"ready\n")
+
+
 async def test_a_worker_that_is_still_starting_drains_when_it_is_there(net: Net, eventually: Eventually) -> None:
     async with opened(net) as workers:
         before = workers.pids

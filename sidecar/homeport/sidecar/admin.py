@@ -26,7 +26,10 @@ class Source(Protocol):
     """What the admin port is made of: one sidecar, or the workers of one."""
 
     @property
-    def draining(self) -> bool: ...
+    def unready(self) -> str:
+        """Why nothing is to be sent here now; empty if it is."""
+        ...
+
     async def drain(self) -> bool: ...
     async def clusters(self) -> list[dict[str, object]]: ...
     async def stats(self) -> dict[str, object]: ...
@@ -43,8 +46,8 @@ class Own:
         self._rng = own_rng()  # its own: a question must not change which choices follow
 
     @property
-    def draining(self) -> bool:
-        return self._sidecar.draining
+    def unready(self) -> str:
+        return "draining" if self._sidecar.draining else ""
 
     async def drain(self) -> bool:
         return await self._sidecar.drain()
@@ -88,8 +91,8 @@ def application(source: Source) -> web.Application:
     """The aiohttp application that serves all of this."""
 
     async def ready(_request: web.Request) -> web.Response:
-        if source.draining:
-            return web.Response(status=503, text="draining\n")
+        if source.unready:
+            return web.Response(status=503, text=f"{source.unready}\n")
         return web.Response(text="ready\n")
 
     async def show_clusters(request: web.Request) -> web.Response:

@@ -121,6 +121,12 @@ class Workers:
         return self._draining
 
     @property
+    def unready(self) -> str:
+        if self._draining:
+            return "draining"
+        return "" if self._present else f"none of {self._count} workers is up"
+
+    @property
     def sockets(self) -> Mapping[str, Sequence[socket.socket]]:
         """The listening sockets, for a successor."""
         return self._sockets
