@@ -86,6 +86,28 @@ async def test_a_late_renewal_brings_it_back_as_long_as_its_end_is_not_written()
         assert await served(client, "orders") == set(), "and leaves again when that was the last one"
 
 
+@virtual_time(seed=19)
+async def test_who_renews_while_very_many_ends_are_being_written_is_healthy_again() -> None:
+    async with Registry(guard=False) as registry, registry.client() as client:
+        leases = [(await register(client, "orders", at)).lease for at in range(900)]  # several turns of the loop
+        fill_the_disk(registry)
+        await asyncio.sleep(TTL_S + TICK_S)
+        assert await served(client, "orders") == set()
+        renewed: dict[int, float | asyncio.Future[float]] = {}
+
+        def renew_one(_revision: int, _changes: object) -> None:
+            if len(registry.store.leases()) == 300 and not renewed:
+                last = registry.store.leases()[-1]
+                renewed[last] = registry.store.lease_renew(last)
+
+        registry.store.listen(renew_one)
+        fill_the_disk(registry, None)
+        await asyncio.sleep(TICK_S)
+        assert list(renewed.values()) == [TTL_S]
+        assert registry.store.leases() == list(renewed)
+        assert await served(client, "orders") == {f"orders-{leases.index(lease)}" for lease in renewed}
+
+
 @virtual_time(seed=3)
 async def test_what_the_overlay_said_is_written_when_the_store_recovers() -> None:
     async with Registry() as registry, registry.client() as client:

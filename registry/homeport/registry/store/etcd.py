@@ -42,6 +42,7 @@ from homeport.registry.store.etcd_batches import (
     WRITES_OF_ONE_MAX,
     Batch,
     Batches,
+    Ended,
     Layout,
     Waiting,
     answered,
@@ -100,6 +101,7 @@ class EtcdStore(Frame):
         self._wanted = asyncio.Event()
         self._conflicts = 0
         self._resyncs = 0
+        self._other_history = ""  # why etcd can be mirrored no more, if so
         self._following = Trouble(_log, "the mirror waits")
         self._barrier = Shared(self._ask_etcd)
         self._undecided = Undecided()
@@ -136,16 +138,17 @@ class EtcdStore(Frame):
         self.store_id = self._layout.named(identity)
         if (await self._cluster.page(self._layout.migrating, None, 0, 1)).entries:
             raise Refused(f"a migration to {self._layout.prefix.decode()!r} is under way, or was cut off: run it again")
-        entries, members, revision, self._last_mod = await read_all(self._cluster, self._layout)
+        found = await read_all(self._cluster, self._layout)
+        self._last_mod = found.last_mod
         mvcc = Mvcc()
-        newest = self._newest(entries)
+        newest = self._newest(found.entries)
         if newest > FIRST_REVISION:
-            mvcc.load(entries, newest, newest)
+            mvcc.load(found.entries, newest, newest)
         self._adopt(mvcc)
-        self._reached = revision
+        self._reached = found.revision
         await self.ownership.join()
         self._loop = loop = asyncio.get_running_loop()
-        self.ownership.start(members, revision)
+        self.ownership.start(found.members, found.revision)
         for job, name in ((self._follow, "mirror"), (self._write, "writer"), (self.ownership.stay, "membership")):
             task = loop.create_task(job(), name=f"homeport etcd {name}")
             task.add_done_callback(self._task_ended)
@@ -195,9 +198,9 @@ class EtcdStore(Frame):
     # --- the mirror ---------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Take in every revision, for ever."""
+        """Take in every revision, for ever, or until etcd holds another history."""
         end = keys.prefix_end(self._layout.prefix)
-        while True:
+        while not self._other_history:
             try:
                 async for revision, events in self._cluster.watch(self._layout.prefix, end, self._reached + 1):
                     self._take(revision, events)
@@ -209,7 +212,7 @@ class EtcdStore(Frame):
 
     def _take(self, revision: int, events: list[Event]) -> None:
         self._following.over()
-        if revision <= self._reached:
+        if revision <= self._reached or self._other_history:
             return  # a member that lags behind the one before it
         changes: list[Change] = []
         moved = False
@@ -221,9 +224,7 @@ class EtcdStore(Frame):
                     changes.append(Change(name, None if stored is None else self._layout.decoded(stored), prev))
             elif key == self._layout.last and stored is not None:
                 self._last_mod = stored.mod_revision
-                name, ended = read_stamp(stored.value)
-                if name.startswith(self._name.encode()):
-                    self._mine[name] = revision
+                name, ended = self._note_batch(stored)
                 if ended is not None:
                     self.ownership.ended(name.partition(b"/")[0], ended, revision)  # what they held is there still
             elif key == self._layout.let_go and stored is not None:
@@ -241,29 +242,70 @@ class EtcdStore(Frame):
         if moved:
             self.ownership.members_changed()
 
+    def _note_batch(self, last: Stored) -> tuple[bytes, Ended | None]:
+        """A batch was written, maybe one of ours."""
+        name, ended = read_stamp(last.value)
+        if name.startswith(self._name.encode()):
+            self._mine[name] = last.mod_revision
+        return name, ended
+
+    def _is_ours(self, identity: Stored | None) -> bool:
+        if identity is None:
+            return False
+        return (identity.value.decode(), identity.create_revision - FIRST_REVISION) == (
+            self.store_id,
+            self._layout.base,
+        )
+
+    @property
+    def reached(self) -> int:
+        """Etcd's revision that the mirror shows."""
+        return self._reached
+
+    def expect_history(self, revision: int, reached: int) -> None:
+        """Etcd said that it is at `revision` when asked at a moment at which the mirror had `reached` another.
+
+        Raises:
+            Refused: that was more, so etcd's data were lost, or put back to what they were; it can be mirrored no more.
+        """
+        if revision < reached and not self._other_history:
+            self._other_history = (
+                "etcd holds another history than this replica has seen: it lost its data, or was restored; restart the "
+                "replicas"
+            )
+            _log.critical("%s", self._other_history)
+            self._fail(self._other_history)
+        if self._other_history:
+            self.read_only = self._other_history
+            raise Refused(self._other_history)
+
     def _lease_changed(self, change: Change) -> None:
         self.ownership.changed(change)
 
     async def _resync(self) -> None:
         """History that the mirror had not seen is gone: read everything, and take in the difference as one step."""
         try:
-            entries, members, revision, self._last_mod = await read_all(self._cluster, self._layout)
+            found = await read_all(self._cluster, self._layout)
+            self.expect_history(found.revision if self._is_ours(found.identity) else 0, self._reached)
         except (Unreachable, Refused):
             await asyncio.sleep(_RETRY_S)
             return
         self._resyncs += 1
+        revision, self._last_mod = found.revision, found.last_mod
         _log.warning("etcd compacted what the mirror had not seen; it is read anew at %d", revision - self._layout.base)
-        now = {kv.key: kv for kv in entries}
+        if found.last is not None:
+            self._note_batch(found.last)
+        now = {kv.key: kv for kv in found.entries}
         gone = [key for key in self.mvcc.keys(b"", b"") if key not in now]
         changes = [Change(key, None, self.mvcc.get(key)) for key in gone]
         changes += [Change(key, kv, prev) for key, kv in now.items() if (prev := self.mvcc.get(key)) != kv]
         changes.sort(key=lambda change: change.key)
         self._reached = revision
-        newest = self._newest(entries)
+        newest = self._newest(found.entries)
         if newest > self.mvcc.revision:  # not that of the reading, or the other replicas would seem to be behind
             self._leap(newest, tuple(changes))
         self._tell_reached()
-        self.ownership.read_anew(members, revision)
+        self.ownership.read_anew(found.members, revision)
 
     def _tell_reached(self) -> None:
         if self._reaching:
@@ -337,17 +379,23 @@ class EtcdStore(Frame):
 
         Raises:
             OutcomeUnknown: no answer, and no trace of it in the mirror.
-            Refused: etcd will not do it.
+            Refused: etcd will not do it, and has not.
         """
         if not batch.guards and not batch.writes:
             return batch.revision
         loop = asyncio.get_running_loop()
         until = loop.time() + _UNKNOWN_S
-        error: HomeportError | None = None
+        resyncs = self._resyncs
+        error: HomeportError | None = None  # of an attempt that may have been carried out
         while error is None or loop.time() < until:
             try:
                 async with asyncio.timeout_at(until):
+                    reached = self._reached
                     answer = await self._cluster.txn(batch.guards, batch.writes, self._layout.last)
+                    try:
+                        self.expect_history(answer.revision, reached)
+                    except Refused as refused:  # and what it did to that one is of no use to anybody here
+                        raise OutcomeUnknown(refused.message) from None
                     if answer.succeeded:
                         if not batch.writes:
                             return batch.revision
@@ -358,11 +406,19 @@ class EtcdStore(Frame):
                         await self._reach(answer.read.mod_revision)
                 # An earlier attempt whose answer was lost may be what broke the guards.
                 mine = self._mine.pop(batch.name, None)
-                if mine is None:
-                    self._conflicts += 1
-                return None if mine is None else mine - self._layout.base
+                if mine is not None:
+                    return mine - self._layout.base
+                if error is not None and self._resyncs != resyncs:
+                    break  # the mirror has leapt over where that would have been seen
+                self._conflicts += 1
+                return None
             except Unreachable as failed:
                 error = failed
+                await asyncio.sleep(_RETRY_S)
+            except Refused as refused:
+                if error is None:
+                    raise
+                error = refused  # which says nothing of the attempt before
                 await asyncio.sleep(_RETRY_S)
             except TimeoutError:
                 error = error or Unreachable("the mirror does not get what etcd has written")
@@ -401,9 +457,11 @@ class EtcdStore(Frame):
         _log.warning("writing goes on")
 
     async def _catch_up(self) -> None:
-        found = (await self._cluster.page(self._layout.last, None, 0, 1)).entries
-        if found:
-            await self._reach(found[0].mod_revision)
+        reached = self._reached
+        page = await self._cluster.page(self._layout.last, None, 0, 1)
+        self.expect_history(page.revision, reached)
+        if page.entries:
+            await self._reach(page.entries[0].mod_revision)
 
     async def barrier(self) -> None:
         await self._barrier.answered()

@@ -143,7 +143,7 @@ class EtcdLink:
                 return await method(self._channels[at])(request, timeout=_CALL_S, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 if error.code() == grpc.StatusCode.UNAUTHENTICATED and self._user and not again:
-                    self._token = ""  # it has expired, or the cluster was restarted
+                    self._token = ""
                     continue
                 raise self._failed(at, error) from None
         raise AssertionError("unreachable: the second attempt returns or raises")
@@ -159,6 +159,8 @@ class EtcdLink:
 
     def _failed(self, at: int, error: grpc.aio.AioRpcError) -> Unreachable | Refused | HistoryGone:
         details = error.details() or error.code().name
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            self._token = ""  # it has expired, or the cluster was restarted
         if error.code() == grpc.StatusCode.OUT_OF_RANGE and "compacted" in details:
             return HistoryGone(details)
         if error.code() in _ELSEWHERE:
@@ -196,6 +198,7 @@ class EtcdLink:
                     raise Unreachable(f"etcd at {self._endpoints[at]} is given up for another member")
                 answer = reading.result()
                 if answer is grpc.aio.EOF or (answer.canceled and not answer.compact_revision):
+                    self._token = ""  # that, too, may be the reason; a mirror whose cluster is quiet asks nothing else
                     raise Unreachable(f"etcd at {self._endpoints[at]} ended the watch")
                 if answer.compact_revision:
                     raise HistoryGone(f"revision {start_revision} is compacted; {answer.compact_revision} is not")

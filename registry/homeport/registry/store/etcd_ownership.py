@@ -57,9 +57,12 @@ class Deciding(Protocol):
     def mvcc(self) -> Mvcc: ...
     @property
     def read_only(self) -> str | None: ...
+    @property
+    def reached(self) -> int: ...
     def commit(self, txn: Txn, *, ops_max: int = TXN_OPS_MAX) -> asyncio.Future[TxnResult]: ...
     def end_due(self, lease: int, txn: Txn) -> asyncio.Future[TxnResult]: ...
     def bears_instance(self, lease: int) -> bool: ...
+    def expect_history(self, revision: int, reached: int) -> None: ...
 
 
 class Ownership:
@@ -130,7 +133,9 @@ class Ownership:
         self._joined += 1
         replica = f"{self._name}.{self._joined}"
         key = self._layout.members + replica.encode()
-        await self._cluster.txn([], [Write(key, self._host.encode(), membership)], key)
+        reached = self._store.reached
+        answer = await self._cluster.txn([], [Write(key, self._host.encode(), membership)], key)
+        self._store.expect_history(answer.revision, reached)
         self._membership = membership
         self.replica = replica
         self._members[replica] = self._host

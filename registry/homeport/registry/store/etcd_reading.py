@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.store.etcd_batches import Layout
-from homeport.registry.store.etcd_cluster import EtcdCluster, HistoryGone
+from homeport.registry.store.etcd_cluster import EtcdCluster, HistoryGone, Stored
 
 _PAGE: Final = 1000  # keys read at once
 
@@ -18,7 +18,13 @@ class Everything(NamedTuple):
     entries: list[KeyValue]
     members: dict[str, str]  # replicas that live, with their machines
     revision: int
-    last_mod: int  # of the last batch; 0: there was none
+    identity: Stored | None  # the store's name
+    last: Stored | None  # what the last batch put
+
+    @property
+    def last_mod(self) -> int:
+        """The revision of the last batch; 0: there was none."""
+        return self.last.mod_revision if self.last is not None else 0
 
 
 async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
@@ -30,7 +36,8 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
     while True:
         entries: list[KeyValue] = []
         members: dict[str, str] = {}
-        start, revision, more, last_mod = layout.prefix, 0, True, 0
+        own: dict[bytes, Stored] = {}
+        start, revision, more = layout.prefix, 0, True
         try:
             while more:
                 page = await cluster.page(start, keys.prefix_end(layout.prefix), revision, _PAGE)
@@ -40,11 +47,11 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
                         entries.append(layout.decoded(stored))
                     elif stored.key.startswith(layout.members):
                         members[stored.key.removeprefix(layout.members).decode()] = stored.value.decode()
-                    elif stored.key == layout.last:
-                        last_mod = stored.mod_revision
+                    else:
+                        own[stored.key] = stored
                 more = page.more and bool(page.entries)
                 if more:
                     start = page.entries[-1].key + b"\0"
         except HistoryGone:
             continue  # somebody compacted while we read: begin anew
-        return Everything(entries, members, revision, last_mod)
+        return Everything(entries, members, revision, own.get(layout.id), own.get(layout.last))

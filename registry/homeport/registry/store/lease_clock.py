@@ -97,9 +97,11 @@ class LeaseClock:
 
     def renew(self, lease: int) -> float:
         """Start its TTL anew and return it in seconds, 0.0 if it is not here."""
-        self._not_overdue(lease)
         self.renewals += 1
-        return self._table.renew(self._now(), lease)
+        ttl_s = self._table.renew(self._now(), lease)
+        if ttl_s:
+            self._not_overdue(lease)
+        return ttl_s
 
     def _not_overdue(self, lease: int) -> None:
         if lease in self._overdue:
@@ -128,7 +130,6 @@ class LeaseClock:
         self._ticked_at = now
         due = self._table.advance(now)
         if due and self._writable():
-            self._overdue.clear()
             self._end_due(due)
         elif due:
             self._tell_overdue(due)
