@@ -47,7 +47,7 @@ class Home:
 
     async def register(self, id_: str, address: str, port: int) -> None:
         one = Instance(service="orders", id=id_, address=address, port=port, tags=("v1",))
-        await self.registry.operations.register(Register(instance=one), Peer(NoOutlet()))
+        await self.registry.operations.registrations.register(Register(instance=one), Peer(NoOutlet()))
 
     async def deregister(self, id_: str) -> None:
         async with self.registry.client() as client:

@@ -80,7 +80,7 @@ async def test_who_is_overtaken_again_and_again_is_told_so(monkeypatch: pytest.M
     """Not that there was nothing to do."""
     async with replica(ModelEtcd(), 1) as one, one.client() as client:
         await client.call(Register(instance=ORDERS))
-        monkeypatch.setattr("homeport.registry.operations._RACES_MAX", 0)
+        monkeypatch.setattr("homeport.registry.registrations._RACES_MAX", 0)
         for request in (Deregister(id="o"), SetState(id="o", state="draining")):
             with pytest.raises(Busy):
                 await client.call(request)

@@ -17,8 +17,9 @@ from homeport.client.core.errors import Closed, ConnectionLost, HomeportError, W
 from homeport.client.core.messages import Hello, Notice, Request, Welcome
 from homeport.client.transport import Link, Receiver
 from homeport.registry.fronts.rpc import begin
-from homeport.registry.operations import Commit, Encoded, Operations
+from homeport.registry.operations import Operations
 from homeport.registry.peers import Outgoing, Peer
+from homeport.registry.results import Commit, Encoded
 
 R = TypeVar("R")
 

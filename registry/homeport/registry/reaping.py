@@ -78,7 +78,7 @@ class Reaping:
             if entry is None or not self._in_charge(entry) or self.reaper.left_s((node, id_), self.now()) >= 0:
                 continue  # it went, or recovered meanwhile; or another replica sees to it
             try:
-                await self._operations.deregister(Deregister(id_, node, entry.lease), self._peer)
+                await self._operations.registrations.deregister(Deregister(id_, node, entry.lease), self._peer)
                 _log.info("deregistered %s on %s: critical for longer than it asked to be kept", id_, node)
             except HomeportError as error:
                 _log.warning("could not deregister %s on %s, which is critical: %s", id_, node, error)

@@ -47,7 +47,7 @@ class Asker:
 
     async def register(self, service: str, id_: str, address: str, port: int = 80, **fields: Any) -> None:
         one = Instance(service=service, id=id_, address=address, port=port, **fields)
-        await self.registry.operations.register(Register(instance=one), Peer(NoOutlet()))
+        await self.registry.operations.registrations.register(Register(instance=one), Peer(NoOutlet()))
 
     async def deregister(self, id_: str) -> None:
         async with self.registry.client() as client:

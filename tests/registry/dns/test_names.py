@@ -258,7 +258,7 @@ async def test_what_fell_silent_all_at_once_is_named_until_it_is_let_go() -> Non
         host, port = ((await registry.serve(dns="127.0.0.1:8600")).dns or "").split(":")
         instances = [Instance(service="web", id=f"w{at}", address=f"10.0.0.{at}", ttl_s=5.0) for at in range(30)]
         for one in instances:
-            await registry.operations.register(Register(instance=one), Peer(NoOutlet()))
+            await registry.operations.registrations.register(Register(instance=one), Peer(NoOutlet()))
 
         async def rcode() -> int:
             reader, writer = await asyncio.open_connection(host, int(port))

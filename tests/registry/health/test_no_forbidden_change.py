@@ -83,7 +83,7 @@ class Flapping(RuleBasedStateMachine):
         if self.check is None:
             self.check, self.status = check, check.initial
         one = Instance(service="web", id="it", port=1, tags=(tag,), checks=(check,))
-        await self.registry.operations.register(Register(instance=one), Peer(NoOutlet()))
+        await self.registry.operations.registrations.register(Register(instance=one), Peer(NoOutlet()))
         await asyncio.sleep(0.0)
 
     @initialize(check=checks())

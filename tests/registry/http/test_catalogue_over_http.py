@@ -184,7 +184,7 @@ async def test_several_tags_must_all_be_there_in_any_case(http: Http) -> None:
 
 async def test_a_node_that_is_removed_takes_all_with_it(http: Http, registry: Registry) -> None:
     await put(http, Service=DB, Checks=[{"Name": "disk"}, {"Name": "up", "ServiceID": "db1"}])
-    await registry.operations.register(
+    await registry.operations.registrations.register(
         Register(Instance(service="db", id="leased", node="far", ttl_s=30)), _peer(registry)
     )
     await http("PUT", "/v1/catalog/deregister", {"Node": "far"})
@@ -200,7 +200,7 @@ async def test_a_node_that_others_only_put_things_on_is_there_as_long_as_they_ar
     http: Http, registry: Registry
 ) -> None:
     one = Instance(service="db", id="x", node="theirs", address="10.1.1.1", port=1)
-    await registry.operations.register(Register(one), _peer(registry))
+    await registry.operations.registrations.register(Register(one), _peer(registry))
     nodes = (await http("GET", "/v1/catalog/nodes")).json
     assert [(node["Node"], node["Address"]) for node in nodes] == [("home", "127.0.0.1"), ("theirs", "10.1.1.1")]
     told = {"Node": "theirs", "SkipNodeUpdate": True, "Check": {"Name": "disk", "Status": "critical"}}
@@ -231,16 +231,16 @@ async def test_registering_leaves_what_the_registry_looks_after(http: Http, regi
 
 async def test_what_others_say_of_an_instance_stays_when_it_is_registered_anew(http: Http, registry: Registry) -> None:
     one = Instance(service="db", id="x", node="home", address="10.1.1.1", port=1, ttl_s=60)
-    await registry.operations.register(Register(one), _peer(registry))
+    await registry.operations.registrations.register(Register(one), _peer(registry))
     told = {"CheckID": "up", "ServiceID": "x", "Status": "warning"}
     assert (await http("PUT", "/v1/catalog/register", {"Node": "home", "SkipNodeUpdate": True, "Check": told})).json
     revision = registry.store.mvcc.revision
     again = msgspec.structs.replace(one, port=2)
-    await registry.operations.register(Register(again), _peer(registry))
+    await registry.operations.registrations.register(Register(again), _peer(registry))
     (check,) = (await http("GET", "/v1/health/checks/db")).json
     assert (check["CheckID"], check["Status"]) == ("up", "warning")
     assert registry.store.mvcc.revision == revision + 1
-    await registry.operations.deregister(Deregister("x"), _peer(registry))
+    await registry.operations.registrations.deregister(Deregister("x"), _peer(registry))
     assert not [*registry.store.mvcc.keys(b"h/", b"h0"), *registry.store.mvcc.keys(b"l/", b"l0")]
 
 

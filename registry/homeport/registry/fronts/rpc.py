@@ -31,8 +31,9 @@ from homeport.client.core.errors import (
 from homeport.client.core.messages import NOTICES, Hello, Ping, Renew
 from homeport.registry.core.limits import CONNECTION_CALLS_MAX, CONNECTION_OUT_BYTES_MAX, CONNECTIONS_MAX
 from homeport.registry.core.txn import TxnResult
-from homeport.registry.operations import Commit, Encoded, Operations
+from homeport.registry.operations import Operations
 from homeport.registry.peers import Outgoing, Peer
+from homeport.registry.results import Commit, Encoded
 
 _log = logging.getLogger("homeport.registry.rpc")
 

@@ -50,13 +50,13 @@ async def register(call: Call) -> Answer:
     for check in instance.checks:
         if agent.check_is_of_another(check.name, instance.key):
             raise Refusal(400, f"Invalid check: CheckID {check.name!r} belongs to another service")
-    await agent.operations.register(Register(instance), agent.peer())
+    await agent.operations.registrations.register(Register(instance), agent.peer())
     return NOTHING
 
 
 async def deregister(call: Call) -> Answer:
     agent = call.agent
-    done = await agent.operations.deregister(Deregister(call.name), agent.peer())
+    done = await agent.operations.registrations.deregister(Deregister(call.name), agent.peer())
     if not done.applied:
         raise Refusal(
             404, f"Unknown service ID {call.name!r}. Ensure that the service ID is passed, not the service name."
@@ -143,5 +143,5 @@ async def _report(call: Call, status: Status, output: str) -> Answer:
     if found is None:
         raise _unknown_check(call.name)
     (node, id_), name = found
-    await agent.operations.report_check(ReportCheck(id_, name, status, node, output), agent.peer())
+    await agent.operations.registrations.report_check(ReportCheck(id_, name, status, node, output), agent.peer())
     return NOTHING
