@@ -15,7 +15,7 @@ import msgspec
 from benchmarks.contenders import etcd
 from benchmarks.proc import cpu_s
 from benchmarks.servers import Server, Stage, accepts, free_port
-from homeport.registry.store.journal import read_backup
+from homeport.registry.store.backups import read_backup
 
 REPLICAS: Final = 3
 _SUMS: Final = {  # by our name: what etcd 3.4 calls it, and later ones

@@ -15,9 +15,10 @@ from homeport.mesh.simulation.disk import Disk
 from homeport.mesh.testing import running_loop
 from homeport.registry.core import keys
 from homeport.registry.core.txn import Compare, Delete, Op, Put, Txn, TxnResult
+from homeport.registry.store.backups import verify_backup
 from homeport.registry.store.contract import lease_put
 from homeport.registry.store.embedded import EmbeddedStore
-from homeport.registry.store.journal import Synchronous, verify_backup
+from homeport.registry.store.journal import Synchronous
 from tests.crash.story import Story
 
 WRITERS: Final = 6

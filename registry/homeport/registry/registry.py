@@ -43,11 +43,12 @@ from homeport.registry.peers import Peer, Peers
 from homeport.registry.reaping import Reaping
 from homeport.registry.sessions import Sessions
 from homeport.registry.statuses import StatusWriter
+from homeport.registry.store.backups import install_backup, verify_backup
 from homeport.registry.store.embedded import EmbeddedStore
 from homeport.registry.store.etcd import EtcdStore
 from homeport.registry.store.etcd_address import link as way_to_etcd
 from homeport.registry.store.etcd_address import parse as parse_etcd
-from homeport.registry.store.journal import FILE_NAME, install_backup, verify_backup
+from homeport.registry.store.journal import FILE_NAME
 from homeport.registry.threads import RegistryThread, ThreadsafeTransport
 from homeport.registry.transfers import remove
 from homeport.registry.turns import InTurns

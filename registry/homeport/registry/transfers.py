@@ -14,8 +14,8 @@ from typing import Final
 from homeport.client.core.errors import InvalidArgument, NotFound
 from homeport.registry.core.limits import PAGE_BYTES
 from homeport.registry.peers import Peer
+from homeport.registry.store.backups import verify_backup
 from homeport.registry.store.contract import Store
-from homeport.registry.store.journal import verify_backup
 
 RESTORE_BYTES_MAX: Final = 16 * 1024**3  # ten times a million keys of 1 KiB: a full disk must not be one call away
 

@@ -22,7 +22,8 @@ from homeport.mesh.commands.options import json_option, registry_option
 from homeport.mesh.commands.output import print_json
 from homeport.mesh.commands.progress import progress
 from homeport.mesh.commands.running import ExitCode, ask
-from homeport.registry.store.journal import JournalError, Origin, origin, verify_backup
+from homeport.registry.store.backups import Origin, origin, verify_backup
+from homeport.registry.store.journal import JournalError
 
 _COPY_TIMEOUT_S: Final = 600.0  # in which a registry copies or verifies its 16 GiB at most, on a slow disk
 _RETURN_TIMEOUT_S: Final = 120.0  # in which it loads what was restored: a million keys take a sixth of that

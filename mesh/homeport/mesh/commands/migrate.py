@@ -24,9 +24,9 @@ from homeport.mesh.commands.running import CONNECT_TIMEOUT_S, ExitCode, run_and_
 from homeport.mesh.token import token
 from homeport.registry.core.txn import Range
 from homeport.registry.store import migration
+from homeport.registry.store.backups import read_backup, verify_backup
 from homeport.registry.store.etcd_address import SCHEME, link, parse
 from homeport.registry.store.etcd_cluster import EtcdCluster
-from homeport.registry.store.journal import read_backup, verify_backup
 
 
 @click.command()

@@ -33,19 +33,11 @@ from homeport.registry.core.limits import LEASES_MAX, TXN_OPS_MAX
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Compare, EndLease, Range, Txn, TxnResult
 from homeport.registry.store.answers import fail, succeed
+from homeport.registry.store.backups import Backup, read_backup, write_backup
 from homeport.registry.store.contract import LeaseRecord, Reply
 from homeport.registry.store.directory import make_directory
 from homeport.registry.store.frame import Frame
-from homeport.registry.store.journal import (
-    CHECKPOINT_PAGES,
-    FILE_NAME,
-    Journal,
-    JournalError,
-    Revision,
-    Synchronous,
-    read_backup,
-    write_backup,
-)
+from homeport.registry.store.journal import CHECKPOINT_PAGES, FILE_NAME, Journal, JournalError, Revision, Synchronous
 from homeport.registry.store.lease_clock import LeaseClock
 
 _log = logging.getLogger("homeport.registry.store")
@@ -317,7 +309,7 @@ class EmbeddedStore(Frame):
             await loop.run_in_executor(None, write_backup, path, self.store_id, everything, self.mvcc.revision)
             return
         await self.barrier()
-        backup = await self._in_worker(journal.begin_backup, path)
+        backup = await self._in_worker(Backup, journal, path)
         while not await self._in_worker(backup.step):
             pass  # batches are written in between
 

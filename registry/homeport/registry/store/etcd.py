@@ -35,6 +35,7 @@ from homeport.registry.core.limits import TXN_OPS_MAX
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.txn import Change, Range, Txn, TxnResult
 from homeport.registry.store.answers import fail, succeed
+from homeport.registry.store.backups import write_backup
 from homeport.registry.store.barriers import Shared
 from homeport.registry.store.contract import Reply
 from homeport.registry.store.etcd_batches import (
@@ -53,7 +54,6 @@ from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone
 from homeport.registry.store.etcd_ownership import Ownership
 from homeport.registry.store.etcd_reading import read_all
 from homeport.registry.store.frame import Frame
-from homeport.registry.store.journal import write_backup
 from homeport.registry.store.undecided import Undecided
 from homeport.registry.trouble import Trouble
 

@@ -14,14 +14,12 @@ from one worker, in order.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from time import perf_counter
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import apsw
 
@@ -41,7 +39,6 @@ CHECKPOINT_PAGES: Final = 4096  # 16 MiB of log: a second of fsync at worst when
 _PAGE_BYTES: Final = 4096  # SQLite's default
 _COMMIT_PAGES: Final = 2  # that a commit touches at least: a leaf and its parent
 _ROW_BYTES: Final = 40  # of a row besides its key and value
-_BACKUP_PAGES: Final = 512  # 2 MiB of a backup between two batches: a few milliseconds
 _CACHE_STATEMENTS: Final = 64
 _REWRITE_BYTES: Final = 65_536  # of a log at once: SQLite's files take less than 128 KiB in one call
 
@@ -80,20 +77,25 @@ class Journal:
         vfs: the name of a registered SQLite VFS; default: the system's.
         synchronous: anything but FULL gives up the promise that a commit is on disk.
 
+    Attributes:
+        connection: the open file, for copies of it (`backups.py`).
+        log_pages: how much was written since the last checkpoint, about.
+        commit_s: how long the last commit took, fsync included.
+
     Raises:
         JournalError: the file is another program's, of a newer release, corrupt, locked, or cannot be written.
     """
 
     def __init__(self, path: str, store_id: str, *, vfs: str | None = None, synchronous: Synchronous = "FULL") -> None:
         self.path = path
-        self.log_pages = 0  # written since the last checkpoint, about
-        self.commit_s = 0.0  # how long the last commit took, fsync included
+        self.log_pages = 0
+        self.commit_s = 0.0
         self._vfs = vfs
         self._synchronous = synchronous
         try:
-            self._db = apsw.Connection(path, vfs=vfs, statementcachesize=_CACHE_STATEMENTS)
+            self.connection = apsw.Connection(path, vfs=vfs, statementcachesize=_CACHE_STATEMENTS)
         except apsw.Error as error:
-            raise _explained(path, error) from error
+            raise explained(path, error) from error
         try:
             self._prepare(store_id)
         except BaseException as error:
@@ -103,13 +105,13 @@ class Journal:
                     f"{path} cannot be used: {error}; put that right, or choose another data directory"
                 ) from error
             if isinstance(error, apsw.Error):
-                raise _explained(path, error) from error
+                raise explained(path, error) from error
             if isinstance(error, ValueError | TypeError):  # a text that is not UTF-8, a number that is none
                 raise _corrupt(path, error) from error
             raise
 
     def _prepare(self, store_id: str) -> None:
-        db = self._db
+        db = self.connection
         db.pragma("locking_mode", "EXCLUSIVE")
         tables = db.execute("SELECT count(*) FROM sqlite_schema").get
         application = db.pragma("application_id")
@@ -161,7 +163,7 @@ class Journal:
         """Close, copying the log back into the file. Idempotent; never raises for a disk that fails."""
         for force in (False, True):
             with suppress(apsw.Error):
-                self._db.close(force)
+                self.connection.close(force)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -171,7 +173,7 @@ class Journal:
         Raises:
             JournalError: the file is corrupt.
         """
-        return load(self._db, self.path)
+        return load(self.connection, self.path)
 
     def revisions_after(self, mvcc: Mvcc) -> list[Revision]:
         """What the file holds beyond a state.
@@ -180,9 +182,9 @@ class Journal:
             JournalError: the file is corrupt.
         """
         try:
-            return list(_revisions_after(self._db, mvcc))
+            return list(_revisions_after(self.connection, mvcc))
         except apsw.Error as error:
-            raise _explained(self.path, error) from error
+            raise explained(self.path, error) from error
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -205,12 +207,12 @@ class Journal:
         started = perf_counter()
         try:
             if rows in _STRIDES:
-                self._db.execute(_insert(rows), values)  # a transaction of its own
+                self.connection.execute(_insert(rows), values)  # a transaction of its own
             else:
-                with self._db:
+                with self.connection:
                     self._insert(values, rows)
         except apsw.Error as error:
-            raise _explained(self.path, error) from error
+            raise explained(self.path, error) from error
         self.commit_s = perf_counter() - started
         size = sum(len(value) for value in values if isinstance(value, bytes)) + rows * _ROW_BYTES
         self.log_pages += _COMMIT_PAGES + size // _PAGE_BYTES
@@ -219,7 +221,7 @@ class Journal:
         remaining = iter(values)
         for stride in _STRIDES:
             while rows >= stride:
-                self._db.execute(_insert(stride), tuple(islice(remaining, 7 * stride)))
+                self.connection.execute(_insert(stride), tuple(islice(remaining, 7 * stride)))
                 rows -= stride
 
     def compact(self, revision: int) -> None:
@@ -229,19 +231,19 @@ class Journal:
             JournalError: nothing was forgotten; close this journal and open it again.
         """
         try:
-            with self._db:
-                self._db.execute(
+            with self.connection:
+                self.connection.execute(
                     "DELETE FROM history WHERE (revision, key) IN (SELECT prev_revision, key FROM history"
                     " WHERE revision > ? AND revision <= ? AND prev_revision > 0)",
                     (self.compact_revision, revision),
                 )
-                self._db.execute(
+                self.connection.execute(
                     "DELETE FROM history WHERE revision > ? AND revision <= ? AND value IS NULL",
                     (self.compact_revision, revision),
                 )
-                self._db.execute("UPDATE meta SET value = ? WHERE name = 'compact_revision'", (revision,))
+                self.connection.execute("UPDATE meta SET value = ? WHERE name = 'compact_revision'", (revision,))
         except apsw.Error as error:
-            raise _explained(self.path, error) from error
+            raise explained(self.path, error) from error
         self.compact_revision = revision
 
     def checkpoint(self) -> None:
@@ -251,58 +253,10 @@ class Journal:
             JournalError: what was durable still is; close this journal and open it again.
         """
         try:
-            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as error:
-            raise _explained(self.path, error) from error
+            raise explained(self.path, error) from error
         self.log_pages = 0
-
-    # --- copies -------------------------------------------------------------------------------------------------
-
-    def seal(self) -> None:
-        """Make this file a backup."""
-        try:
-            _seal(self._db)
-        except apsw.Error as error:
-            raise _explained(self.path, error) from error
-
-    def begin_backup(self, path: str) -> Backup:
-        """Start copying to a new file; see `Backup`.
-
-        Raises:
-            JournalError: the copy cannot be made there.
-        """
-        return Backup(self._db, path)
-
-
-class Backup:
-    """A copy of a journal being made, a step at a time, while the journal goes on; it holds what the last step saw."""
-
-    def __init__(self, source: apsw.Connection, path: str) -> None:
-        self._path = path
-        if os.path.exists(path):
-            raise JournalError(f"{path} exists already: choose another file")
-        try:
-            self._copy = apsw.Connection(path)
-            self._backup = self._copy.backup("main", source, "main")
-        except apsw.Error as error:
-            raise _explained(path, error) from error
-
-    def step(self) -> bool:
-        """Copy some more; return whether that was all, and the copy complete, sealed and on disk.
-
-        Raises:
-            JournalError: the copy failed, and is useless.
-        """
-        try:
-            if not self._backup.step(_BACKUP_PAGES):
-                return False
-            self._backup.finish()
-            _seal(self._copy)
-            self._copy.close()
-        except apsw.Error as error:
-            raise _explained(self._path, error) from error
-        sync_directory(os.path.dirname(self._path) or ".")
-        return True
 
 
 def load(db: apsw.Connection, path: str) -> Mvcc:
@@ -323,7 +277,7 @@ def load(db: apsw.Connection, path: str) -> Mvcc:
         for revision, changes in _revisions_after(db, mvcc):
             mvcc.apply(revision, changes)
     except apsw.Error as error:
-        raise _explained(path, error) from error
+        raise explained(path, error) from error
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise _corrupt(path, error) from error
     return mvcc
@@ -347,135 +301,6 @@ def _revisions_after(db: apsw.Connection, mvcc: Mvcc) -> Iterator[Revision]:
         changes.append(Change(key, kv, mvcc.get(key)))
     if changes:
         yield current, tuple(changes)
-
-
-def install_backup(backup: str, path: str, store_id: str) -> None:
-    """Put a verified backup in the place of a closed journal, as a history of its own; a crash leaves one or the other.
-
-    Raises:
-        JournalError: it cannot be written; the old journal is untouched.
-    """
-    staged = f"{path}.restoring"
-    try:
-        shutil.copyfile(backup, staged)
-        db = apsw.Connection(staged)
-        with db:
-            db.execute("UPDATE meta SET value = ? WHERE name = 'store_id'", (store_id,))
-            db.execute("DELETE FROM meta WHERE name = 'checksum'")
-        db.close()
-        with open(staged, "rb") as copied:
-            os.fsync(copied.fileno())
-        # A log of the old file must never be taken for the new one's.
-        for suffix in ("-wal", "-journal"):
-            if os.path.exists(path + suffix):
-                os.unlink(path + suffix)
-        os.replace(staged, path)
-        sync_directory(os.path.dirname(path) or ".")
-    except apsw.Error as error:
-        raise _explained(path, error) from error
-    except OSError as error:
-        raise JournalError(f"cannot restore to {path}: {error}") from error
-
-
-class Origin(NamedTuple):
-    """Which history a backup is a copy of, and at which revision."""
-
-    store_id: str
-    revision: int
-
-
-def origin(path: str) -> Origin:
-    """What a verified backup is a copy of.
-
-    Raises:
-        JournalError: it cannot be read.
-    """
-    try:
-        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
-        try:
-            store_id = db.execute("SELECT value FROM meta WHERE name = 'store_id'").get
-            last = db.execute("SELECT max(revision) FROM history").get or 0
-            compacted = db.execute("SELECT value FROM meta WHERE name = 'compact_revision'").get
-            return Origin(store_id, max(last, compacted, FIRST_REVISION))
-        finally:
-            db.close(True)
-    except apsw.Error as error:
-        raise _explained(path, error) from error
-
-
-def read_backup(path: str) -> Mvcc:
-    """The state that a verified backup holds."""
-    db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        return load(db, path)
-    finally:
-        db.close(True)
-
-
-def write_backup(path: str, store_id: str, entries: Sequence[KeyValue], revision: int) -> None:
-    """Write a backup of a state that has no journal.
-
-    Raises:
-        JournalError: the file cannot be written.
-    """
-    journal = Journal(path, store_id, synchronous="OFF")
-    try:
-        by_revision: dict[int, list[Change]] = {}
-        for kv in entries:
-            by_revision.setdefault(kv.mod_revision, []).append(Change(kv.key, kv, None))
-        journal.write([(at, tuple(by_revision[at])) for at in sorted(by_revision)])
-        journal.compact(revision)
-        journal.seal()
-    finally:
-        journal.close()
-
-
-def verify_backup(path: str) -> None:
-    """Raise unless a file is a whole backup.
-
-    Raises:
-        JournalError: it is not, and why.
-    """
-    try:
-        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
-        try:
-            if db.pragma("application_id") != APPLICATION_ID:
-                raise JournalError(f"{path} is not a backup of a registry")
-            if db.pragma("user_version") > SCHEMA_VERSION:
-                raise JournalError(f"{path} was made by a newer release; restore it with that one")
-            expected = db.execute("SELECT value FROM meta WHERE name = 'checksum'").get
-            if expected is None:
-                raise JournalError(f"{path} is a live journal, not a backup: make one with `homeport backup`")
-            if _checksum(db) != expected:
-                raise JournalError(f"{path} is damaged: its checksum does not match; use another backup")
-        finally:
-            db.close(True)
-    except apsw.NotADBError as error:
-        raise JournalError(f"{path} is not a backup of a registry") from error
-    except apsw.CorruptError as error:
-        raise JournalError(f"{path} is damaged ({error}): use another backup") from error
-    except apsw.Error as error:
-        raise _explained(path, error) from error
-
-
-def _seal(db: apsw.Connection) -> None:
-    """A file of its own: no log beside it, and a checksum of what it holds, by which a restore knows it."""
-    db.pragma("journal_mode", "DELETE")
-    db.execute("INSERT OR REPLACE INTO meta VALUES('checksum', ?)", (_checksum(db),))
-
-
-def _checksum(db: apsw.Connection) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for row in db.execute(
-        "SELECT revision, key, value, create_revision, version, lease, prev_revision FROM history"
-        " ORDER BY revision, key"
-    ):
-        for field in row:
-            data = field if isinstance(field, bytes) else repr(field).encode()
-            digest.update(len(data).to_bytes(8, "big") + data)
-    for (value,) in db.execute("SELECT value FROM meta WHERE name IN ('store_id', 'compact_revision') ORDER BY name"):
-        digest.update(repr(value).encode())
-    return digest.hexdigest()
 
 
 def _insert(rows: int) -> str:
@@ -504,7 +329,7 @@ def _corrupt(path: str, error: Exception) -> JournalError:
     )
 
 
-def _explained(path: str, error: apsw.Error) -> JournalError:
+def explained(path: str, error: apsw.Error) -> JournalError:
     """An SQLite error in words that say what to do."""
     match error:
         case apsw.BusyError() | apsw.LockedError():

@@ -23,12 +23,13 @@ from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
 from homeport.registry.core.txn import Range
+from homeport.registry.store.backups import install_backup, write_backup
 from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.directory import make_directory
 from homeport.registry.store.etcd_batches import Layout
 from homeport.registry.store.etcd_cluster import EtcdCluster, Refused, Unreachable, Write
 from homeport.registry.store.etcd_reading import read_all
-from homeport.registry.store.journal import FILE_NAME, Journal, install_backup, write_backup
+from homeport.registry.store.journal import FILE_NAME, Journal
 
 _AT_ONCE: Final = 100  # keys in one transaction, of the 128 operations that etcd takes
 _AT_ONCE_BYTES: Final = 512 * 1024  # of its 1.5 MiB; one largest value goes alone
