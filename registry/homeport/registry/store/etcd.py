@@ -1,7 +1,7 @@
 """The store over an etcd cluster that any number of replicas share.
 
-Each replica keeps a mirror, an `Mvcc` fed by one watch, and everything is read from it. Transactions are decided on
-the mirror by the same code as in the embedded store, and sent to etcd as what they change, guarded by what they looked
+Each replica keeps a mirror (`store/etcd_mirror.py`), and everything is read from it. Transactions are decided on the
+mirror by the same code as in the embedded store, and sent to etcd as what they change, guarded by what they looked
 at (`core/optimistic.py`). If another replica was faster, the guard fails, the mirror catches up, and they are decided
 anew. A caller is answered when the mirror shows its write. One batch is under way at a time, as many transactions as
 arrived meanwhile, so their order is that of the calls.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -29,10 +29,9 @@ from homeport.client.core.errors import (
     ReadOnly,
 )
 from homeport.client.core.model import KeyValue
-from homeport.registry.core import keys
 from homeport.registry.core.head import Head
 from homeport.registry.core.limits import TXN_OPS_MAX
-from homeport.registry.core.mvcc import FIRST_REVISION, Mvcc
+from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.txn import Change, Range, Txn, TxnResult
 from homeport.registry.store.answers import fail, succeed
 from homeport.registry.store.backups import write_backup
@@ -43,19 +42,15 @@ from homeport.registry.store.etcd_batches import (
     WRITES_OF_ONE_MAX,
     Batch,
     Batches,
-    Ended,
     Layout,
     Waiting,
     answered,
-    read_let_go,
-    read_stamp,
 )
-from homeport.registry.store.etcd_cluster import EtcdCluster, Event, HistoryGone, Refused, Stored, Unreachable, Write
+from homeport.registry.store.etcd_cluster import EtcdCluster, Refused, Stored, Unreachable, Write
+from homeport.registry.store.etcd_mirror import Mirror
 from homeport.registry.store.etcd_ownership import Ownership
-from homeport.registry.store.etcd_reading import read_all
 from homeport.registry.store.frame import Frame
 from homeport.registry.store.undecided import Undecided
-from homeport.registry.trouble import Trouble
 
 _log = logging.getLogger("homeport.registry.store")
 
@@ -89,20 +84,23 @@ class EtcdStore(Frame):
         self._layout = Layout(prefix)
         self._name = f"{rng.randrange(1 << 64):016x}"
         self.store_id = ""
-        self._reached = 0  # etcd's revision that the mirror shows
-        self._last_mod = 0  # of `i/last`, as the mirror has it
-        self._mine: dict[bytes, int] = {}  # batches of ours that the mirror has seen, by name; emptied by the writer
-        self._reaching: list[tuple[int, asyncio.Future[None]]] = []
         self.ownership = Ownership(
             self, cluster, self._layout, name=self._name, host=host, now=now, rng=rng, lost=self._fail
         )
         self.clock = self.ownership.clock
+        self._mirror = Mirror(
+            cluster,
+            self._layout,
+            self.ownership,
+            name=self._name,
+            mvcc=lambda: self.mvcc,
+            advance=self._advance,
+            leap=self._leap,
+            lost=self._history_lost,
+        )
         self._waiting = Batches(self._layout, self._name, lambda: self.ownership.replica, host, self.ownership.ending)
         self._wanted = asyncio.Event()
         self._conflicts = 0
-        self._resyncs = 0
-        self._other_history = ""  # why etcd can be mirrored no more, if so
-        self._following = Trouble(_log, "the mirror waits")
         self._barrier = Shared(self._ask_etcd)
         self._undecided = Undecided()
         self._telling: set[asyncio.Task[None]] = set()  # as many as instances that are kept
@@ -138,27 +136,17 @@ class EtcdStore(Frame):
         self.store_id = self._layout.named(identity)
         if (await self._cluster.page(self._layout.migrating, None, 0, 1)).entries:
             raise Refused(f"a migration to {self._layout.prefix.decode()!r} is under way, or was cut off: run it again")
-        found = await read_all(self._cluster, self._layout)
-        self._last_mod = found.last_mod
-        mvcc = Mvcc()
-        newest = self._newest(found.entries)
-        if newest > FIRST_REVISION:
-            mvcc.load(found.entries, newest, newest)
+        mvcc, found = await self._mirror.read()
         self._adopt(mvcc)
-        self._reached = found.revision
         await self.ownership.join()
         self._loop = loop = asyncio.get_running_loop()
         self.ownership.start(found.members, found.revision)
-        for job, name in ((self._follow, "mirror"), (self._write, "writer"), (self.ownership.stay, "membership")):
+        jobs = ((self._mirror.follow, "mirror"), (self._write, "writer"), (self.ownership.stay, "membership"))
+        for job, name in jobs:
             task = loop.create_task(job(), name=f"homeport etcd {name}")
             task.add_done_callback(self._task_ended)
             self._tasks.append(task)
         self._note_age()
-
-    def _newest(self, entries: Iterable[KeyValue]) -> int:
-        """The newest revision that wrote anything: each batch puts `i/last`, deletions too."""
-        newest = max((kv.mod_revision for kv in entries), default=FIRST_REVISION)
-        return max(newest, self._last_mod - self._layout.base)
 
     async def _identity(self) -> Stored:
         for _ in range(TRIES_MAX):
@@ -195,131 +183,15 @@ class EtcdStore(Frame):
             self.read_only = f"{task.get_name()} failed by a defect; the log says more"
             _log.critical("%s failed", task.get_name(), exc_info=task.exception())
 
-    # --- the mirror ---------------------------------------------------------------------------------------------
-
-    async def _follow(self) -> None:
-        """Take in every revision, for ever, or until etcd holds another history."""
-        end = keys.prefix_end(self._layout.prefix)
-        while not self._other_history:
-            try:
-                async for revision, events in self._cluster.watch(self._layout.prefix, end, self._reached + 1):
-                    self._take(revision, events)
-            except HistoryGone:
-                await self._resync()
-            except (Unreachable, Refused) as error:
-                self._following.met(error)
-                await asyncio.sleep(_RETRY_S)
-
-    def _take(self, revision: int, events: list[Event]) -> None:
-        self._following.over()
-        if revision <= self._reached or self._other_history:
-            return  # a member that lags behind the one before it
-        changes: list[Change] = []
-        moved = False
-        for key, stored in events:
-            if key.startswith(self._layout.keys):
-                name = key.removeprefix(self._layout.keys)
-                prev = self.mvcc.get(name)
-                if stored is not None or prev is not None:
-                    changes.append(Change(name, None if stored is None else self._layout.decoded(stored), prev))
-            elif key == self._layout.last and stored is not None:
-                self._last_mod = stored.mod_revision
-                name, ended = self._note_batch(stored)
-                if ended is not None:
-                    self.ownership.ended(name.partition(b"/")[0], ended, revision)  # what they held is there still
-            elif key == self._layout.let_go and stored is not None:
-                let_go = read_let_go(stored.value)
-                if let_go is not None:
-                    self.clock.tell_let_go(*let_go)
-            elif key.startswith(self._layout.members):
-                member = key.removeprefix(self._layout.members).decode()
-                moved = self.ownership.member_seen(member, stored.value.decode() if stored else None) or moved
-        self._reached = revision
-        if changes:
-            changes.sort(key=lambda change: change.key)
-            self._advance(revision - self._layout.base, tuple(changes))
-        self._tell_reached()
-        if moved:
-            self.ownership.members_changed()
-
-    def _note_batch(self, last: Stored) -> tuple[bytes, Ended | None]:
-        """A batch was written, maybe one of ours."""
-        name, ended = read_stamp(last.value)
-        if name.startswith(self._name.encode()):
-            self._mine[name] = last.mod_revision
-        return name, ended
-
-    def _is_ours(self, identity: Stored | None) -> bool:
-        if identity is None:
-            return False
-        return (identity.value.decode(), identity.create_revision - FIRST_REVISION) == (
-            self.store_id,
-            self._layout.base,
-        )
-
-    @property
-    def reached(self) -> int:
-        """Etcd's revision that the mirror shows."""
-        return self._reached
-
-    def expect_history(self, revision: int, reached: int) -> None:
-        """Etcd said that it is at `revision` when asked at a moment at which the mirror had `reached` another.
-
-        Raises:
-            Refused: that was more, so etcd's data were lost, or put back to what they were; it can be mirrored no more.
-        """
-        if revision < reached and not self._other_history:
-            self._other_history = (
-                "etcd holds another history than this replica has seen: it lost its data, or was restored; restart the "
-                "replicas"
-            )
-            _log.critical("%s", self._other_history)
-            self._fail(self._other_history)
-        if self._other_history:
-            self.read_only = self._other_history
-            raise Refused(self._other_history)
-
     def _lease_changed(self, change: Change) -> None:
         self.ownership.changed(change)
 
-    async def _resync(self) -> None:
-        """History that the mirror had not seen is gone: read everything, and take in the difference as one step."""
-        try:
-            found = await read_all(self._cluster, self._layout)
-            self.expect_history(found.revision if self._is_ours(found.identity) else 0, self._reached)
-        except (Unreachable, Refused):
-            await asyncio.sleep(_RETRY_S)
-            return
-        self._resyncs += 1
-        revision, self._last_mod = found.revision, found.last_mod
-        _log.warning("etcd compacted what the mirror had not seen; it is read anew at %d", revision - self._layout.base)
-        if found.last is not None:
-            self._note_batch(found.last)
-        now = {kv.key: kv for kv in found.entries}
-        gone = [key for key in self.mvcc.keys(b"", b"") if key not in now]
-        changes = [Change(key, None, self.mvcc.get(key)) for key in gone]
-        changes += [Change(key, kv, prev) for key, kv in now.items() if (prev := self.mvcc.get(key)) != kv]
-        changes.sort(key=lambda change: change.key)
-        self._reached = revision
-        newest = self._newest(found.entries)
-        if newest > self.mvcc.revision:  # not that of the reading, or the other replicas would seem to be behind
-            self._leap(newest, tuple(changes))
-        self._tell_reached()
-        self.ownership.read_anew(found.members, revision)
+    @property
+    def reached(self) -> int:
+        return self._mirror.reached
 
-    def _tell_reached(self) -> None:
-        if self._reaching:
-            for revision, reached in self._reaching:
-                if revision <= self._reached and not reached.done():
-                    reached.set_result(None)
-            self._reaching = [one for one in self._reaching if one[0] > self._reached]
-
-    async def _reach(self, revision: int) -> None:
-        """Return when the mirror shows etcd's revision, which wrote something under the prefix."""
-        if revision > self._reached:
-            reached = asyncio.get_running_loop().create_future()
-            self._reaching.append((revision, reached))
-            await reached
+    def expect_history(self, revision: int, reached: int) -> None:
+        self._mirror.expect_history(revision, reached)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -350,7 +222,7 @@ class EtcdStore(Frame):
                 self._wanted.clear()
                 await self._wanted.wait()
                 continue
-            batch = self._waiting.next(self.mvcc, self._last_mod)
+            batch = self._waiting.next(self.mvcc, self._mirror.last_mod)
             if batch is None:
                 continue
             try:
@@ -385,30 +257,30 @@ class EtcdStore(Frame):
             return batch.revision
         loop = asyncio.get_running_loop()
         until = loop.time() + _UNKNOWN_S
-        resyncs = self._resyncs
+        leaps = self._mirror.leaps
         error: HomeportError | None = None  # of an attempt that may have been carried out
         while error is None or loop.time() < until:
             try:
                 async with asyncio.timeout_at(until):
-                    reached = self._reached
+                    reached = self._mirror.reached
                     answer = await self._cluster.txn(batch.guards, batch.writes, self._layout.last)
                     try:
-                        self.expect_history(answer.revision, reached)
+                        self._mirror.expect_history(answer.revision, reached)
                     except Refused as refused:  # and what it did to that one is of no use to anybody here
                         raise OutcomeUnknown(refused.message) from None
                     if answer.succeeded:
                         if not batch.writes:
                             return batch.revision
-                        await self._reach(answer.revision)
-                        self._mine.pop(batch.name, None)
+                        await self._mirror.reach(answer.revision)
+                        self._mirror.taken(batch.name)
                         return answer.revision - self._layout.base
                     if answer.read is not None:
-                        await self._reach(answer.read.mod_revision)
+                        await self._mirror.reach(answer.read.mod_revision)
                 # An earlier attempt whose answer was lost may be what broke the guards.
-                mine = self._mine.pop(batch.name, None)
+                mine = self._mirror.taken(batch.name)
                 if mine is not None:
                     return mine - self._layout.base
-                if error is not None and self._resyncs != resyncs:
+                if error is not None and self._mirror.leaps != leaps:
                     break  # the mirror has leapt over where that would have been seen
                 self._conflicts += 1
                 return None
@@ -422,7 +294,7 @@ class EtcdStore(Frame):
                 await asyncio.sleep(_RETRY_S)
             except TimeoutError:
                 error = error or Unreachable("the mirror does not get what etcd has written")
-        mine = self._mine.pop(batch.name, None)
+        mine = self._mirror.taken(batch.name)
         if mine is not None:
             return mine - self._layout.base
         raise OutcomeUnknown(f"the write may or may not have happened: {error.message}")
@@ -438,6 +310,12 @@ class EtcdStore(Frame):
             self._wanted.set()
             self._cut_off()
 
+    def _history_lost(self, reason: str) -> None:
+        """For good: writing goes on after a restart only."""
+        _log.critical("%s", reason)
+        self._fail(reason)
+        self.read_only = reason
+
     async def _recover(self) -> None:
         """Refuse writes until etcd answers with a quorum, and the mirror shows all that was written."""
         while self._waiting.queue:
@@ -445,23 +323,16 @@ class EtcdStore(Frame):
         while True:
             try:
                 async with asyncio.timeout(_UNKNOWN_S):
-                    await self._catch_up()
+                    await self._mirror.catch_up()
                 if self.ownership.promising:
                     break
             except (Unreachable, Refused, TimeoutError):
                 pass
             await asyncio.sleep(_RETRY_S)
-        self._mine.clear()
+        self._mirror.forget_batches()
         self.clock.resume_all()
         self.read_only = None
         _log.warning("writing goes on")
-
-    async def _catch_up(self) -> None:
-        reached = self._reached
-        page = await self._cluster.page(self._layout.last, None, 0, 1)
-        self.expect_history(page.revision, reached)
-        if page.entries:
-            await self._reach(page.entries[0].mod_revision)
 
     async def barrier(self) -> None:
         await self._barrier.answered()
@@ -469,7 +340,7 @@ class EtcdStore(Frame):
     async def _ask_etcd(self) -> None:
         try:
             async with asyncio.timeout(_UNKNOWN_S):
-                await self._catch_up()
+                await self._mirror.catch_up()
         except (Unreachable, Refused, TimeoutError) as error:
             raise ReadOnly(f"there is no quorum to ask: {str(error) or 'timeout'}") from None
 
@@ -530,6 +401,6 @@ class EtcdStore(Frame):
             **self.ownership.numbers(),
             "etcd_batches": self._waiting.made,
             "etcd_conflicts": self._conflicts,
-            "etcd_resyncs": self._resyncs,
+            "etcd_resyncs": self._mirror.leaps,
             "etcd_waiting": len(self._waiting.queue),
         }

@@ -36,7 +36,7 @@ _BUSY_S: Final = 0.2  # when one that was never fast enough may come back
 class Layout:
     """Where a store has what in etcd."""
 
-    __slots__ = ("base", "id", "keys", "last", "let_go", "members", "migrating", "prefix")
+    __slots__ = ("base", "id", "keys", "last", "let_go", "members", "migrating", "prefix", "store_id")
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
@@ -47,11 +47,20 @@ class Layout:
         self.members = prefix + b"i/m/"
         self.migrating = prefix + b"i/migrating"  # as long as not everything is there
         self.base = 0  # etcd's revision less ours
+        self.store_id = ""
 
     def named(self, identity: Stored) -> str:
         """Count revisions from the creation of the store's name; return that."""
         self.base = identity.create_revision - FIRST_REVISION
-        return identity.value.decode()
+        self.store_id = identity.value.decode()
+        return self.store_id
+
+    def names(self, identity: Stored | None) -> bool:
+        """Whether that is the name of this very store."""
+        return identity is not None and (identity.value, identity.create_revision - FIRST_REVISION) == (
+            self.store_id.encode(),
+            self.base,
+        )
 
     def decoded(self, stored: Stored) -> KeyValue:
         lease, at = (int.from_bytes(stored.value[1:9], "big"), 9) if stored.value[:1] == b"\1" else (0, 1)
