@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Final, Self
 
@@ -24,9 +24,8 @@ from homeport.client.core.model import InstanceKey, ServiceEvent
 from homeport.client.randomness import own_rng
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import OWN, Catalogue
-from homeport.registry.core.entries import Entry
 from homeport.registry.core.explaining import Beside
-from homeport.registry.core.locality import host_of, is_local
+from homeport.registry.core.locality import host_of
 from homeport.registry.core.txn import Change
 from homeport.registry.direct import DirectLink, DirectTransport
 from homeport.registry.doubts import Doubts
@@ -35,11 +34,11 @@ from homeport.registry.fronts.dns.front import DnsFront
 from homeport.registry.fronts.dns.settings import DnsSettings
 from homeport.registry.fronts.http import HttpFront
 from homeport.registry.fronts.rpc import RpcFront
-from homeport.registry.health.aliases import Aliases
+from homeport.registry.health.duties import Duties
 from homeport.registry.health.probes import Call, Prober
 from homeport.registry.health.scheduler import Scheduler
 from homeport.registry.operations import Operations
-from homeport.registry.peers import Peer, Peers
+from homeport.registry.peers import Peers
 from homeport.registry.reaping import Reaping
 from homeport.registry.sessions import Sessions
 from homeport.registry.statuses import StatusWriter
@@ -51,12 +50,9 @@ from homeport.registry.store.etcd_address import parse as parse_etcd
 from homeport.registry.store.journal import FILE_NAME
 from homeport.registry.threads import RegistryThread, ThreadsafeTransport
 from homeport.registry.transfers import remove
-from homeport.registry.turns import InTurns
 
 _log = logging.getLogger("homeport.registry")
 
-_SHARED_OUT_AT_ONCE: Final = 500  # instances and nodes in one turn of the loop: some 5 ms with five replicas
-_LOST_S: Final = 5.0  # how long the replica whose connection to an instance broke looks at it beside the one in charge
 OFF: Final = "off"  # the address of a front that is not served
 
 
@@ -164,14 +160,13 @@ class Registry:
         self._statuses = StatusWriter(self.store, self.catalogue, self._doubts)
         self._prober = Prober(self._calls)
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
-        self._aliases = Aliases(self.catalogue, self._in_charge, self._statuses.report)
-        self._reaping = Reaping(self.operations, self._in_charge, now=now)
-        self._rpc = RpcFront(self.operations, self._peer_lost)
+        self._duties = Duties(self.store, self.catalogue, self._scheduler, self._statuses.report)
+        self._reaping = Reaping(self.operations, self._duties.in_charge, now=now)
+        self._rpc = RpcFront(self.operations, self._duties.peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
         self._dns = DnsFront(self.operations, self._dns_settings, rng=self._rng)
-        self._sharing_out = InTurns(self._hand_over_one, _SHARED_OUT_AT_ONCE)
-        self._look_after(self.catalogue.load(self.store.mvcc))
-        self.store.listen_charges(self._share_out)
+        self._duties.look_after(self.catalogue.load(self.store.mvcc))
+        self._duties.start()
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
         self._doubts.start()
         self._sessions.start()
@@ -203,7 +198,7 @@ class Registry:
 
     async def _stop(self) -> None:
         self._started = False
-        self._sharing_out.stop()
+        self._duties.stop()
         await self._http.close()
         await self._dns.close()
         await self._rpc.close()
@@ -345,8 +340,8 @@ class Registry:
             lease_left_s=self.store.lease_remaining_s(entry.lease) if entry.lease else None,
             kept_s=entry.kept_until - now,
             deregistered_in_s=self._reaping.reaper.left_s(key, now),
-            looked=self._scheduler.looked(key) if self._in_charge(entry) else None,
-            machine=host_of(entry.registered) if self._is_elsewhere(entry) else "",
+            looked=self._scheduler.looked(key) if self._duties.in_charge(entry) else None,
+            machine=host_of(entry.registered) if self._duties.is_elsewhere(entry) else "",
             reason=details_of(entry.registered).maintenance_reason,
             node_reason=details_of(node.registered).maintenance_reason if node is not None else "",
         )
@@ -360,12 +355,12 @@ class Registry:
             if change.key.startswith(OWN):
                 concerned = True
             elif change.key.startswith(keys.LEASES) and change.kv is not None and change.prev is not None:
-                self._moved(keys.lease_number(change.key))
+                self._duties.moved(keys.lease_number(change.key))
         if not concerned:
             self.catalogue.revision = revision
             return
         events = self.catalogue.apply(revision, changes)
-        self._look_after(events)
+        self._duties.look_after(events)
         self._publish(events)
 
     def _publish(self, events: list[ServiceEvent]) -> None:
@@ -375,82 +370,9 @@ class Registry:
 
     def _doubted(self, events: list[ServiceEvent]) -> None:
         """What no revision says made something look different."""
-        self._aliases.touched(self.catalogue.looked_at.keys)
+        self._duties.look_again(self.catalogue.looked_at.keys)
         self._publish(events)
         self._http.look_different(events)
-
-    def _look_after(self, events: list[ServiceEvent]) -> None:
-        """Have the checks of what appeared or changed run, instances and nodes, and no others."""
-        for event in events:
-            for key in event.removed:
-                self._scheduler.remove(key)
-        for event in events:
-            for instance in event.changed:
-                self._look_at(instance.key)
-        for node, id_ in self.catalogue.touched.keys:
-            if not id_:
-                entry = self.catalogue.find(node, "")
-                if entry is None:
-                    self._scheduler.remove((node, ""))
-                else:
-                    self._look_at((node, ""))
-        self._aliases.touched(self.catalogue.touched.keys)
-
-    def _look_at(self, key: InstanceKey) -> None:
-        """Run the checks of an instance or a node here, if that is this replica's to do."""
-        entry = self.catalogue.find(*key)
-        if entry is not None and entry.stale and is_local(entry.registered):
-            return  # its lease is gone, and with it who owned it: whoever has looked at it so far goes on
-        if entry is not None and self._in_charge(entry):
-            self._scheduler.put(entry.seen if key[1] else entry.registered, self.catalogue.statuses(key))
-        else:
-            self._scheduler.remove(key)
-
-    def _in_charge(self, entry: Entry) -> bool:
-        name = keys.checks_of(*entry.registered.key)
-        return self.store.in_charge(name, entry.lease, is_local(entry.registered), host_of(entry.registered))
-
-    def _share_out(self) -> None:
-        """Replicas came or went: the checks are shared out anew, however many there are, without holding up the loop.
-
-        What comes or changes meanwhile is looked at when it does, by the same rule.
-        """
-        self._sharing_out.begin(self._everything())
-
-    def _everything(self) -> Iterator[InstanceKey]:
-        for name in tuple(self.catalogue.services):
-            service = self.catalogue.services.get(name)
-            if service is not None:
-                yield from tuple(service.entries)
-        for node in tuple(self.catalogue.nodes):
-            yield (node, "")
-
-    def _moved(self, lease: int) -> None:
-        """A lease may have another owner now, who looks after what is local to it."""
-        standing = [key for key in self.store.mvcc.keys_on(lease) if key.startswith(keys.INSTANCES)]
-        self._hand_over([(node, id_) for _, node, id_ in map(keys.split, standing)])
-
-    def _hand_over(self, concerned: list[InstanceKey]) -> None:
-        for key in concerned:
-            self._look_at(key)
-        self._aliases.touched(concerned)
-
-    def _hand_over_one(self, key: InstanceKey) -> None:
-        self._hand_over([key])
-
-    def _peer_lost(self, peer: Peer) -> None:
-        """The connection that registered instances broke: find out at once how they are."""
-        for key, lease in peer.registered.items():
-            entry = self.catalogue.find(*key)
-            if entry is not None and entry.lease == lease and not self._is_elsewhere(entry):
-                self._scheduler.put(entry.seen, self.catalogue.statuses(key))  # whoever else is in charge of it
-                self._scheduler.probe_now(key)
-                if not self._in_charge(entry):
-                    asyncio.get_running_loop().call_later(_LOST_S, self._look_at, key)
-
-    def _is_elsewhere(self, entry: Entry) -> bool:
-        """Whether only those on another machine can look at it."""
-        return host_of(entry.registered) not in ("", self.store.host)
 
 
 def _checked(address: str, *, unix: bool) -> str:

@@ -114,7 +114,7 @@ async def test_a_connection_that_breaks_elsewhere_is_no_reason_to_look() -> None
         lease = (await register(clients[0], local(60.0))).lease
         peer = Peer(NoOutlet())
         peer.registered["n", "o"] = lease
-        running[1]._peer_lost(peer)
+        running[1]._duties.peer_lost(peer)
         await asyncio.sleep(0.0)
         assert [replica.looks() for replica in running] == [True, False]
 
