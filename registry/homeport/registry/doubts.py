@@ -157,7 +157,7 @@ class Doubts:
         for key in concerned:
             entry = self._catalogue.find(*key)
             if entry is not None:
-                self._catalogue.lay_over(key, self._unwritten.records(key, entry.registered.create_revision))
+                self._catalogue.checks.lay_over(key, self._unwritten.records(key, entry.registered.create_revision))
         self._tell(self._catalogue.look_again(concerned))
 
     def _tell(self, events: list[ServiceEvent]) -> None:

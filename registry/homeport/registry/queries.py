@@ -115,7 +115,7 @@ class Queries:
     def _statuses(self, entry: Entry, ignored: frozenset[str]) -> Iterator[Status]:
         """The checks of an instance, or of a node, except those whose CheckIDs are ignored; its state is one, too."""
         one = entry.registered
-        written = self._catalogue.statuses(one.key)
+        written = self._catalogue.checks.written(one.key)
         standing = {check.name: "critical" if check.kind == "ttl" else check.initial for check in one.checks} | written
         if one.state != "up":
             standing[f"_service_{one.state}:{one.id}" if one.id else f"_node_{one.state}"] = "critical"

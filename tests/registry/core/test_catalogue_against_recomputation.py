@@ -270,9 +270,9 @@ class Followed:
             assert entry.registered.service == service
         for id_ in IDS:
             records = naive.records((NODE, id_))
-            assert sorted(catalogue.check_names((NODE, id_))) == sorted(records)
+            assert sorted(catalogue.checks.of((NODE, id_))) == sorted(records)
             for name in ("probe", "beat", "refused"):
-                assert catalogue.check_record((NODE, id_), name) == records.get(name)
+                assert catalogue.checks.one((NODE, id_), name) == records.get(name)
             if id_ not in self.service_of:
                 assert catalogue.find(NODE, id_) is None
         for name in (*SERVICES, "never"):

@@ -53,7 +53,7 @@ async def test_an_alias_follows_its_target_at_once_both_ways_also_through_anothe
         for status in statuses:
             await say(client, "db", status)
             assert [status_of(registry, one) for one in ("first", "second")] == [status, status]
-        record = registry.catalogue.check_record(("home", "second"), "alias")
+        record = registry.catalogue.checks.one(("home", "second"), "alias")
         assert record is not None
         assert record.output == "alias: 'first' on node 'home' is passing"
 
@@ -124,7 +124,7 @@ async def test_a_call_check_is_what_its_coroutine_says_and_critical_when_it_rais
         async def becomes(status: str, words: str) -> None:
             begun = virtual_now()
             while True:
-                record = registry.catalogue.check_record(("home", "web"), "call")
+                record = registry.catalogue.checks.one(("home", "web"), "call")
                 if record is not None and record.status == status and words in record.output:
                     assert status_of(registry, "web") == status
                     return
@@ -171,6 +171,6 @@ async def test_a_status_reported_while_the_one_before_it_is_written_is_written_t
         registry.store.listen(tell)
         registry._statuses.report(("home", "web"), created, "up", Verdict(before, "first"))
         await asyncio.sleep(SOON_S)
-        record = registry.catalogue.check_record(("home", "web"), "up")
+        record = registry.catalogue.checks.one(("home", "web"), "up")
         assert record is not None
         assert (record.status, record.output) == (after, "then")

@@ -66,7 +66,7 @@ class Flapping(RuleBasedStateMachine):
         return self.answer
 
     def written(self, _revision: int, _changes: object) -> None:
-        record = self.registry.catalogue.check_record(KEY, "call")
+        record = self.registry.catalogue.checks.one(KEY, "call")
         if record is not None and self.check is not None and record.status != self.status:
             if not allowed(self.check, self.status, record.status, self.results):
                 self.forbidden.append(f"{self.status} -> {record.status} after {self.results} by {self.check}")

@@ -10,9 +10,9 @@ The index of a service or a node is the revision of the last change to anything 
 remembered for a while; a name that is unknown answers with the newest deletion that is no longer remembered (`floor`),
 so an index never goes backwards.
 
-Two things show that no revision says: what only this process knows while the store is read-only (`lay_over`), and
-instances that are kept although their leases ended with most others' (`keep`). What looks different for such a reason
-takes the newest revision for its index: whoever was told that one was told everything before it.
+Two things show that no revision says: what only this process knows while the store is read-only (laid over `checks`),
+and instances that are kept although their leases ended with most others' (`keep`). What looks different for such a
+reason takes the newest revision for its index: whoever was told that one was told everything before it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from homeport.client.core import wire
 from homeport.client.core.messages import Resolved
 from homeport.client.core.model import Instance, InstanceKey, Mark, ServiceEvent, Status
 from homeport.registry.core import keys
+from homeport.registry.core.check_records import CheckRecords
 from homeport.registry.core.entries import CheckRecord, Entry, LastChanges, Node, Service, Touched, as_it_stands
-from homeport.registry.core.health import aggregate, before_first
+from homeport.registry.core.health import aggregate
 from homeport.registry.core.limits import DELETIONS_REMEMBERED
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.pages import resolved_page
@@ -44,11 +45,10 @@ class Catalogue:
     """
 
     __slots__ = (
-        "_checks",
         "_gone",
         "_gone_nodes",
-        "_local",
         "_service_of",
+        "checks",
         "checks_index",
         "index",
         "instances_index",
@@ -68,6 +68,7 @@ class Catalogue:
         self.instances_index = 1  # of all instances and their nodes
         self.nodes_index = 1  # of the list of nodes
         self.checks_index = 1  # of all checks
+        self.checks = CheckRecords()
         self.services: dict[str, Service] = {}
         self.nodes: dict[str, Node] = {}
         self.touched = Touched(1)  # by the last revision that concerned it
@@ -75,8 +76,6 @@ class Catalogue:
         self.leased = 0  # instances that stand on a lease
         self.stale: dict[InstanceKey, None] = {}
         self._service_of: dict[InstanceKey, str] = {}
-        self._checks: dict[InstanceKey, dict[str, CheckRecord]] = {}
-        self._local: dict[InstanceKey, dict[str, CheckRecord]] = {}  # laid over what is written; all critical
         self._gone = LastChanges(deletions_max)  # of services that are not there
         self._gone_nodes = LastChanges(deletions_max)
 
@@ -111,18 +110,6 @@ class Catalogue:
         if node is None:
             return []
         return [self.services[service].entries[name, id_] for id_, service in node.ids.items()]
-
-    def check_record(self, key: InstanceKey, name: str) -> CheckRecord | None:
-        """The status of a check; None before its first and after a ttl check's silence."""
-        return self.records(key).get(name)
-
-    def statuses(self, key: InstanceKey) -> dict[str, Status]:
-        """The written status of each check of an instance."""
-        return {name: record.status for name, record in self._checks.get(key, {}).items()}
-
-    def check_names(self, key: InstanceKey) -> list[str]:
-        """The checks of an instance that have a status, defined or not."""
-        return list(self.records(key))
 
     def resolved(self, name: str, passing: bool, offset: int = 0) -> bytes:
         """The encoded `Resolved` page of a service."""
@@ -171,11 +158,9 @@ class Catalogue:
                 touched.keys[node, id_] = None
                 touched.checks = True
                 if change.kv is not None:
-                    self._checks.setdefault((node, id_), {})[name] = wire.decode(CheckRecord, change.kv.value)
-                elif (records := self._checks.get((node, id_))) is not None:
-                    records.pop(name, None)
-                    if not records:
-                        del self._checks[node, id_]
+                    self.checks.put((node, id_), name, wire.decode(CheckRecord, change.kv.value))
+                else:
+                    self.checks.remove((node, id_), name)
             elif key.startswith(keys.NODES):
                 (node,) = keys.split(key)
                 touched.keys[node, ""] = None
@@ -208,7 +193,7 @@ class Catalogue:
         node = self.nodes.get(name)
         if node is None:
             node = self.nodes[name] = Node(name)
-            node.status = self._status((name, ""), None)
+            node.status = self.checks.status((name, ""), None)
             self._gone_nodes.discard(name)
             self.nodes_index = self.revision
         return node
@@ -241,7 +226,7 @@ class Catalogue:
         if old is not None:
             self._note_checks(old.registered)
             if old.registered.create_revision != change.kv.create_revision:
-                self._local.pop(key, None)
+                self.checks.lay_over(key, {})
         registered = as_it_stands(registered, change.kv)
         # What was seen stays until `_recompute`, which compares with it; a new one has never been seen.
         service.entries[key] = Entry(registered, change.kv.lease, old.seen if old else registered)
@@ -255,7 +240,7 @@ class Catalogue:
         self.touched.services[name] = None
         entry = service.entries.pop(key)
         self._note_checks(entry.registered)
-        self._local.pop(key, None)
+        self.checks.lay_over(key, {})
         if entry.stale:
             self.stale.pop(key, None)
             service.stale.pop(key, None)
@@ -273,7 +258,7 @@ class Catalogue:
 
     def _note_checks(self, one: Instance) -> None:
         """Something of an instance changed: of its checks, too, if it has any, or one stands for its state."""
-        if one.checks or one.state != "up" or one.key in self._checks:
+        if one.checks or one.state != "up" or self.checks.is_written(one.key):
             self.touched.checks = True
 
     def _weigh(self, name: str) -> None:
@@ -283,7 +268,7 @@ class Catalogue:
         if node is None:
             return
         registered = node.entry.registered if node.entry else None
-        node.status = self._status((name, ""), registered)
+        node.status = self.checks.status((name, ""), registered)
         for id_ in node.ids:
             self.touched.keys[name, id_] = None
 
@@ -305,8 +290,8 @@ class Catalogue:
             mark = "stale"
             status = aggregate((entry.kept_status, node.status)) if service.needs_stale else "critical"
         else:
-            mark = "unwritten" if key in self._local else ""
-            status = aggregate((self._status(key, entry.registered), node.status))
+            mark = "unwritten" if self.checks.is_laid_over(key) else ""
+            status = aggregate((self.checks.status(key, entry.registered), node.status))
         service.index = max(service.index, revision)
         service.answers.clear()
         # Something that it is made of was written or deleted just now; the newest of what is left may be older.
@@ -315,26 +300,6 @@ class Catalogue:
         entry.seen = seen
         if not same:
             events.setdefault(name, ([], []))[0].append(seen)
-
-    def _status(self, key: InstanceKey, registered: Instance | None) -> Status:
-        """What the checks of an instance, or of a node, and its own state come to."""
-        if registered is not None and registered.state == "maintenance":
-            return "maintenance"
-        return aggregate(status for _, status in self.check_statuses(key, registered))
-
-    def check_statuses(self, key: InstanceKey, registered: Instance | None) -> list[tuple[str, Status]]:
-        """Every check of an instance, or of a node, by name, with its status now."""
-        records = self.records(key)
-        checks = registered.checks if registered is not None else ()
-        found = [(one.name, records[one.name].status if one.name in records else before_first(one)) for one in checks]
-        # A record without a defined check was found by the registry itself (a refused connection) or told by others.
-        defined = {check.name for check in checks}
-        return found + [(name, record.status) for name, record in records.items() if name not in defined]
-
-    def records(self, key: InstanceKey) -> dict[str, CheckRecord]:
-        """What each check of an instance, or of a node, has come to; what only this process knows goes first."""
-        records = self._checks.get(key, {})
-        return {**records, **self._local[key]} if key in self._local else records
 
     def _settle(self, name: str, revision: int) -> None:
         """A node, or something on it, changed: see whether it is still there, and at which address."""
@@ -357,13 +322,6 @@ class Catalogue:
             self.nodes_index = revision
 
     # --- what no revision says ----------------------------------------------------------------------------------
-
-    def lay_over(self, key: InstanceKey, records: dict[str, CheckRecord]) -> None:
-        """Lay critical records that only this process knows of over an instance's, in place of those laid before."""
-        if records:
-            self._local[key] = records
-        else:
-            self._local.pop(key, None)
 
     def keep(self, entry: Entry, until: float) -> bool:
         """Keep an instance whose lease ends, or has just ended, as stale; return whether it must be looked at again.
@@ -441,7 +399,7 @@ class Catalogue:
         entry.kept_status = entry.seen.status
         self.stale[key] = None
         self.services[name].stale[key] = None
-        self._local.pop(key, None)
+        self.checks.lay_over(key, {})
 
     def _forget_stale(self, key: InstanceKey) -> None:
         """It is registered again, maybe under another name."""

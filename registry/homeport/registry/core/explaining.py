@@ -60,8 +60,8 @@ def explain(catalogue: Catalogue, key: InstanceKey, beside: Beside) -> tuple[boo
             f"{max(beside.kept_s, 0):.1f} s of that are left; {half} than half of its service's others remain"
         )
     others = f"only replicas on machine {beside.machine} can look" if beside.machine else "another replica looks"
-    reasons += _checks("check", entry.registered.checks, catalogue.records(key), beside.looked, others)
-    if not catalogue.check_statuses(key, entry.registered):
+    reasons += _checks("check", entry.registered.checks, catalogue.checks.of(key), beside.looked, others)
+    if not catalogue.checks.statuses(key, entry.registered):
         reasons.append("no checks: that counts as passing")
     node = catalogue.nodes.get(key[0])
     if node is not None and node.status != "passing":
@@ -69,7 +69,9 @@ def explain(catalogue: Catalogue, key: InstanceKey, beside: Beside) -> tuple[boo
         if about is not None and about.state == "maintenance":
             reasons.append(f"its node {key[0]} is in maintenance{_because(beside.node_reason)}")
         reasons.append(f"its node {key[0]} is {node.status}, and so is everything on it")
-        reasons += _checks(f"node {key[0]}, check", about.checks if about else (), catalogue.records((key[0], "")), {})
+        reasons += _checks(
+            f"node {key[0]}, check", about.checks if about else (), catalogue.checks.of((key[0], "")), {}
+        )
     if not entry.lease:
         reasons.append("no lease: it stays registered until somebody deregisters it")
     elif not entry.stale:

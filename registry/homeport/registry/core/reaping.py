@@ -36,7 +36,7 @@ class Reaper:
             since = {}
         critical = {
             name: since.get(name, now)
-            for name, status in self._catalogue.check_statuses(key, entry.registered)
+            for name, status in self._catalogue.checks.statuses(key, entry.registered)
             if status == "critical" and self._after_s(entry, name)
         }
         if critical:
@@ -59,5 +59,5 @@ class Reaper:
         for check in entry.registered.checks:
             if check.name == name:
                 return check.deregister_after_s
-        record = self._catalogue.check_record(entry.registered.key, name)
+        record = self._catalogue.checks.one(entry.registered.key, name)
         return record.deregister_after_s if record is not None else 0.0

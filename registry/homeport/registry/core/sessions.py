@@ -187,7 +187,7 @@ def check_status(catalogue: Catalogue, node: str, id: str, name: str) -> Status 
     entry = catalogue.find(node, id)
     if entry is None:
         return None
-    record = catalogue.check_record((node, id), name)
+    record = catalogue.checks.one((node, id), name)
     if record is not None:
         return record.status
     check = next((one for one in entry.registered.checks if one.name == name), None)

@@ -79,7 +79,7 @@ class Aliases:
         for check in _checks(entry):
             if check.kind == "alias":
                 verdict = self._verdict(key, target_of(key, check))
-                record = self._catalogue.check_record(key, check.name)
+                record = self._catalogue.checks.one(key, check.name)
                 if record is None or (record.status, record.output) != (verdict.status, verdict.output):
                     self._report(key, entry.registered.create_revision, check.name, verdict)
 
@@ -113,7 +113,7 @@ class Aliases:
         if entry.stale and entry.seen.status != "passing":
             return "critical", "is only kept, as stale"
         aliases = {check.name for check in _checks(entry) if check.kind == "alias"}
-        checks = self._catalogue.check_statuses(key, entry.registered)
+        checks = self._catalogue.checks.statuses(key, entry.registered)
         status = aggregate(one for name, one in checks if name not in aliases)
         return status, f"is {status}"
 

@@ -74,7 +74,7 @@ class Duties:
         if entry is not None and entry.stale and is_local(entry.registered):
             return  # its lease is gone, and with it who owned it: whoever has looked at it so far goes on
         if entry is not None and self.in_charge(entry):
-            self._scheduler.put(entry.seen if key[1] else entry.registered, self._catalogue.statuses(key))
+            self._scheduler.put(entry.seen if key[1] else entry.registered, self._catalogue.checks.written(key))
         else:
             self._scheduler.remove(key)
 
@@ -115,7 +115,7 @@ class Duties:
         for key, lease in peer.registered.items():
             entry = self._catalogue.find(*key)
             if entry is not None and entry.lease == lease and not self.is_elsewhere(entry):
-                self._scheduler.put(entry.seen, self._catalogue.statuses(key))  # whoever else is in charge of it
+                self._scheduler.put(entry.seen, self._catalogue.checks.written(key))  # whoever else is in charge of it
                 self._scheduler.probe_now(key)
                 if not self.in_charge(entry):
                     asyncio.get_running_loop().call_later(_LOST_S, self._look_at, key)

@@ -137,8 +137,5 @@ class Agent:
         one = entry.registered
         defined = dict.fromkeys(check.name for check in one.checks)
         ids = [(check_id(one, name), name) for name in defined]
-        for name in self.catalogue.check_names(one.key):
-            record = self.catalogue.check_record(one.key, name)
-            if name not in defined and record is not None and EXTRA in record.extra:
-                ids.append((name, name))
-        return ids
+        told = self.catalogue.checks.of(one.key)
+        return ids + [(name, name) for name, record in told.items() if name not in defined and EXTRA in record.extra]

@@ -130,7 +130,7 @@ def check_id(instance: Instance, name: str) -> str:
 
 def check_status(catalogue: Catalogue, entry: Entry, check: Check) -> Status:
     """The status of a check now."""
-    record = catalogue.check_record(entry.registered.key, check.name)
+    record = catalogue.checks.one(entry.registered.key, check.name)
     if record is not None:
         return record.status
     return "critical" if check.kind == "ttl" else check.initial

@@ -145,11 +145,8 @@ def own_checks(agent: Agent, entry: Entry) -> list[shapes.Check]:
     details = details_of(one)
     defined = {check.name for check in one.checks}
     shown = [_check(agent, entry, check, details) for check in one.checks]
-    for name in agent.catalogue.check_names(one.key):
-        if name not in defined:
-            record = agent.catalogue.check_record(one.key, name)
-            assert record is not None
-            shown.append(_told(agent, entry, name, record))
+    told = agent.catalogue.checks.of(one.key)
+    shown += [_told(agent, entry, name, record) for name, record in told.items() if name not in defined]
     if one.state != "up":
         shown.append(state(one))
     return shown
@@ -211,7 +208,7 @@ def _told(agent: Agent, entry: Entry, name: str, record: CheckRecord) -> shapes.
 
 def _check(agent: Agent, entry: Entry, check: OurCheck, details: Details) -> shapes.Check:
     one = entry.registered
-    record = agent.catalogue.check_record(one.key, check.name)
+    record = agent.catalogue.checks.one(one.key, check.name)
     written = agent.store.mvcc.get(keys.check(*one.key, check.name))
     known = details.checks.get(check.name)
     output = record.output if record else ""
