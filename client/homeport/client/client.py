@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
+from homeport.client.budget import Budget
 from homeport.client.connection import Connection
 from homeport.client.coordination import Barrier, DoubleBarrier, Election, Lock, Queue, Semaphore, Session
 from homeport.client.core.backoff import Rng
@@ -310,17 +311,22 @@ class Client:
         )
         return Registration(self, instance, self._rng, bound_to)
 
-    async def deregister(self, id: str, *, node: str = "") -> bool:  # noqa: A002
+    async def deregister(self, id: str, *, node: str = "", timeout_s: float = CALL_S) -> bool:  # noqa: A002
         """Deregister an instance, whoever registered it; False if there was none."""
-        return (await self.call(Deregister(id=id, node=node))).applied
+        return (await self.call(Deregister(id=id, node=node), timeout_s=timeout_s)).applied
 
-    async def services(self) -> dict[str, tuple[str, ...]]:
-        """Every service with the tags of its instances."""
+    async def services(self, *, timeout_s: float | None = None) -> dict[str, tuple[str, ...]]:
+        """Every service with the tags of its instances.
+
+        Args:
+            timeout_s: for the whole list; default: 5 s for each of its pages.
+        """
+        budget = Budget(timeout_s)
         services: dict[str, tuple[str, ...]] = {}
-        page = await self.call(Services())
+        page = await self.call(Services(), timeout_s=budget.left_s)
         while page.more:
             services |= page.services
-            page = await self.call(Services(after=next(reversed(page.services))))
+            page = await self.call(Services(after=next(reversed(page.services))), timeout_s=budget.left_s)
         return services | page.services
 
     async def resolve(self, service: str, *, passing: bool = True, timeout_s: float = CALL_S) -> tuple[Instance, ...]:

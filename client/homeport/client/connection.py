@@ -171,8 +171,9 @@ class Connection:
                         await self._lost.wait()
         except TimeoutError:
             if sent and not _repeatable(request):
-                raise ConnectionLost(f"{request.method}: no answer within {timeout_s} s") from None
-            raise Unavailable(f"{request.method}: no registry answered within {timeout_s} s{self.why_not}") from None
+                raise ConnectionLost(f"{request.method}: no answer within {timeout_s:.3g} s") from None
+            late = f"{request.method}: no registry answered within {timeout_s:.3g} s{self.why_not}"
+            raise Unavailable(late) from None
 
     async def wait_link(self, timeout_s: float | None = None) -> Link:
         """The present link, or the next; see `Client.wait_link`."""

@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from homeport.client.budget import Budget
 from homeport.client.core.backoff import BASE_S
 from homeport.client.core.errors import CasFailed, Compacted, ConnectionLost, NotFound, RegistryError, Unavailable
+from homeport.client.core.limits import CALL_S
 from homeport.client.core.messages import Event, KvDelete, KvEvents, KvGet, KvList, KvPage, KvPut
 from homeport.client.core.model import KeyValue, KvSnapshot, Lost
 from homeport.client.leases import Lease
@@ -25,12 +27,16 @@ _QUEUE_MAX: Final = 1024  # revisions a reader may be behind; past that the watc
 
 
 class Kv:
-    """Keys are text or bytes, values bytes; a revision orders everything."""
+    """Keys are text or bytes, values bytes; a revision orders everything.
+
+    Every call takes a `timeout_s`, waiting for a registry included. Past it there is `Unavailable`, or, where something
+    may have been written all the same, `ConnectionLost`. Pages of one answer share it; by default each of them has 5 s.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def get(self, key: str | bytes, *, newest: bool = False) -> KeyValue | None:
+    async def get(self, key: str | bytes, *, newest: bool = False, timeout_s: float = CALL_S) -> KeyValue | None:
         """The entry of a key, or None.
 
         Args:
@@ -40,9 +46,18 @@ class Kv:
         Raises:
             ReadOnly: `newest`, and there is no quorum.
         """
-        return (await self._client.call(KvGet(key=key_bytes(key), newest=newest))).entry
+        request = KvGet(key=key_bytes(key), newest=newest)
+        return (await self._client.call(request, timeout_s=timeout_s)).entry
 
-    async def put(self, key: str | bytes, value: bytes, *, cas: int | None = None, lease: Lease | int = 0) -> int:
+    async def put(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        cas: int | None = None,
+        lease: Lease | int = 0,
+        timeout_s: float = CALL_S,
+    ) -> int:
         """Write a key and return the revision of the write.
 
         Args:
@@ -55,32 +70,41 @@ class Kv:
             LeaseGone: there is no such lease.
         """
         request = KvPut(key=key_bytes(key), value=value, cas=cas, lease=lease_id(lease))
-        return (await self._client.call(request)).revision
+        return (await self._client.call(request, timeout_s=timeout_s)).revision
 
-    async def cas(self, key: str | bytes, value: bytes, revision: int, *, lease: Lease | int = 0) -> int | None:
+    async def cas(
+        self, key: str | bytes, value: bytes, revision: int, *, lease: Lease | int = 0, timeout_s: float = CALL_S
+    ) -> int | None:
         """Write a key if its mod_revision is exactly `revision` (0: if it is absent).
 
         Returns:
             The revision of the write, or None if the key was at another one. `put(..., cas=)` raises instead.
         """
         try:
-            return await self.put(key, value, cas=revision, lease=lease)
+            return await self.put(key, value, cas=revision, lease=lease, timeout_s=timeout_s)
         except CasFailed:
             return None
 
-    async def delete(self, key: str | bytes, *, prefix: bool = False, cas: int | None = None) -> int:
+    async def delete(
+        self, key: str | bytes, *, prefix: bool = False, cas: int | None = None, timeout_s: float = CALL_S
+    ) -> int:
         """Delete a key, or with `prefix` all that start with it; return how many there were.
 
         Raises:
             CasFailed: the key is at another revision than `cas`.
         """
-        return (await self._client.call(KvDelete(key=key_bytes(key), prefix=prefix, cas=cas))).count
+        request = KvDelete(key=key_bytes(key), prefix=prefix, cas=cas)
+        return (await self._client.call(request, timeout_s=timeout_s)).count
 
-    async def list(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> list[KeyValue]:
+    async def list(
+        self, prefix: str | bytes = b"", *, keys_only: bool = False, timeout_s: float | None = None
+    ) -> list[KeyValue]:
         """All entries whose keys start with `prefix`, in key order, as of one revision."""
-        return [*(await self.snapshot(prefix, keys_only=keys_only)).entries]
+        return [*(await self.snapshot(prefix, keys_only=keys_only, timeout_s=timeout_s)).entries]
 
-    async def snapshot(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> KvSnapshot:
+    async def snapshot(
+        self, prefix: str | bytes = b"", *, keys_only: bool = False, timeout_s: float | None = None
+    ) -> KvSnapshot:
         """All entries whose keys start with `prefix`, and the revision they are of: to read, then watch, with no gap.
 
             known = await client.kv.snapshot("settings/")
@@ -91,15 +115,15 @@ class Kv:
         Here `changes` begins where `known` ends.
         """
         start = key_bytes(prefix)
+        budget = Budget(timeout_s)
         while True:
             store_id = self._client.store_id
             entries: list[KeyValue] = []
             page = KvPage(0, (), more=True)
             while page.more:
                 after = entries[-1].key if entries else None
-                page = await self._client.call(
-                    KvList(prefix=start, after=after, revision=page.revision, keys_only=keys_only)
-                )
+                request = KvList(prefix=start, after=after, revision=page.revision, keys_only=keys_only)
+                page = await self._client.call(request, timeout_s=budget.left_s)
                 entries += page.entries
             if store_id == self._client.store_id:  # else the pages may be of two histories, whose revisions differ
                 return KvSnapshot(page.revision, tuple(entries), store_id)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from homeport.client.budget import Budget
 from homeport.client.core.errors import BadValue, CasFailed, InvalidArgument
+from homeport.client.core.limits import CALL_S
 from homeport.client.core.messages import KvEvents
 from homeport.client.core.model import KeyValue, KvSnapshot, Lost
 from homeport.client.leases import Lease
@@ -82,46 +84,61 @@ class TypedKv(Generic[T]):
             case _:
                 raise InvalidArgument(f"format is {format!r}; allowed: json, msgpack", field="format")
 
-    async def get(self, key: str | bytes, *, newest: bool = False) -> Entry[T] | None:
+    async def get(self, key: str | bytes, *, newest: bool = False, timeout_s: float = CALL_S) -> Entry[T] | None:
         """The entry of a key, or None; see `Kv.get`."""
-        found = await self._kv.get(key, newest=newest)
+        found = await self._kv.get(key, newest=newest, timeout_s=timeout_s)
         return None if found is None else self._entry(found)
 
-    async def put(self, key: str | bytes, value: T, *, cas: int | None = None, lease: Lease | int = 0) -> int:
+    async def put(
+        self,
+        key: str | bytes,
+        value: T,
+        *,
+        cas: int | None = None,
+        lease: Lease | int = 0,
+        timeout_s: float = CALL_S,
+    ) -> int:
         """Write a key and return the revision of the write; see `Kv.put`."""
-        return await self._kv.put(key, self._encoded(value), cas=cas, lease=lease)
+        return await self._kv.put(key, self._encoded(value), cas=cas, lease=lease, timeout_s=timeout_s)
 
-    async def cas(self, key: str | bytes, value: T, revision: int, *, lease: Lease | int = 0) -> int | None:
+    async def cas(
+        self, key: str | bytes, value: T, revision: int, *, lease: Lease | int = 0, timeout_s: float = CALL_S
+    ) -> int | None:
         """Write a key if it is at `revision`; see `Kv.cas`."""
-        return await self._kv.cas(key, self._encoded(value), revision, lease=lease)
+        return await self._kv.cas(key, self._encoded(value), revision, lease=lease, timeout_s=timeout_s)
 
-    async def update(self, key: str | bytes, change: Callable[[T | None], T]) -> Entry[T]:
+    async def update(
+        self, key: str | bytes, change: Callable[[T | None], T], *, timeout_s: float | None = None
+    ) -> Entry[T]:
         """Read a key, let `change` make its new value of the old one (None: there is none), and write that.
 
         If others write the key meanwhile it begins anew, so `change` may be called more than once. The key stays on
-        the lease it is on.
+        the lease it is on. `timeout_s` is for all of that; default: 5 s for each request.
 
         Raises:
             CasFailed: others were faster every one of many times.
         """
+        budget = Budget(timeout_s)
         for _ in range(_TRIES_MAX):
-            old = await self.get(key, newest=True)
+            old = await self.get(key, newest=True, timeout_s=budget.left_s)
             new = change(None if old is None else old.value)
             at, lease = (0, 0) if old is None else (old.mod_revision, old.lease)
-            revision = await self.cas(key, new, at, lease=lease)
+            revision = await self.cas(key, new, at, lease=lease, timeout_s=budget.left_s)
             if revision is not None:
                 if old is None:
                     return Entry(key_bytes(key), new, revision, revision, 1, lease)
                 return Entry(old.key, new, old.create_revision, revision, old.version + 1, lease)
         raise CasFailed(f"others wrote the key every one of {_TRIES_MAX} times meanwhile", revision=0)
 
-    async def list(self, prefix: str | bytes = b"") -> list[Entry[T]]:
+    async def list(self, prefix: str | bytes = b"", *, timeout_s: float | None = None) -> list[Entry[T]]:
         """All entries whose keys start with `prefix`; see `Kv.list`."""
-        return [self._entry(kv) for kv in await self._kv.list(prefix)]
+        return [self._entry(kv) for kv in await self._kv.list(prefix, timeout_s=timeout_s)]
 
-    async def delete(self, key: str | bytes, *, prefix: bool = False, cas: int | None = None) -> int:
+    async def delete(
+        self, key: str | bytes, *, prefix: bool = False, cas: int | None = None, timeout_s: float = CALL_S
+    ) -> int:
         """Delete a key; see `Kv.delete`."""
-        return await self._kv.delete(key, prefix=prefix, cas=cas)
+        return await self._kv.delete(key, prefix=prefix, cas=cas, timeout_s=timeout_s)
 
     async def follow(self, prefix: str | bytes = b"") -> AsyncGenerator[TypedSnapshot[T] | TypedEvents[T] | Lost, None]:
         """What there is, then every change; see `Kv.follow`."""

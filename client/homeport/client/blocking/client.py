@@ -251,15 +251,15 @@ class Client:
         )
         return Registration(life, inner)
 
-    def deregister(self, id: str, *, node: str = "") -> bool:  # noqa: A002
+    def deregister(self, id: str, *, node: str = "", timeout_s: float = CALL_S) -> bool:  # noqa: A002
         """Deregister an instance, whoever registered it; False if there was none."""
         life = self._life()
-        return life.run(life.client.deregister(id, node=node))
+        return life.run(life.client.deregister(id, node=node, timeout_s=timeout_s))
 
-    def services(self) -> dict[str, tuple[str, ...]]:
+    def services(self, *, timeout_s: float | None = None) -> dict[str, tuple[str, ...]]:
         """Every service with the tags of its instances."""
         life = self._life()
-        return life.run(life.client.services())
+        return life.run(life.client.services(timeout_s=timeout_s))
 
     def resolve(self, service: str, *, passing: bool = True, timeout_s: float = CALL_S) -> tuple[Instance, ...]:
         """The instances of a service that can take traffic, or with `passing=False` all of them."""

@@ -17,6 +17,7 @@ from homeport.client.blocking.keys import Lease, known_lease
 from homeport.client.blocking.life import Changes, Life
 from homeport.client.coordination import Leader
 from homeport.client.core.errors import Closed, HomeportError, LeaseGone
+from homeport.client.core.limits import CALL_S
 
 if TYPE_CHECKING:
     from homeport.client.blocking.client import Client
@@ -159,13 +160,13 @@ class Election(Lock):
         """Lead no more; the next candidate is elected. Idempotent. The same as `release`."""
         self.release()
 
-    def proclaim(self, value: bytes) -> None:
+    def proclaim(self, value: bytes, *, timeout_s: float = CALL_S) -> None:
         """Say something else of oneself, as the leader."""
-        self._life.run(self._election.proclaim(value))
+        self._life.run(self._election.proclaim(value, timeout_s=timeout_s))
 
-    def leader(self) -> Leader | None:
+    def leader(self, *, timeout_s: float = CALL_S) -> Leader | None:
         """Who leads now, or None."""
-        return self._life.run(self._election.leader())
+        return self._life.run(self._election.leader(timeout_s=timeout_s))
 
     def observe(self) -> Changes[Leader | None]:
         """Who leads (None: nobody), then whoever does after each change."""
@@ -230,17 +231,17 @@ class Queue:
         """The prefix that items stand under."""
         return self._inner.items
 
-    def put(self, value: bytes) -> int:
+    def put(self, value: bytes, *, timeout_s: float | None = None) -> int:
         """Put an item at the end of the queue, and return the revision of that."""
-        return self._life.run(self._inner.put(value))
+        return self._life.run(self._inner.put(value, timeout_s=timeout_s))
 
     def claim(self) -> Claim:
         """One item, for as long as the returned claim is entered; entering waits until there is one."""
         return Claim(self._life, self._life.call(self._inner.claim))
 
-    def length(self) -> int:
+    def length(self, *, timeout_s: float | None = None) -> int:
         """How many items are not done, those that are claimed included."""
-        return self._life.run(self._inner.length())
+        return self._life.run(self._inner.length(timeout_s=timeout_s))
 
 
 class Claim(Holding):

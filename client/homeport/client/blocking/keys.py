@@ -24,35 +24,51 @@ class Kv:
     def __init__(self, life: Callable[[], Life]) -> None:
         self._life = life
 
-    def get(self, key: str | bytes, *, newest: bool = False) -> KeyValue | None:
+    def get(self, key: str | bytes, *, newest: bool = False, timeout_s: float = CALL_S) -> KeyValue | None:
         """The entry of a key, or None."""
         life = self._life()
-        return life.run(life.client.kv.get(key, newest=newest))
+        return life.run(life.client.kv.get(key, newest=newest, timeout_s=timeout_s))
 
-    def put(self, key: str | bytes, value: bytes, *, cas: int | None = None, lease: Lease | int = 0) -> int:
+    def put(
+        self,
+        key: str | bytes,
+        value: bytes,
+        *,
+        cas: int | None = None,
+        lease: Lease | int = 0,
+        timeout_s: float = CALL_S,
+    ) -> int:
         """Write a key and return the revision of the write."""
         life = self._life()
-        return life.run(life.client.kv.put(key, value, cas=cas, lease=known_lease(lease)))
+        return life.run(life.client.kv.put(key, value, cas=cas, lease=known_lease(lease), timeout_s=timeout_s))
 
-    def cas(self, key: str | bytes, value: bytes, revision: int, *, lease: Lease | int = 0) -> int | None:
+    def cas(
+        self, key: str | bytes, value: bytes, revision: int, *, lease: Lease | int = 0, timeout_s: float = CALL_S
+    ) -> int | None:
         """Write a key if its mod_revision is exactly `revision` (0: if it is absent); None if it is not."""
         life = self._life()
-        return life.run(life.client.kv.cas(key, value, revision, lease=known_lease(lease)))
+        return life.run(life.client.kv.cas(key, value, revision, lease=known_lease(lease), timeout_s=timeout_s))
 
-    def delete(self, key: str | bytes, *, prefix: bool = False, cas: int | None = None) -> int:
+    def delete(
+        self, key: str | bytes, *, prefix: bool = False, cas: int | None = None, timeout_s: float = CALL_S
+    ) -> int:
         """Delete a key, or with `prefix` all that start with it; return how many there were."""
         life = self._life()
-        return life.run(life.client.kv.delete(key, prefix=prefix, cas=cas))
+        return life.run(life.client.kv.delete(key, prefix=prefix, cas=cas, timeout_s=timeout_s))
 
-    def list(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> list[KeyValue]:
+    def list(
+        self, prefix: str | bytes = b"", *, keys_only: bool = False, timeout_s: float | None = None
+    ) -> list[KeyValue]:
         """All entries whose keys start with `prefix`, in key order, as of one revision."""
         life = self._life()
-        return life.run(life.client.kv.list(prefix, keys_only=keys_only))
+        return life.run(life.client.kv.list(prefix, keys_only=keys_only, timeout_s=timeout_s))
 
-    def snapshot(self, prefix: str | bytes = b"", *, keys_only: bool = False) -> KvSnapshot:
+    def snapshot(
+        self, prefix: str | bytes = b"", *, keys_only: bool = False, timeout_s: float | None = None
+    ) -> KvSnapshot:
         """All entries whose keys start with `prefix`, and the revision they are of."""
         life = self._life()
-        return life.run(life.client.kv.snapshot(prefix, keys_only=keys_only))
+        return life.run(life.client.kv.snapshot(prefix, keys_only=keys_only, timeout_s=timeout_s))
 
     def txn(self) -> Transaction:
         """A transaction, to be filled and committed: all of it happens at one revision, or nothing."""
@@ -84,29 +100,41 @@ class TypedKv(Generic[T]):
         self._life = life
         self._inner = inner
 
-    def get(self, key: str | bytes, *, newest: bool = False) -> Entry[T] | None:
+    def get(self, key: str | bytes, *, newest: bool = False, timeout_s: float = CALL_S) -> Entry[T] | None:
         """The entry of a key, or None."""
-        return self._life.run(self._inner.get(key, newest=newest))
+        return self._life.run(self._inner.get(key, newest=newest, timeout_s=timeout_s))
 
-    def put(self, key: str | bytes, value: T, *, cas: int | None = None, lease: Lease | int = 0) -> int:
+    def put(
+        self,
+        key: str | bytes,
+        value: T,
+        *,
+        cas: int | None = None,
+        lease: Lease | int = 0,
+        timeout_s: float = CALL_S,
+    ) -> int:
         """Write a key and return the revision of the write."""
-        return self._life.run(self._inner.put(key, value, cas=cas, lease=known_lease(lease)))
+        return self._life.run(self._inner.put(key, value, cas=cas, lease=known_lease(lease), timeout_s=timeout_s))
 
-    def cas(self, key: str | bytes, value: T, revision: int, *, lease: Lease | int = 0) -> int | None:
+    def cas(
+        self, key: str | bytes, value: T, revision: int, *, lease: Lease | int = 0, timeout_s: float = CALL_S
+    ) -> int | None:
         """Write a key if it is at `revision`; None if it is not."""
-        return self._life.run(self._inner.cas(key, value, revision, lease=known_lease(lease)))
+        return self._life.run(self._inner.cas(key, value, revision, lease=known_lease(lease), timeout_s=timeout_s))
 
-    def update(self, key: str | bytes, change: Callable[[T | None], T]) -> Entry[T]:
+    def update(self, key: str | bytes, change: Callable[[T | None], T], *, timeout_s: float | None = None) -> Entry[T]:
         """Write what `change` makes of a key's value, in the client's thread; it may be called more than once."""
-        return self._life.run(self._inner.update(key, change))
+        return self._life.run(self._inner.update(key, change, timeout_s=timeout_s))
 
-    def list(self, prefix: str | bytes = b"") -> list[Entry[T]]:
+    def list(self, prefix: str | bytes = b"", *, timeout_s: float | None = None) -> list[Entry[T]]:
         """All entries whose keys start with `prefix`."""
-        return self._life.run(self._inner.list(prefix))
+        return self._life.run(self._inner.list(prefix, timeout_s=timeout_s))
 
-    def delete(self, key: str | bytes, *, prefix: bool = False, cas: int | None = None) -> int:
+    def delete(
+        self, key: str | bytes, *, prefix: bool = False, cas: int | None = None, timeout_s: float = CALL_S
+    ) -> int:
         """Delete a key; return how many there were."""
-        return self._life.run(self._inner.delete(key, prefix=prefix, cas=cas))
+        return self._life.run(self._inner.delete(key, prefix=prefix, cas=cas, timeout_s=timeout_s))
 
     def follow(self, prefix: str | bytes = b"") -> Changes[TypedSnapshot[T] | TypedEvents[T] | Lost]:
         """What there is, then every change."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from homeport.client.coordination.holding import Holding
 from homeport.client.coordination.place import Place, deletion, got, insist, left, name_of, prefix_of
@@ -19,14 +19,20 @@ from homeport.client.names import key_bytes, lease_id
 if TYPE_CHECKING:
     from homeport.client.client import Client
 
+_MARKS: Final = 1 << 64  # enough that no two changes of a gate bear the same one
+_MARKS_KEPT: Final = 16  # of earlier changes: more than others make while an answer is lost and asked for again
+
 
 class Barrier:
-    """A gate: while its key stands everyone who waits is held up. Made by `Client.barrier`."""
+    """A gate: while its key stands everyone who waits is held up. Made by `Client.barrier`.
+
+    Each change also writes `<name>/~gate`, and demands that nobody has since it looked. So of a request that was sent
+    twice, its answer being lost, one does nothing, however late it comes. That key stays.
+    """
 
     def __init__(self, client: Client, name: str | bytes, rng: Rng) -> None:
         self.key: bytes = key_bytes(name)
-        if not self.key:
-            raise InvalidArgument("the name is empty; allowed: any key", field="name")
+        self._turned = prefix_of(name, b"gate")[:-1]
         self._client = client
         self._rng = rng
 
@@ -38,13 +44,29 @@ class Barrier:
         Raises:
             LeaseGone: the lease has ended.
         """
-        number = lease_id(lease)
-        absent = Compare(self.key, "version", "=", 0)
-        await insist(self._client, KvTxn((absent,), (Put(self.key, b"", number),)), self._rng)
+        await self._turn(Put(self.key, b"", lease_id(lease)))
 
     async def release(self) -> None:
         """Open the gate for everyone who waits, once there is a registry. Opening an open one changes nothing."""
-        await insist(self._client, KvTxn(then=(Delete(self.key),)), self._rng)
+        await self._turn(Delete(self.key))
+
+    async def _turn(self, change: Put | Delete) -> None:
+        """Carry out a change unless there is nothing to change, once, however often it has to be sent."""
+        mark = b"%016x" % self._rng.randrange(_MARKS)
+        while True:
+            looked = KvTxn(then=(Get(self.key, keys_only=True), Get(self._turned)))
+            gate, turned = (got(found) for found in (await insist(self._client, looked, self._rng)).responses)
+            last = turned.entries[0] if turned.entries else None
+            marks = last.value.split() if last is not None else []
+            # Its mark may stand although nobody said so: the answer was lost, and others have turned it since.
+            if bool(gate.entries) == isinstance(change, Put) or mark in marks:
+                return
+            still = [Compare(self._turned, "mod", "=", last.mod_revision if last is not None else 0)]
+            if last is not None:  # the marks too: in another history the same revision may say others
+                still.append(Compare(self._turned, "value", "=", last.value))
+            then = (change, Put(self._turned, b" ".join([*marks[-_MARKS_KEPT:], mark])))
+            if (await insist(self._client, KvTxn(tuple(still), then), self._rng)).succeeded:
+                return
 
     async def wait(self, *, timeout_s: float | None = None) -> bool:
         """Return whether the gate is open, waiting for it up to `timeout_s` (default: for ever)."""

@@ -12,6 +12,7 @@ from homeport.client.coordination.lock import Lock
 from homeport.client.coordination.place import got, name_of
 from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import LeaseGone
+from homeport.client.core.limits import CALL_S
 from homeport.client.core.messages import KvEvents, KvTxn
 from homeport.client.core.model import KvSnapshot
 from homeport.client.core.txn import Get, Put, prefix_end
@@ -69,7 +70,7 @@ class Election(Lock):
         """Lead no more; the next candidate is elected. Idempotent. The same as `release`."""
         await self.release()
 
-    async def proclaim(self, value: bytes) -> None:
+    async def proclaim(self, value: bytes, *, timeout_s: float = CALL_S) -> None:
         """Say something else of oneself, as the leader.
 
         Raises:
@@ -79,15 +80,16 @@ class Election(Lock):
         lease, place = self._held_lease(), self._place
         assert place is not None
         lease.expect_valid()
-        done = await self._client.call(KvTxn((place.held(),), (Put(place.key, value, lease.id),)))
+        said = KvTxn((place.held(),), (Put(place.key, value, lease.id),))
+        done = await self._client.call(said, timeout_s=timeout_s)
         if not done.succeeded:
             raise LeaseGone(f"{self} was lost")
         self._value = value
 
-    async def leader(self) -> Leader | None:
+    async def leader(self, *, timeout_s: float = CALL_S) -> Leader | None:
         """Who leads now, or None."""
         first = Get(self.prefix, prefix_end(self.prefix), limit=1, sort_by="create")
-        (found,) = (await self._client.call(KvTxn(then=(first,)))).responses
+        (found,) = (await self._client.call(KvTxn(then=(first,)), timeout_s=timeout_s)).responses
         entries = got(found).entries
         return Leader(entries[0].value, entries[0].create_revision, entries[0].key) if entries else None
 

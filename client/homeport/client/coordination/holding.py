@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from homeport.client.coordination.place import passes
 from homeport.client.core.backoff import Backoff, Rng
-from homeport.client.core.errors import HomeportError, InvalidArgument, LeaseGone, again
+from homeport.client.core.errors import HomeportError, InvalidArgument, LeaseGone, Unavailable, again
+from homeport.client.core.limits import CALL_S
 from homeport.client.core.model import TTL_S_DEFAULT, validate_ttl
 from homeport.client.leases import Guard, Lease
 
@@ -35,7 +36,8 @@ class Holding:
         token: the fencing token while it is held, else 0. Every later holder has a larger one, as long as the registry
             keeps its data: let whatever is protected refuse a smaller one than it has seen.
         lost: set when it is lost, before the registry can give it to another, or its session is closed by another
-            task; a new event for each acquisition.
+            task; a new event for each acquisition. A registry in memory that restarts has forgotten every holder, and
+            may give it to another up to a third of the TTL earlier than this is set.
     """
 
     def __init__(self, client: Client, *, ttl_s: float | None, session: Lease | None, rng: Rng) -> None:
@@ -85,7 +87,7 @@ class Holding:
         Raises:
             InvalidArgument: it is held already, or somebody waits for it with this very object.
             LeaseGone: the session has ended.
-            Unavailable: with `wait=False`, no registry answers.
+            Unavailable: with `wait=False`, whether it is free could not be found out within 5 s, or the lease's TTL.
             RequestError: the registry refuses.
             Closed: the client is closed.
         """
@@ -97,7 +99,7 @@ class Holding:
             async with asyncio.timeout(timeout_s):
                 while True:
                     try:
-                        return await self._attempt(wait)
+                        return await (self._attempt(wait=True) if wait else self._at_once())
                     except HomeportError as error:
                         if not (wait and self._session is None and (passes(error) or isinstance(error, LeaseGone))):
                             raise
@@ -107,6 +109,18 @@ class Holding:
         finally:
             if self._state == _ACQUIRING:
                 self._state = _FREE
+
+    async def _at_once(self) -> bool:
+        try:
+            async with asyncio.timeout(CALL_S):
+                return await self._attempt(wait=False)
+        except TimeoutError:
+            raise Unavailable(f"{self}: no registry answered within {CALL_S} s") from None
+        except LeaseGone as error:
+            if self._session is not None:
+                raise
+            self._client.expect_usable()  # else that is why
+            raise Unavailable(f"{self}: {error.message}") from None
 
     async def _attempt(self, wait: bool) -> bool:
         lease = self._session or self._client.lease(self._ttl_s)

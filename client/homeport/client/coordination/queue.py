@@ -16,6 +16,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+from homeport.client.budget import Budget
 from homeport.client.coordination.holding import Holding
 from homeport.client.coordination.place import Place, given_back, got, insist, left, name_of, prefix_of
 from homeport.client.core.backoff import Backoff, Rng
@@ -62,8 +63,11 @@ class Queue:
         """The prefix that items stand under."""
         return self.prefix + b"items/"
 
-    async def put(self, value: bytes) -> int:
+    async def put(self, value: bytes, *, timeout_s: float | None = None) -> int:
         """Put an item at the end of the queue, and return the revision of that.
+
+        Args:
+            timeout_s: for all of it, the attempts included in which others were faster; default: 5 s a request.
 
         Raises:
             LimitExceeded: the value is too long.
@@ -73,15 +77,16 @@ class Queue:
             BadValue: something else stands where the queue keeps its end.
         """
         key = self.prefix + b"tail"
-        backoff = Backoff(self._rng)
+        backoff, budget = Backoff(self._rng), Budget(timeout_s)
         for tries in range(_TRIES_MAX):
-            number, seen = self._tail or _tail(await self._client.kv.get(key))
+            number, seen = self._tail or _tail(await self._client.kv.get(key, timeout_s=budget.left_s))
             still = [Compare(key, "mod", "=", seen)]
             if seen:  # the number too: in another history the same revision may say another
                 still.append(Compare(key, "value", "=", b"%d" % number))
             then = (Put(key, b"%d" % (number + 1)), Put(self.items + b"%016x" % (number + 1), value))
             try:
-                done = await self._client.call(KvTxn(tuple(still), then, (Get(key),)))
+                written = KvTxn(tuple(still), then, (Get(key),))
+                done = await self._client.call(written, timeout_s=budget.left_s)
             except BaseException:
                 self._tail = None
                 raise
@@ -98,9 +103,10 @@ class Queue:
         """One item, for as long as the returned claim is entered; entering waits until there is one."""
         return Claim(self._client, self.prefix, ttl_s=self._ttl_s, session=self._session, rng=self._rng)
 
-    async def length(self) -> int:
+    async def length(self, *, timeout_s: float | None = None) -> int:
         """How many items are not done, those that are claimed included."""
-        return len(await self._client.kv.list(self.items, keys_only=True))  # paged: a transaction counts 10,000
+        # Page by page, since a transaction counts 10,000.
+        return len(await self._client.kv.list(self.items, keys_only=True, timeout_s=timeout_s))
 
 
 class Claim(Holding):
