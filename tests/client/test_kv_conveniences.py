@@ -160,8 +160,8 @@ async def test_an_update_gives_up_when_others_are_always_faster(client: Client) 
 
     real = counter.get
 
-    async def slow(key: str | bytes, *, newest: bool = False) -> object:
-        found = await real(key, newest=newest)
+    async def slow(key: str | bytes, *, newest: bool = False, timeout_s: float) -> object:
+        found = await real(key, newest=newest, timeout_s=timeout_s)
         await client.kv.put("n", b"0")
         return found
 
