@@ -160,7 +160,7 @@ class Registry:
         self._statuses = StatusWriter(self.store, self.catalogue, self._doubts)
         self._prober = Prober(self._calls)
         self._scheduler = Scheduler(self._prober.probe, self._statuses.report, now=now, rng=self._rng)
-        self._duties = Duties(self.store, self.catalogue, self._scheduler, self._statuses.report)
+        self._duties = Duties(self.store, self.catalogue, self._scheduler, self._statuses)
         self._reaping = Reaping(self.operations, self._duties.in_charge, now=now)
         self._rpc = RpcFront(self.operations, self._duties.peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)

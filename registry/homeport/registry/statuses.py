@@ -1,25 +1,28 @@
 """From verdicts to keys: what the prober found is gathered for a moment and written in one transaction.
 
 Each status is written only if the very registration it was probed for still stands, so a late probe brings nothing
-back to life; the others in the same transaction are not touched by that.
+back to life; the others in the same transaction are not touched by that. One that is registered anew meanwhile, with
+the same check, has its status still: whoever looks at it goes on from there, and would not say it again. One that
+another replica is in charge of by now is that one's to judge, from what it has found since.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from homeport.client.core import wire
 from homeport.client.core.errors import HomeportError, RequestError
-from homeport.client.core.model import InstanceKey
+from homeport.client.core.model import Check, InstanceKey
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue
-from homeport.registry.core.entries import CheckRecord
+from homeport.registry.core.entries import CheckRecord, Entry
 from homeport.registry.core.health import Verdict
 from homeport.registry.core.limits import STATUS_TICK_S
-from homeport.registry.core.txn import Compare, Delete, Put, Txn
+from homeport.registry.core.txn import Compare, Delete, Put, Txn, TxnResult
 from homeport.registry.doubts import Doubts
 from homeport.registry.store.contract import Store
 from homeport.registry.trouble import Trouble
@@ -30,8 +33,16 @@ _BATCH: Final = 100  # statuses in one transaction: some 30 KB with usual output
 _RETRY_S: Final = 1.0  # when a store that could not write is tried again
 
 
-# By instance and check: the create revision of the registration that was probed, and what was found.
-Pending = dict[tuple[InstanceKey, str], tuple[int, Verdict]]
+class Reported(NamedTuple):
+    """What was found of a registration."""
+
+    create_revision: int  # that of the registration
+    check: Check | None  # as it was defined; None: the registry made it up
+    verdict: Verdict
+
+
+Name = tuple[InstanceKey, str]  # of a check
+Pending = dict[Name, Reported]
 
 
 class StatusWriter:
@@ -42,6 +53,7 @@ class StatusWriter:
         self._catalogue = catalogue
         self._doubts = doubts
         self._pending: Pending = {}
+        self._sent: Pending = {}  # what was sent last of each check, and is not yet known to be written
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._waiting = Trouble(_log, "statuses wait to be written")
@@ -51,8 +63,16 @@ class StatusWriter:
         """Write this status soon, at once if the instance refused a connection."""
         if verdict.status == "critical" and self._doubts.forget(key):
             return  # it was kept without its lease, and there is nothing to write to
-        self._pending[key, check] = (create_revision, verdict)
+        entry = self._catalogue.find(*key)
+        defined = _defined(entry, check) if entry is not None else None
+        self._pending[key, check] = Reported(create_revision, defined, verdict)
         self._schedule(0.0 if verdict.refused else STATUS_TICK_S)
+
+    def forget(self, key: InstanceKey, check: str) -> None:
+        """What was found of it counts no more, if it is not written yet: another replica looks now."""
+        found = self._pending.pop((key, check), None)
+        if self._sent.pop((key, check), found) is not None:
+            self._doubts.written(key, check)
 
     def close(self) -> None:
         """Forget what is not written."""
@@ -74,8 +94,9 @@ class StatusWriter:
         self._most = _BATCH
         while self._pending:
             batch = dict(islice(self._pending.items(), self._most))
+            writes = self._writes(batch)
             try:
-                written = self._store.commit(Txn(then=tuple(self._writes(batch))), ops_max=4 * _BATCH)
+                written = self._store.commit(Txn(then=tuple(writes.values())), ops_max=4 * _BATCH)
             except RequestError as error:
                 # One of them cannot be written; alone, it is dropped, so that it holds up nobody else's.
                 if len(batch) > 1:
@@ -88,46 +109,77 @@ class StatusWriter:
                 self._waiting.met(error)
                 self._wait(self._pending)
                 return
-            written.add_done_callback(lambda done, batch=batch: self._written(done, batch))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            self._sent |= batch
+            written.add_done_callback(partial(self._written, batch, list(writes)))
             for key, report in batch.items():
                 if self._pending.get(key) is report:  # else the very revision brought a newer one, of an alias
                     del self._pending[key]
 
-    def _written(self, done: asyncio.Future[object], batch: Pending) -> None:
-        if self._closed:
+    def _written(self, batch: Pending, tried: list[Name], done: asyncio.Future[TxnResult]) -> None:
+        if self._closed or done.cancelled():
             return
-        error = None if done.cancelled() else done.exception()
-        if error is None:
-            self._waiting.over()
-            for key, check in batch:
-                if (key, check) not in self._pending:
-                    self._doubts.written(key, check)
+        still = {one: report for one, report in batch.items() if self._sent.get(one) is report}  # none newer was sent
+        for one in still:
+            del self._sent[one]
+        error = done.exception()
+        if error is not None:
+            self._waiting.met(error)
+            self._pending = still | self._pending
+            self._wait(self._pending)
             return
-        self._waiting.met(error)
-        self._pending = batch | self._pending
-        self._wait(self._pending)
+        self._waiting.over()
+        answers = dict(zip(tried, done.result().responses, strict=True))
+        again = {
+            one: report for one, report in still.items() if _failed(answers.get(one)) and self._stands(one, report)
+        }
+        if again:
+            self._pending = again | self._pending
+            self._schedule(STATUS_TICK_S)
+        for key, check in batch:
+            if (key, check) not in self._pending:
+                self._doubts.written(key, check)
 
     def _wait(self, pending: Pending) -> None:
         """Nothing can be written now: what it is about is to be known here all the same."""
-        for (key, check), (create_revision, verdict) in pending.items():
-            self._doubts.unwritable(key, create_revision, check, verdict)
+        for (key, check), report in pending.items():
+            self._doubts.unwritable(key, report.create_revision, check, report.verdict)
         self._schedule(_RETRY_S)
 
-    def _writes(self, batch: Pending) -> list[Txn]:
-        writes = []
-        for (key, check), (create_revision, verdict) in batch.items():
+    def _stands(self, one: Name, report: Reported) -> bool:
+        """Whether what was found is still of what is registered."""
+        key, check = one
+        entry = self._catalogue.find(*key)
+        return (
+            entry is not None
+            and not entry.stale
+            and entry.registered.create_revision == report.create_revision
+            and _defined(entry, check) == report.check
+        )
+
+    def _writes(self, batch: Pending) -> dict[Name, Txn]:
+        writes: dict[Name, Txn] = {}
+        for (key, check), report in batch.items():
             entry = self._catalogue.find(*key)
-            if entry is None or entry.registered.create_revision != create_revision:
+            if entry is None or not self._stands((key, check), report):
                 continue
+            verdict = report.verdict
             standing = keys.registered(entry.registered.service, *key)
             same = (
-                Compare(standing, "create", "=", create_revision),
+                Compare(standing, "create", "=", report.create_revision),
                 Compare(standing, "lease", "=", entry.lease),
             )
             written = keys.check(*key, check)
-            if verdict.status == "passing" and all(check != own.name for own in entry.registered.checks):
-                writes.append(Txn(same, (Delete(written),)))  # a verdict of the registry's own, and it is over
+            if verdict.status == "passing" and report.check is None:
+                writes[key, check] = Txn(same, (Delete(written),))  # a verdict of the registry's own, and it is over
             else:
                 record = CheckRecord(verdict.status, verdict.output)
-                writes.append(Txn(same, (Put(written, wire.encode(record), entry.lease),)))
+                writes[key, check] = Txn(same, (Put(written, wire.encode(record), entry.lease),))
         return writes
+
+
+def _defined(entry: Entry, check: str) -> Check | None:
+    return next((own for own in entry.registered.checks if own.name == check), None)
+
+
+def _failed(answer: object) -> bool:
+    return isinstance(answer, TxnResult) and not answer.succeeded

@@ -15,9 +15,10 @@ from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue
 from homeport.registry.core.entries import Entry
 from homeport.registry.core.locality import host_of, is_local
-from homeport.registry.health.aliases import Aliases, Report
+from homeport.registry.health.aliases import Aliases
 from homeport.registry.health.scheduler import Scheduler
 from homeport.registry.peers import Peer
+from homeport.registry.statuses import StatusWriter
 from homeport.registry.store.contract import Store
 from homeport.registry.turns import InTurns
 
@@ -26,17 +27,14 @@ _LOST_S: Final = 5.0  # how long the replica whose connection to an instance bro
 
 
 class Duties:
-    """Keeps the scheduler at what is this registry's to look at.
+    """Keeps the scheduler at what is this registry's to look at."""
 
-    Args:
-        report: takes what the aliases find.
-    """
-
-    def __init__(self, store: Store, catalogue: Catalogue, scheduler: Scheduler, report: Report) -> None:
+    def __init__(self, store: Store, catalogue: Catalogue, scheduler: Scheduler, statuses: StatusWriter) -> None:
         self._store = store
         self._catalogue = catalogue
         self._scheduler = scheduler
-        self._aliases = Aliases(catalogue, self.in_charge, report)
+        self._statuses = statuses
+        self._aliases = Aliases(catalogue, self.in_charge, statuses.report)
         self._sharing_out = InTurns(self._hand_over_one, _SHARED_OUT_AT_ONCE)
 
     def start(self) -> None:
@@ -75,8 +73,11 @@ class Duties:
             return  # its lease is gone, and with it who owned it: whoever has looked at it so far goes on
         if entry is not None and self.in_charge(entry):
             self._scheduler.put(entry.seen if key[1] else entry.registered, self._catalogue.checks.written(key))
-        else:
-            self._scheduler.remove(key)
+            return
+        self._scheduler.remove(key)
+        if entry is not None:
+            for check in entry.registered.checks:
+                self._statuses.forget(key, check.name)
 
     def in_charge(self, entry: Entry) -> bool:
         name = keys.checks_of(*entry.registered.key)
