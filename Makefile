@@ -125,8 +125,8 @@ BENCH_DEBIAN := wrk nginx-light haproxy caddy etcd-server zookeeper redis-server
 
 .PHONY: bench
 bench: $(STAMP) ## every benchmark, with the pictures and the tables made from them (about half an hour)
-	@$(BIN)/python -m benchmarks all --results benchmarks/results
-	@$(BIN)/python -m benchmarks.drawing
+	@failed=0; $(BIN)/python -m benchmarks all --results benchmarks/results || failed=$$?; \
+	$(BIN)/python -m benchmarks.drawing && exit $$failed
 
 .PHONY: bench-cluster
 bench-cluster: $(STAMP) ## three replicas over an etcd for twice ten minutes, and a million instances simulated

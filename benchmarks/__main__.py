@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 import tempfile
+import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -29,7 +31,7 @@ NAMES: Final = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmarks that were asked for; return 1 if a contender failed."""
+    """Run the benchmarks that were asked for; return 1 if anything failed, having measured the rest."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "names",
@@ -47,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, metavar="DIR", help="write each NAME's figures to DIR/NAME.json")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds that count, after the warm-up")
     parser.add_argument("--turn", type=_positive, metavar="S", help="whole seconds of load per contender and round")
+    parser.add_argument(
+        "--instances-max", type=_positive, metavar="N", help="the largest registry of `growth` (a million takes 5 GiB)"
+    )
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="where servers keep data: the disk to measure")
     parser.add_argument(
         "--only", default="*", metavar="PATTERN", help="only the cases whose name fits, as in sidecar/*"
@@ -55,11 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
     work_dir: Path = options.work_dir or Path(tempfile.gettempdir())
     scale = QUICK if options.quick else FULL
     scale = replace(scale, rounds=options.rounds or scale.rounds, turn_s=options.turn or scale.turn_s)
+    if options.instances_max:
+        sizes = tuple(size for size in scale.sizes if size <= options.instances_max)
+        scale = replace(scale, sizes=sizes or (options.instances_max,))
+    if options.results and (options.quick or options.only != "*"):
+        parser.error("--results replaces what is there: not with --quick or --only, which measure a part; use --json")
     if not hasattr(os, "sched_setaffinity"):
         parser.error("this needs Linux: processes are pinned to cores and their CPU is read from /proc")
     signal.signal(signal.SIGTERM, _stop)
     machine = describe(work_dir)
     everything: list[CaseReport] = []
+    failed: list[str] = []
 
     def report_of(cases: list[CaseReport]) -> Report:
         return Report(started_at=started_at, quick=options.quick, machine=machine, cases=cases)
@@ -68,11 +79,17 @@ def main(arguments: list[str] | None = None) -> int:
     headlines = {name for name, _, _ in HEADLINES} if options.quick and "all" in options.names else frozenset()
     for name in [one for one in NAMES if one not in APART] if "all" in options.names else options.names:
         cases: list[CaseReport] = []
-        for case in importlib.import_module(f"benchmarks.suite.{name}").cases(scale):
-            if fnmatch.fnmatch(case.name, options.only) and (not headlines or case.name in headlines):
-                cases.append(rounds.run(case, scale.rounds, _say, work_dir))
-                print(f"\n{table(cases[-1])}\n", flush=True)
-        if options.results:
+        try:
+            for case in importlib.import_module(f"benchmarks.suite.{name}").cases(scale):
+                if fnmatch.fnmatch(case.name, options.only) and (not headlines or case.name in headlines):
+                    begun = time.monotonic()
+                    cases.append(rounds.run(case, scale.rounds, _say, work_dir))
+                    _say(f"{case.name}: took {time.monotonic() - begun:.0f} s")
+                    print(f"\n{table(cases[-1])}\n", flush=True)
+        except Exception as error:  # noqa: BLE001 - told below; the others' results are worth having all the same
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+            _say(traceback.format_exc())
+        if options.results and cases:
             options.results.mkdir(parents=True, exist_ok=True)
             (options.results / f"{name}.json").write_bytes(encode(report_of(cases)))
         everything += cases
@@ -82,7 +99,12 @@ def main(arguments: list[str] | None = None) -> int:
     print("versions: " + ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     if options.json:
         options.json.write_bytes(encode(report_of(everything)))
-    return 1 if any(case.failed for case in everything) else 0
+    if not everything and not failed:
+        parser.error(f"no case of these is called {options.only}")
+    failed += [f"{case.name}: {left.name}: {left.why}" for case in everything for left in case.failed]
+    for line in failed:
+        _say(f"FAILED {line}")
+    return 1 if failed else 0
 
 
 def _positive(text: str) -> int:

@@ -126,6 +126,7 @@ QUICK: Final = Scale(
 HEADLINES: Final = (
     ("lookups/network", "rate", "lookups of a service a second"),
     ("puts/64x16", "server_cpu", "server CPU of a durable put"),
+    ("puts/1x1", "rate", "durable puts a second, each waiting for the one before"),
     ("kv/mix", "rate", "gets and puts of keys a second, four to one"),
     ("renewals", "server_cpu", "server CPU of a lease renewal"),
     ("registration", "register_cpu", "server CPU of a durable registration"),

@@ -1,14 +1,15 @@
 """Alternating rounds: A B C, A B C, ..., so that whatever the machine is doing meanwhile meets everyone alike.
 
 All servers of a case are up during all of its rounds (idle ones cost next to nothing), and only one is under load at a
-time. The first round warms up caches, pools and branch predictors and is dropped. Who fails is out, aloud, and the
-others go on.
+time. The first round warms up caches, pools and branch predictors and is dropped. Who fails, in whatever way, is out,
+aloud, and the others go on: a run of half an hour must not be lost to one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.case import Case, Contender, Measure, Turn
@@ -26,18 +27,33 @@ def run(case: Case, rounds: int, say: Callable[[str], None], work_dir: Path | No
     measures: list[tuple[Contender, Measure]] = []
     with Stage(case.name, work_dir=work_dir) as stage, ExitStack() as servers:
 
-        def fail(contender: Contender, error: MeasurementError) -> None:
+        def fail(contender: Contender, error: Exception) -> None:
             stage.failed = True
-            failed.append(Left(contender.name, str(error)))
-            say(f"{case.name}: {contender.name} failed: {error} (logs: {stage.folder})")
+            why = str(error) if isinstance(error, MeasurementError) else f"{type(error).__name__}: {error}"
+            failed.append(Left(contender.name, why))
+            say(f"{case.name}: {contender.name} failed: {why} (logs: {stage.folder})")
+            if not isinstance(error, MeasurementError):  # a defect of ours, then
+                say("".join(traceback.format_exception(error)))
+
+        @contextmanager
+        def up(contender: Contender) -> Iterator[Measure]:
+            running = contender.start(stage)
+            measure = running.__enter__()
+            try:
+                yield measure
+            finally:
+                try:
+                    running.__exit__(None, None, None)
+                except Exception as error:  # noqa: BLE001 - the other servers are still to be stopped
+                    fail(contender, error)
 
         for contender in case.contenders:
             if contender.missing:
                 continue
             try:
-                measures.append((contender, servers.enter_context(contender.start(stage))))
+                measures.append((contender, servers.enter_context(up(contender))))
                 turns[contender.name] = []
-            except MeasurementError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
                 fail(contender, error)
         wanted = min(rounds, case.rounds_max)
         for number in range(0 if case.warm_up else 1, wanted + 1):
@@ -45,7 +61,7 @@ def run(case: Case, rounds: int, say: Callable[[str], None], work_dir: Path | No
             for contender, measure in tuple(measures):
                 try:
                     turn = measure()
-                except MeasurementError as error:
+                except Exception as error:  # noqa: BLE001 - as above
                     measures.remove((contender, measure))
                     del turns[contender.name]
                     fail(contender, error)

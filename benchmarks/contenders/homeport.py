@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import subprocess
+import re
 import sys
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Final
 from benchmarks.load import driver
 from benchmarks.load.plan import ClosedLoop, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import Server, Stage, accepts, answers, environment, free_port
+from benchmarks.servers import Server, Stage, accepts, answers, free_port
 from homeport.client.core.messages import Register
 from homeport.client.core.model import Instance
 
@@ -34,19 +33,6 @@ class Registry:
     http_port: int
 
 
-@functools.cache
-def _serve_options() -> str:
-    done = subprocess.run(
-        [*_COMMAND, "serve", "--help"], capture_output=True, text=True, check=False, env=environment(), timeout=30
-    )
-    return done.stdout
-
-
-def durable_missing() -> str:
-    """Why there is no durable registry, or nothing."""
-    return "" if "--data-dir" in _serve_options() else "this `homeport serve` has no --data-dir yet"
-
-
 def serve(
     stage: Stage,
     *,
@@ -58,12 +44,8 @@ def serve(
     """Start a registry, in memory or on `data_dir`; with DNS if there is a port for it."""
     rpc_port, http_port = free_port(), free_port()
     command = [*_COMMAND, "serve", "--rpc", f"127.0.0.1:{rpc_port}", "--http", f"127.0.0.1:{http_port}"]
-    if "--dns" in _serve_options():
-        command += ["--dns", f"127.0.0.1:{dns_port}" if dns_port else "off"]
-    if data_dir is not None:
-        command += ["--data-dir", str(data_dir)]
-    elif "--memory" in _serve_options():
-        command += ["--memory"]
+    command += ["--dns", f"127.0.0.1:{dns_port}" if dns_port else "off"]
+    command += ["--memory"] if data_dir is None else ["--data-dir", str(data_dir)]
     server = stage.server(name, command, accepts(rpc_port), cores)
     return Registry(server, rpc_port, http_port)
 
@@ -75,15 +57,19 @@ def sidecar(
     port = free_port()
     command = [*_SIDECAR, "--registry", f"127.0.0.1:{registry.rpc_port}", "--outbound", f"127.0.0.1:{port}", *options]
     ready = answers(f"http://127.0.0.1:{port}/", host=service)
-    return stage.server(f"sidecar{''.join(options).replace('/', '-')}", command, ready, cores), port
+    return stage.server(f"sidecar{_file_name(options)}", command, ready, cores), port
 
 
-def inbound(stage: Stage, registry: Registry, app_port: int) -> tuple[Server, int]:
+def _file_name(options: Sequence[str]) -> str:
+    return re.sub(r"\W+", "-", "-".join(options))
+
+
+def inbound(stage: Stage, registry: Registry, app_port: int, *options: str) -> tuple[Server, int]:
     """Start a sidecar in front of an application; return it with its inbound port."""
     port = free_port()
     command = [*_SIDECAR, "--registry", f"127.0.0.1:{registry.rpc_port}", "--outbound", "off"]
-    command += ["--inbound", f"127.0.0.1:{port}", "--app", f"127.0.0.1:{app_port}"]
-    return stage.server("inbound", command, accepts(port)), port
+    command += ["--inbound", f"127.0.0.1:{port}", "--app", f"127.0.0.1:{app_port}", *options]
+    return stage.server(f"inbound{_file_name(options)}", command, accepts(port)), port
 
 
 def register(stage: Stage, registry: Registry, instances: Sequence[Instance]) -> None:

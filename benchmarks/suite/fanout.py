@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from benchmarks.case import P50, P99, Case, Contender, Measure, Metric, Scale
+from benchmarks.case import Case, Contender, Measure, Metric, Scale
 from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver
 from benchmarks.load.plan import FanOut
@@ -14,8 +14,8 @@ from benchmarks.servers import Stage
 
 _METRICS: Final = (
     Metric("last_delivery", "ms", "lower", headline=True),
-    P50,
-    P99,
+    Metric("p50", "ms", "lower", headline=True),
+    Metric("p99", "ms", "lower", headline=True),
     Metric("slowest_put", "ms", "lower"),
     Metric("server_cpu", "us/op", "lower", headline=True),
 )

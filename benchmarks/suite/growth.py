@@ -7,9 +7,11 @@ not matter, 1 that an operation costs in proportion to everything that is regist
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
@@ -22,6 +24,7 @@ from benchmarks.load.rpc import rpc_body
 from benchmarks.servers import Stage
 from homeport.client import Client
 from homeport.client.core.messages import Deregister, LeaseGrant, Register, Renew, Resolve
+from homeport.registry.core.limits import LEASES_MAX
 
 _INSTANCES: Final = 3  # of a service
 _SAMPLE: Final = 1_000  # services that are asked for, leases that are renewed
@@ -33,6 +36,8 @@ _TTL_S: Final = 3600.0  # none ends while it is measured
 _TURN_S: Final = 2
 _ROUNDS: Final = 5
 _SETTLED_S: Final = 1.0
+_BYTES_EACH: Final = 5_000  # of an instance, with room to spare: a machine without that memory is told so
+_LASTING_MAX: Final = LEASES_MAX - _SAMPLE - _CHURN  # what a registry holds has room for what comes and goes
 _METRICS: Final = (
     Metric("lookup_cpu", "us/op", "lower", headline=True),
     Metric("renewal_cpu", "us/op", "lower", headline=True),
@@ -52,7 +57,12 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             f"flight; {_SAMPLE} services asked for, {_SAMPLE} leases renewed, {_CHURN} instances coming and going",
             next(iter(sizes)),
             tuple(
-                Contender(name, f"homeport serve, in memory, {size:,} instances", _turns(size))
+                Contender(
+                    name,
+                    f"homeport serve, in memory, {_services(size) * _INSTANCES:,} instances",
+                    _turns(size),
+                    _missing(sum(other for other in sizes.values() if other <= size)),
+                )
                 for name, size in sizes.items()
             ),
             metrics=_METRICS,
@@ -62,13 +72,26 @@ def cases(scale: Scale) -> tuple[Case, ...]:
     )
 
 
+def _services(size: int) -> int:
+    return min(-(-size // _INSTANCES), _LASTING_MAX // _INSTANCES)
+
+
+def _missing(instances: int) -> str:
+    """Why so many do not find room, or nothing."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    needed_bytes = instances * _BYTES_EACH
+    if found is None or int(found[1]) * 1024 > needed_bytes:
+        return ""
+    return f"it and the smaller ones need {needed_bytes / 2**30:.1f} GiB of free memory"
+
+
 def _turns(size: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         registry = homeport.serve(stage, name=f"homeport-{size}")
         with registry.server as server:
             empty = server.rss_bytes
-            services = -(-size // _INSTANCES)
+            services = _services(size)
             for first in range(0, services, _BATCH // _INSTANCES):
                 count = min(_BATCH // _INSTANCES, services - first)
                 batch = homeport.example_instances(count, _INSTANCES, first=first)

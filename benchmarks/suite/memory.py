@@ -58,13 +58,12 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             "memory",
             "how much memory does a key cost, and how long does a start take, empty and with all keys?",
             f"{scale.keys} keys of 14 bytes with values of 200, written once; resident memory with them minus without",
-            "homeport durable" if not homeport.durable_missing() else "homeport memory",
+            "homeport durable",
             (
                 Contender(
                     "homeport durable",
                     "homeport serve --data-dir",
                     _turns(rpc(True), durable=True),
-                    homeport.durable_missing(),
                 ),
                 Contender("homeport memory", "homeport serve, in memory", _turns(rpc(False), durable=False)),
                 Contender("etcd", etcd.ABOUT, _turns(peer, durable=True), etcd.missing()),

@@ -32,14 +32,14 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             "puts/64x16",
             "how many writes a second, when many clients write at once?",
             load.format("64 connections with 16 in flight"),
-            "homeport durable" if not homeport.durable_missing() else "homeport memory",
+            "homeport durable",
             _contenders(scale, connections=64, depth=16),
         ),
         Case(
             "puts/1x1",
             "how long does one write take, when nobody else writes?",
             load.format("1 connection with 1 in flight"),
-            "homeport durable" if not homeport.durable_missing() else "homeport memory",
+            "homeport durable",
             _contenders(scale, connections=1, depth=1),
         ),
     )
@@ -78,7 +78,9 @@ def _contenders(scale: Scale, connections: int, depth: int) -> tuple[Contender, 
 
     return (
         Contender(
-            "homeport durable", "homeport serve --data-dir, every write synced", rpc(True), homeport.durable_missing()
+            "homeport durable",
+            "homeport serve --data-dir, every write synced",
+            rpc(True),
         ),
         Contender("homeport memory", "homeport serve, in memory: not durable", rpc(False)),
         Contender("etcd", etcd.ABOUT, peer, etcd.missing()),

@@ -29,8 +29,12 @@ _MEMORY: Final = (
     Metric("empty", "MiB", "lower"),
 )
 _LOG: Final = ("--access-log", "/dev/null")  # the disk is not what is measured
-_OBSERVED: Final = (
-    ("homeport", "homeport sidecar, neither log nor traces", ()),
+_HEDGED: Final = ("--service", '*={"hedging": {"delay_s": 0.1}}')
+_KEYED: Final = ("--service", '*={"idempotency": true}')
+_META: Final = {"idempotency": "true"}  # the instance's inbound remembers; read only by a sidecar that gives keys
+_FEATURES: Final = (
+    ("homeport", "homeport sidecar, with none of it", ()),
+    ("hedging", "ready to ask a second instance after 100 ms, which no answer takes", _HEDGED),
     ("log", "with an access log in JSON", _LOG),
     ("log-common", "with an access log in the common format", (*_LOG, "--access-log-format", "common")),
     ("tracing", "with a span of its own in every trace, none sampled", ("--tracing", "0")),
@@ -118,13 +122,28 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             ),
         ),
         Case(
-            "sidecar/observed",
-            "what do an access log and traces cost a request?",
+            "sidecar/features",
+            "what do hedging, an access log and traces cost a request that does not need them?",
             f"wrk, 32 connections, GET of {len(proxies.SMALL_BODY)} bytes; three endpoints of one upstream",
             "homeport",
             tuple(
                 _contender(name, about, _with(*options), _wrk("/", 32, scale.turn_s, 0), upstream=proxies.upstream)
-                for name, about, options in _OBSERVED
+                for name, about, options in _FEATURES
+            ),
+            notes=(_SHARED,),
+        ),
+        Case(
+            "sidecar/keyed",
+            "what does it cost that a POST which may have run is repeated, and yet runs once?",
+            "wrk, 32 connections, POST of 1 KiB through an outbound and an inbound; CPU of both",
+            "homeport",
+            tuple(
+                _contender(name, about, start, _wrk("/", 32, scale.turn_s, _KIB))
+                for name, about, start in (
+                    ("homeport", "two homeport sidecars, no keys: a POST that may have run is not repeated", _both),
+                    ("keys", "the outbound gives keys, the inbound passes them on", _both_keyed()),
+                    ("keys kept", "and the inbound remembers its answers for 300 s", _both_keyed(kept_s=300)),
+                )
             ),
             notes=(_SHARED,),
         ),
@@ -196,7 +215,10 @@ def _registry(stage: Stage, ports: Sequence[int]) -> homeport.Registry:
     """The registry runs beside the upstream: it is idle, and no part of a sidecar's cost."""
     registry = homeport.serve(stage, cores=stage.cores.upstream, name="registry")
     try:
-        instances = [Instance(service=_SERVICE, id=f"orders-{port}", address="127.0.0.1", port=port) for port in ports]
+        instances = [
+            Instance(service=_SERVICE, id=f"orders-{port}", address="127.0.0.1", port=port, meta=_META)
+            for port in ports
+        ]
         homeport.register(stage, registry, instances)
     except BaseException:
         registry.server.stop()
@@ -219,18 +241,26 @@ def _with(*options: str) -> proxies.Start:
     return lambda stage, upstreams: _homeport(stage, upstreams, *options)
 
 
-def _both(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
+def _both(
+    stage: Stage, upstreams: Sequence[int], outbound_options: Sequence[str] = (), inbound_options: Sequence[str] = ()
+) -> tuple[Server, int]:
     """An outbound in front of an inbound: the caller's sidecar and the callee's."""
     with ExitStack() as undo:
         empty = homeport.serve(stage, cores=stage.cores.upstream, name="empty-registry")
         undo.enter_context(empty.server)
-        inbound, inbound_port = homeport.inbound(stage, empty, upstreams[0])
+        inbound, inbound_port = homeport.inbound(stage, empty, upstreams[0], *inbound_options)
         undo.enter_context(inbound)
-        outbound, port = _homeport(stage, [inbound_port])
+        outbound, port = _homeport(stage, [inbound_port], *outbound_options)
         undo.pop_all()
     outbound.with_it(inbound)
     outbound.with_it(empty.server)
     return outbound, port
+
+
+def _both_keyed(kept_s: int = 0) -> proxies.Start:
+    """The same, where the outbound gives each POST a key, and the inbound remembers answers by it, if asked."""
+    remembering = ("--remember-answers", str(kept_s)) if kept_s else ()
+    return lambda stage, upstreams: _both(stage, upstreams, _KEYED, remembering)
 
 
 def _two(start: proxies.Start) -> proxies.Start:
@@ -277,7 +307,7 @@ def _wrk(path: str, connections: int, turn_s: int, body_bytes: int) -> Load:
             it.port,
             [path],
             cores=it.stage.cores,
-            servers=[it.server.pid],
+            servers=it.server.pids,
             beside=[it.upstream.pid],
             connections=connections,
             duration_s=turn_s,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from benchmarks import drawing
 from benchmarks.case import RATE, SERVER_CPU
@@ -52,6 +54,7 @@ def test_a_picture_names_everyone_with_their_version_and_is_the_same_each_time(t
     assert text == (tmp_path / "two.svg").read_text()
     for words in ("envoy 1.40.0", "nginx", "homeport", "lower is better", "sidecar/small: some load"):
         assert f"<!-- {words}" in text or words in text
+    assert "a processor, 2 cores" in text
 
 
 def test_being_behind_is_said_in_the_same_size_as_being_ahead() -> None:
@@ -66,6 +69,36 @@ def test_the_page_holds_every_row_and_every_warning() -> None:
         assert words in page
     assert "benchmarks/sidecar-small-server_cpu.svg" in page
     assert "sidecar-small-rate.svg" not in page, "nobody has that figure"
+
+
+def test_a_table_of_some_names_them_alone_and_what_is_around_it_stays() -> None:
+    text = "a\n<!-- benchmarks of nginx: begin -->\nold\n<!-- benchmarks: end -->\nb\n"
+    made = drawing.with_tables(text, [REPORT])
+    assert "| 25.0 us | nginx 20.0 us | nginx 0.8 x |" in made
+    assert made.startswith("a\n<!-- benchmarks of nginx: begin -->\n| |")
+    assert made.endswith("|\n<!-- benchmarks: end -->\nb\n")
+    assert "old" not in made
+    assert drawing.with_tables(made, [REPORT]) == made
+
+
+def test_the_table_of_everybody_says_on_what_machine() -> None:
+    made = drawing.with_tables("<!-- benchmarks: begin -->\n<!-- benchmarks: end -->", [REPORT])
+    assert "\na processor, 2 cores, Linux 6, CPython 3.11, ext4; envoy 1.40.0.\n" in made
+
+
+@pytest.mark.parametrize("file", [drawing.README, drawing.COMPARISON], ids=["README", "comparison"])
+def test_the_tables_of_the_pages_are_those_of_the_last_results(file: Path) -> None:
+    text = file.read_text()
+    assert "<!-- benchmarks" in text
+    assert drawing.with_tables(text, drawing.results()) == text, "run python -m benchmarks.drawing"
+
+
+def test_the_page_and_its_pictures_are_those_of_the_last_results() -> None:
+    text = drawing.PAGE.read_text()
+    assert drawing.page(drawing.results()) == text, "run python -m benchmarks.drawing"
+    named = set(re.findall(r"\(benchmarks/([^)]+)\)", text))
+    drawn = {file.name for file in drawing.PICTURES.glob("*.svg") if not file.name.startswith(drawing.PROFILE)}
+    assert named == drawn
 
 
 def test_growth_is_drawn_from_zero_with_its_fitted_exponent(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from benchmarks.servers import MeasurementError, Stage, divide
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
 
 
+AT_THE_END = -1
+
+
 class Play:
     """What happened, in order."""
 
@@ -24,10 +27,13 @@ class Play:
         self.events: list[str] = []
         self.said: list[str] = []
 
-    def contender(self, name: str, *, fails_at: int = 0, missing: str = "") -> Contender:
-        return Contender(name, f"about {name}", self._start(name, fails_at), missing)
+    def contender(
+        self, name: str, *, fails_at: int = 0, missing: str = "", error: Exception | None = None
+    ) -> Contender:
+        error = error or MeasurementError("it broke")
+        return Contender(name, f"about {name}", self._start(name, fails_at, error), missing)
 
-    def _start(self, name: str, fails_at: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
+    def _start(self, name: str, fails_at: int, error: Exception) -> Callable[[Stage], AbstractContextManager[Measure]]:
         @contextmanager
         def start(_stage: Stage) -> Iterator[Measure]:
             turns = 0
@@ -37,12 +43,14 @@ class Play:
                 turns += 1
                 self.events.append(name)
                 if turns == fails_at:
-                    raise MeasurementError("it broke")
+                    raise error
                 return Turn({"rate": float(turns)})
 
             self.events.append(f"{name} up")
             yield measure
             self.events.append(f"{name} down")
+            if fails_at == AT_THE_END:
+                raise error
 
         return start
 
@@ -78,6 +86,17 @@ def test_who_fails_is_out_aloud_and_the_others_go_on(tmp_path: Path) -> None:
     assert play.events[-2:] == ["b down", "a down"]
     assert len(list(tmp_path.iterdir())) == 1, "logs are kept when something failed"
     assert any(str(next(tmp_path.iterdir())) in line for line in play.said)
+
+
+@pytest.mark.parametrize("fails_at", [2, AT_THE_END])
+def test_a_defect_in_one_contender_does_not_lose_the_others(tmp_path: Path, fails_at: int) -> None:
+    play = Play()
+    broken = play.contender("b", fails_at=fails_at, error=ZeroDivisionError("by zero"))
+    report = run(_case(play.contender("a"), broken, play.contender("c")), 2, play.said.append, tmp_path)
+    assert {"a", "c"} <= {row.name for row in report.rows}
+    assert [(left.name, left.why) for left in report.failed] == [("b", "ZeroDivisionError: by zero")]
+    assert play.events[-3:] == ["c down", "b down", "a down"]
+    assert any("Traceback" in line for line in play.said)
 
 
 def test_logs_are_kept_and_named_when_something_unexpected_happens(tmp_path: Path) -> None:
