@@ -69,7 +69,7 @@ class Case:
         reference: the contender that the others are compared with.
         rounds_max: fewer rounds than asked for, where a turn takes long.
         sizes: what the contenders of a case differ in, by name, if it is a number: costs are fitted to it.
-        warm_up: whether the first round is dropped; not where every turn starts afresh.
+        warm_ups: so many first rounds are dropped; none where every turn starts afresh.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Case:
     contenders: tuple[Contender, ...]
     metrics: tuple[Metric, ...] = LOAD_METRICS
     rounds_max: int = 1000
-    warm_up: bool = True
+    warm_ups: int = 1
     notes: tuple[str, ...] = field(default=())
     sizes: Mapping[str, int] = field(default_factory=dict)
 
@@ -89,7 +89,7 @@ class Scale:
     """How much is done; `--quick` does less of it, and its figures are for looking, not for quoting."""
 
     rounds: int = 5
-    turn_s: int = 2  # whole seconds, as wrk counts
+    turn_s: int = 1  # whole seconds, as wrk counts: 10,000 operations and more, and 100 steps of the CPU's clock
     services: int = 1000
     instances: int = 3
     keys: int = 100_000
@@ -105,6 +105,7 @@ class Scale:
 
 
 FULL: Final = Scale()
+JVM_WARM_UPS: Final = 3  # rounds, where a JVM takes part: until it has compiled what is hot
 QUICK: Final = Scale(
     rounds=1,
     turn_s=1,

@@ -56,8 +56,8 @@ def run(case: Case, rounds: int, say: Callable[[str], None], work_dir: Path | No
             except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
                 fail(contender, error)
         wanted = min(rounds, case.rounds_max)
-        for number in range(0 if case.warm_up else 1, wanted + 1):
-            say(f"{case.name}: {f'round {number} of {wanted}' if number else 'warm-up'}")
+        for number in range(1 - case.warm_ups, wanted + 1):
+            say(f"{case.name}: {f'round {number} of {wanted}' if number > 0 else 'warm-up'}")
             for contender, measure in tuple(measures):
                 try:
                     turn = measure()
@@ -66,7 +66,7 @@ def run(case: Case, rounds: int, say: Callable[[str], None], work_dir: Path | No
                     del turns[contender.name]
                     fail(contender, error)
                     continue
-                if number:
+                if number > 0:
                     turns[contender.name].append(turn)
         shared = stage.cores.shared
     return summarise(case, turns, skipped, failed, one_core=shared)

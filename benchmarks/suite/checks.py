@@ -51,7 +51,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             (Contender("homeport", "homeport serve, in memory; a target on another core", ours),),
             metrics=(_RATE, SERVER_CPU, _CORE, _PEAK),
             rounds_max=3,
-            warm_up=False,
+            warm_ups=0,
         ),
     )
 

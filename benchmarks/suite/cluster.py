@@ -75,7 +75,7 @@ def _case(instances: int, ttl_s: float, duration_s: int) -> Case:
         ),
         metrics=_METRICS,
         rounds_max=1,
-        warm_up=False,
+        warm_ups=0,
     )
 
 

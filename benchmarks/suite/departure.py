@@ -73,7 +73,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             contenders(number),
             metrics=_METRICS,
             rounds_max=_TURNS,
-            warm_up=False,
+            warm_ups=0,
         )
         for name, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
     )

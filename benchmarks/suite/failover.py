@@ -28,7 +28,8 @@ _SERVICE: Final = "orders"
 _INSTANCES: Final = 3
 _RATE: Final = 500
 _CONNECTIONS: Final = 64
-_BEFORE_S: Final = 1.0  # of load before something breaks
+_LOAD_S: Final = 5.0  # longer than anyone's checks take to find out
+_BEFORE_S: Final = 1.0  # of that before something breaks
 _PATIENCE_S: Final = 10.0  # of a caller; a request that takes longer has failed
 _TURNS: Final = 5
 _METRICS: Final = (
@@ -43,7 +44,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
 
     def contenders(number: signal.Signals) -> tuple[Contender, ...]:
         def contender(name: str, about: str, start: proxies.Start, missing: str = "") -> Contender:
-            return Contender(name, about, _turns(start, number, scale.turn_s + 2), missing)
+            return Contender(name, about, _turns(start, number, _LOAD_S), missing)
 
         return (
             contender("homeport", "homeport serve and sidecar; checks each 1 s, thresholds of 2", _homeport),
@@ -71,7 +72,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             contenders(number),
             metrics=_METRICS,
             rounds_max=_TURNS,
-            warm_up=False,
+            warm_ups=0,
         )
         for name, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
     )

@@ -20,6 +20,7 @@ from homeport.client.core.messages import Ping
 from homeport.client.core.model import Instance
 
 _CONNECTIONS: Final = 1_000
+_INSTANCES_MAX: Final = 30_000  # some 60 MB: far more than a server's memory varies by itself
 _TTL_S: Final = 3600  # none ends while it is measured
 _TURNS: Final = 3  # memory hardly varies
 _SETTLED_S: Final = 0.5  # after the last write, for what is still being applied or freed
@@ -31,7 +32,10 @@ Cost = Callable[[Stage], float]
 
 def cases(scale: Scale) -> tuple[Case, ...]:
     """Instances, watchers, connections."""
-    instances = [replace(each, ttl_s=float(_TTL_S)) for each in homeport.example_instances(scale.keys // 2, 2)]
+    instances = [
+        replace(each, ttl_s=float(_TTL_S))
+        for each in homeport.example_instances(min(_INSTANCES_MAX, scale.keys) // 2, 2)
+    ]
     return (
         _case(
             "holdings/instance",
@@ -71,7 +75,7 @@ def _case(name: str, question: str, load: str, ours: Cost, theirs: Cost) -> Case
         ),
         metrics=_BYTES,
         rounds_max=_TURNS,
-        warm_up=False,
+        warm_ups=0,
     )
 
 

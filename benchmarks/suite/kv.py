@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, TypeVar
 
-from benchmarks.case import Case, Contender, Measure, Scale
+from benchmarks.case import JVM_WARM_UPS, Case, Contender, Measure, Scale
 from benchmarks.contenders import etcd, homeport, zookeeper
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import Calls, ClosedLoop, GrpcCalls, RpcCalls, ZooKeeperCalls
@@ -41,6 +41,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 Contender("etcd", f"{etcd.ABOUT}; serializable gets", _etcd(scale, written), etcd.missing()),
                 Contender("zookeeper", zookeeper.ABOUT, _zookeeper(scale, written), zookeeper.missing()),
             ),
+            warm_ups=JVM_WARM_UPS,
         ),
     )
 

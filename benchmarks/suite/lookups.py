@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Scale
+from benchmarks.case import JVM_WARM_UPS, RATE, SERVER_CPU, Case, Contender, Measure, Scale
 from benchmarks.contenders import etcd, homeport, redis, zookeeper
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls, ZooKeeperCalls
@@ -25,8 +25,7 @@ from homeport.client.core.messages import Resolve
 _CONNECTIONS: Final = 16
 _DEPTH: Final = 8
 _IN_PROCESS_S: Final = 60.0  # beyond a turn's own duration: to register everything, too
-_GRID_TURN_S: Final = 2  # at most: there are many cases
-_GRID_ROUNDS: Final = 5
+_GRID_ROUNDS: Final = 5  # at most: there are many cases
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 ),
                 Contender("redis", redis.ABOUT, _redis(load), redis.missing()),
             ),
+            warm_ups=JVM_WARM_UPS,
         ),
         *(_varied(load, what, count) for what, counts in _grid(scale) for count in counts),
     )
@@ -114,8 +114,7 @@ def _grid(scale: Scale) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _varied(load: Load, what: str, count: int) -> Case:
-    turn_s = min(load.turn_s, _GRID_TURN_S)
-    load = replace(load, turn_s=turn_s, **{what: count})
+    load = replace(load, **{what: count})
     return Case(
         f"lookups/{what}-{count}",
         f"how many lookups a second with {count} {what}?",

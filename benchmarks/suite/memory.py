@@ -70,7 +70,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             ),
             metrics=_METRICS,
             rounds_max=_TURNS,
-            warm_up=False,
+            warm_ups=0,
         ),
     )
 

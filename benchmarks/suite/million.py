@@ -77,7 +77,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             (Contender("homeport", "the cores in virtual time; nothing is served", ours),),
             metrics=_METRICS,
             rounds_max=1,
-            warm_up=False,
+            warm_ups=0,
             notes=("a simulation: network, disk and etcd are constants in benchmarks/million, each with its source",),
         ),
     )

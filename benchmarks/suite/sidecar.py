@@ -60,7 +60,8 @@ Load = Callable[[Running], Turn]
 
 def cases(scale: Scale) -> tuple[Case, ...]:
     """Small bodies, where the work is per request; large ones, where it is per byte; fixed rates; and memory."""
-    through_two = _open(1000, 16, scale.turn_s, _KIB)
+    open_s = 2 * scale.turn_s  # so that the slowest of a hundred are not a few
+    through_two = _open(1000, 16, open_s, _KIB)
     throughput = "how many requests can a proxy pass on, and what does each cost?"
     return (
         *(
@@ -89,7 +90,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 "how long does a request take at a fixed rate, counted from when it was due?",
                 f"{rate} requests/s, even intervals, {connections} connections, GET of {len(proxies.SMALL_BODY)} bytes",
                 "homeport",
-                _contenders(_open(rate, connections, scale.turn_s, 0), proxies.upstream),
+                _contenders(_open(rate, connections, open_s, 0), proxies.upstream),
                 metrics=(*_LATENCIES, SERVER_CPU),
             )
             for rate, connections in ((1000, 16), (5000, 32))
@@ -155,7 +156,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             _contenders(_idle, proxies.upstream)[:-1],
             metrics=_MEMORY,
             rounds_max=1,
-            warm_up=False,
+            warm_ups=0,
         ),
     )
 

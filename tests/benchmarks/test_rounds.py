@@ -6,6 +6,7 @@ import os
 import select
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,14 @@ def test_contenders_alternate_and_the_first_round_is_dropped(tmp_path: Path) -> 
     assert play.events == ["a up", "b up", *"ababab", "b down", "a down"]
     assert [row.figures["rate"].rounds for row in report.rows] == [[2.0, 3.0], [2.0, 3.0]]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_rounds_are_dropped_as_a_case_asks_for(tmp_path: Path) -> None:
+    for warm_ups in (0, 1, 3):
+        play = Play()
+        case = replace(_case(play.contender("a")), warm_ups=warm_ups)
+        report = run(case, 2, play.said.append, tmp_path)
+        assert report.rows[0].figures["rate"].rounds == [warm_ups + 1.0, warm_ups + 2.0]
 
 
 def test_who_is_not_installed_is_skipped_aloud(tmp_path: Path) -> None:
