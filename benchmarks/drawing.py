@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.case import HEADLINES, Metric
 from benchmarks.machine import Machine
-from benchmarks.report import CaseReport, Report, Row, decode, number
+from benchmarks.report import CaseReport, Report, Row, decode, number, rounds
 from benchmarks.servers import ROOT
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -134,7 +134,7 @@ def page(reports: Sequence[Report]) -> str:
                 "",
                 f"{case.question[:1].upper()}{case.question[1:]}",
                 "",
-                f"{case.load}; {case.rounds} rounds.",
+                f"{case.load}; {rounds(case)}.",
             ]
             lines += ["", *_case_table(case)]
             lines += ["", *(f"- **{row.name}**: {row.about}" for row in case.rows)]

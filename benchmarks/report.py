@@ -178,7 +178,7 @@ def table(case: CaseReport) -> str:
     text = [
         f"{case.name}: {case.question}",
         f"  load: {case.load}",
-        f"  {case.rounds} rounds, median (quartiles)",
+        f"  {rounds(case)}, median (quartiles)",
         f"  server, generator: share of a core in use; ahead: how many times better {case.reference} did",
         *(f"  {line.rstrip()}" for line in aligned),
         *(f"  {row.name}: {row.about}" for row in case.rows),
@@ -188,6 +188,11 @@ def table(case: CaseReport) -> str:
         *(f"  failed: {left.name}: {left.why}" for left in case.failed),
     ]
     return "\n".join(text)
+
+
+def rounds(case: CaseReport) -> str:
+    """How many counted, in words."""
+    return f"{case.rounds} round{'' if case.rounds == 1 else 's'}"
 
 
 def _spread(it: Spread) -> str:

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from typing import Final
 
 ETCD_WRITES_PER_S: Final = 14_600.0  # in batches of 100, of one replica: ARCHITECTURE.md, "Replicas over etcd"
-RENEWAL_CALL_US: Final = 3.66  # CPU of a registry for a call with one renewal, very many under way: "renewals"
+RENEWAL_CALL_US: Final = (
+    3.66  # CPU of a registry for a call with one renewal, very many under way: benchmark "renewals"
+)
 RENEWAL_ALL_US: Final = 66.0  # of three replicas for a renewal, two a call, with all that they do when idle: "cluster"
-PROBE_US: Final = 239.0  # CPU of one HTTP check on a connection of its own: ARCHITECTURE.md, "Measured"
+PROBE_US: Final = 239.0  # CPU of one HTTP check on a connection of its own: benchmark "checks"
 
 
 class CpuTimer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from benchmarks.million import ETCD_WRITES_PER_S, PROBE_US
 from benchmarks.report import decode
 from benchmarks.servers import ROOT
 
@@ -44,12 +45,16 @@ _ROWS: Final = (  # of the metrics in one row, their format, and where the figur
         "{share_out_cpu:.1f} s, a turn at most {share_out_turn_max:.1f} ms",
         "measured: the hash, 500 at a time",
     ),
-    ("HTTP checks of all, each 10 s", "{probe_cores:.1f} cores at each replica", "239 us each, measured by `checks`"),
+    (
+        "HTTP checks of all, each 10 s",
+        "{probe_cores:.1f} cores at each replica",
+        f"{PROBE_US:.0f} us each, measured by `checks`",
+    ),
     ("CPU of a registration that is in force already", "{register_again_cpu:.0f} us", "measured, in process"),
     (
         "a replica dies, its clients go to all others",
         "all owned after {storm_owned:.0f} s, all told after {storm_over:.0f} s, {storm_lost:,.0f} lost",
-        "simulated; 14,600 writes/s of etcd in all, measured",
+        f"simulated; {ETCD_WRITES_PER_S:,.0f} writes/s of etcd in all, measured",
     ),
     (
         "the same, and all go to one of them",
