@@ -141,6 +141,8 @@ async def test_what_an_earlier_release_registered_is_looked_at_as_it_did() -> No
         ("LocalHost:80", True),
         ("app.localhost:80", True),
         ("[::1]:80", True),
+        ("[0:0:0:0:0:0:0:1]:80", True),
+        ("[::ffff:127.0.0.1]:80", True),
         ("10.0.0.1:80", False),
         ("localhosts.example.com:80", False),
         ("127.example.com:80", False),

@@ -6,7 +6,7 @@ says on whose machine it was taken, in its `extra`; nobody elsewhere looks at it
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import msgspec
@@ -14,35 +14,45 @@ import msgspec
 from homeport.client.core.model import Instance
 
 _HOST: Final = "registry host"  # in `extra`
+_MARKS: Final = ("localhost", "127.", "::1", "0:1")  # in every name of loopback; most targets need no closer look
 
 
 def is_local(instance: Instance) -> bool:
     """Whether any of an instance's checks, or its address, means another machine, or process, to each that looks."""
     if any(check.kind == "call" for check in instance.checks):
         return True
+    if not instance.checks:
+        return _is_loopback(instance.address)
     targets = [one.url.partition("//")[2] or one.address for one in instance.checks if one.kind not in ("ttl", "alias")]
     return any(map(_is_loopback, targets or [instance.address]))
 
 
 def _is_loopback(target: str) -> bool:
     """Of "host", "host:port" or "host:port/path"; an IPv6 address with a port is in brackets."""
+    target = target.lower()
+    if not any(mark in target for mark in _MARKS):
+        return False
     host = target.partition("/")[0]
     if host.startswith("["):
         host = host[1:].partition("]")[0]
     elif host.count(":") == 1:
         host = host.partition(":")[0]
-    host = host.rstrip(".").lower()
+    host = host.rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
 
 
 def host_of(instance: Instance) -> str:
     """The machine on which a registration was taken, if only those on it can look; else empty."""
-    return instance.extra.get(_HOST, b"").decode(errors="replace") if is_local(instance) else ""
+    host = instance.extra.get(_HOST)
+    return host.decode(errors="replace") if host is not None and is_local(instance) else ""
 
 
 def taken_on(instance: Instance, host: str) -> Instance:
