@@ -32,7 +32,7 @@ from homeport.client.core.balancing.settings import PolicyName
 from homeport.client.core.group import SUSPECT_S
 from homeport.client.core.snapshot import Known, Snapshot
 from homeport.client.last_known import replace
-from homeport.client.resolver import SWEEP_S
+from homeport.client.following import SWEEP_S
 from homeport.mesh.testing import virtual_time
 from homeport.registry import Registry
 
@@ -128,7 +128,7 @@ async def test_entering_does_not_fail_for_want_of_a_registry() -> None:
 
 @virtual_time(seed=6)
 async def test_names_asked_for_by_accident_make_room_and_services_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homeport.client.resolver.FOLLOWED_MAX", 2)
+    monkeypatch.setattr("homeport.client.following.FOLLOWED_MAX", 2)
     async with (
         registered("a") as (_, client),
         client.resolver("orders", "typo") as resolver,

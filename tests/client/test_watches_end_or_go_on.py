@@ -194,7 +194,7 @@ async def test_a_listener_that_raises_hurts_neither_the_others_nor_the_link(
 async def test_services_that_are_not_resolved_any_more_are_not_followed_for_ever(
     registry: Registry, connect: Connect, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homeport.client.client.RESOLVED_MAX", 3)
+    monkeypatch.setattr("homeport.client.resolved.RESOLVED_MAX", 3)
     async with connect() as client:
         subscription = client.subscribe("s0")
         for number in range(10):

@@ -19,7 +19,7 @@ from homeport.client.core.backoff import Rng
 from homeport.client.core.balancing import Outliers, Subset
 from homeport.client.core.balancing.settings import PolicyName
 from homeport.client.core.errors import HomeportError, InvalidArgument, Unavailable
-from homeport.client.core.limits import CALL_S, FAREWELL_S, RENEWED_S, RESOLVED_MAX
+from homeport.client.core.limits import CALL_S, FAREWELL_S, RENEWED_S
 from homeport.client.core.messages import Deregister, Renew, Renewed, Request, Services, Welcome
 from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, ServiceEvent
 from homeport.client.kv import Kv
@@ -27,6 +27,7 @@ from homeport.client.leases import Farewells, Lease
 from homeport.client.randomness import own_rng
 from homeport.client.registration import Registration
 from homeport.client.renewals import Renewals
+from homeport.client.resolved import Resolved
 from homeport.client.resolver import Resolver
 from homeport.client.rpc import StreamTransport
 from homeport.client.subscription import Subscription
@@ -72,9 +73,9 @@ class Client:
             else [StreamTransport(address, token=token, name=name) for address in addresses or (ADDRESS_DEFAULT,)]
         )
         self._rng: Rng = rng or own_rng()
-        self._resolved: dict[str, Subscription] = {}  # what `resolve` follows, least recently asked for first
         self.watches: Watches = Watches()
         self._connection = self.watches.connection = Connection(transports, self._rng, self.watches)
+        self._resolved = Resolved(self.subscribe, self._connection)
         self.kv: Kv = Kv(self)
         self.farewells: Farewells = Farewells()
         self.leases: dict[Lease, None] = {}  # those that are renewed
@@ -342,34 +343,9 @@ class Client:
             Closed: this client is closed, or was not started.
         """
         self._connection.expect_usable()
-        subscription = self._resolved.pop(service, None) or await self._first_resolved(service, timeout_s)
-        self._resolved[service] = subscription
-        if len(self._resolved) > RESOLVED_MAX:
-            self._resolved.pop(next(iter(self._resolved))).close()
+        subscription = self._resolved.known(service) or await self._resolved.first(service, timeout_s)
         instances = subscription.instances.values()
         return tuple([instance for instance in instances if instance.available] if passing else instances)
-
-    async def _first_resolved(self, service: str, timeout_s: float) -> Subscription:
-        """Follow a service for `resolve`, once it is known."""
-        subscription = self.subscribe(service)
-        try:
-            if not subscription.known:
-                try:
-                    async with asyncio.timeout(timeout_s):
-                        await self._connection.wait_link()
-                        await subscription.wait_known(timeout_s)
-                except TimeoutError:
-                    pass
-            if not subscription.known:
-                why = self._connection.why_not
-                raise Unavailable(f"nothing is known of service {service!r} after {timeout_s} s{why}")
-        except BaseException:
-            subscription.close()
-            raise
-        meanwhile = self._resolved.pop(service, None)
-        if meanwhile is not None:
-            meanwhile.close()
-        return subscription
 
     def subscribe(self, service: str) -> Subscription:
         """Follow a service; all subscriptions of one service share one watch.

@@ -15,10 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
-import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final, Self, get_args
 
 import msgspec
@@ -28,19 +26,17 @@ from homeport.client.core.balancing import Balancing, HashOn, Outliers, Subset
 from homeport.client.core.balancing.settings import PolicyName
 from homeport.client.core.errors import (
     Closed,
-    HomeportError,
     InvalidArgument,
-    LimitExceeded,
     Stale,
     Unavailable,
     WrongLoop,
     again,
 )
-from homeport.client.core.group import Endpoint, Group
-from homeport.client.core.limits import CALL_S, FOLLOWED_MAX
-from homeport.client.core.model import Instance, ServiceEvent
-from homeport.client.core.snapshot import Known, Snapshot
-from homeport.client.last_known import LastKnown, confirmed, taken
+from homeport.client.core.group import Endpoint
+from homeport.client.core.limits import CALL_S
+from homeport.client.core.model import Instance
+from homeport.client.following import Following
+from homeport.client.last_known import confirmed
 from homeport.client.picks import Followed, Pick
 from homeport.client.randomness import own_rng
 
@@ -49,7 +45,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("homeport.client")
 
-SWEEP_S: Final = 0.5  # how exactly suspicions (1 s), ejections (30 s) and `max_age_s` end
 POLICIES: Final[tuple[str, ...]] = get_args(PolicyName)
 _NOBODY_SAID: Final = "nothing is known of service {!r} yet: await resolver.follow({!r}) first"
 
@@ -115,23 +110,21 @@ class Resolver:
             panic=panic,
             hash_on=HashOn(source=True) if policy == "maglev" else None,  # `pick` is told the key itself
         )
-        self._client = client
         self._services = tuple(services)
-        self._outliers = outliers
         self._max_age_s = max_age_s
-        self._state_file = state_file
         self._rng: Rng = rng or own_rng()
-        self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None  # once begun
-        self._thread = 0  # that it runs in
-        self._now: Callable[[], float] = time.monotonic  # once begun, the loop's
         self._closed = ""  # why it cannot be used any more
-        self._last_known: LastKnown | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._followed: dict[str, Followed] = {}
-        # Of the services that may be used now: an entry goes when what is known is too old, so using it is one access.
-        self._found: dict[str, tuple[Instance, ...]] = {}
-        self._choices: dict[str, Followed] = {}
+        self._following = following = Following(
+            client,
+            balancing=self._balancing,
+            outliers=outliers,
+            max_age_s=max_age_s,
+            state_file=state_file,
+            rng=self._rng,
+        )
+        self._followed = following.services
+        self._found = following.found
+        self._choices = following.choices
         _resolvers.add(self)
 
     # --- from any thread ----------------------------------------------------------------------------------------
@@ -192,8 +185,8 @@ class Resolver:
                     field="key",
                 )
             key = key.encode() if isinstance(key, str) else key
-        with self._lock:
-            now = self._now()
+        with self._following.lock:
+            now = self._following.now()
             if not tried:
                 return group.choice.pick(self._rng, (), now, key)
             return group.pick_other(self._rng, [pick._endpoint for pick in tried], now, key)
@@ -216,7 +209,7 @@ class Resolver:
         endpoint = followed.group.endpoints.get(instance.key) if followed is not None else None
         if followed is None or endpoint is None:
             return False
-        with self._lock:
+        with self._following.lock:
             followed.ended(endpoint, ok, status, refused, took_s)
         return True
 
@@ -263,13 +256,7 @@ class Resolver:
 
     def forget(self, service: str) -> bool:
         """Follow a service no more; False if it was not followed."""
-        followed = self._followed.pop(service, None)
-        if followed is None:
-            return False
-        self._drop(service)
-        followed.stop_listening()
-        followed.subscription.close()
-        return True
+        return self._following.forget(service)
 
     async def start(self, timeout_s: float = CALL_S) -> None:
         """Begin with the state file, if there is one, and wait until the services named at the making are known.
@@ -303,12 +290,7 @@ class Resolver:
         self._closed = "this resolver is closed"
         self._found.clear()
         self._choices.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._last_known is not None:
-            await self._last_known.close()
-        for service in tuple(self._followed):
-            self.forget(service)
+        await self._following.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -321,98 +303,11 @@ class Resolver:
         """Begin without waiting for anything, with the state file if there is one. Idempotent."""
         if self._closed:
             raise Closed(self._closed)
-        if self._loop is not None:
-            return
-        self._client.expect_usable()
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._now = self._loop.time
-        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
-        if self._state_file is not None:
-            from pathlib import Path  # loaded only by who has a file: it is a good part of this package's import
+        self._following.begin()
 
-            self._last_known = LastKnown(Path(self._state_file), self._taken)
-            last = self._last_known.load()
-            for known in last.services[:FOLLOWED_MAX] if last is not None else ():
-                self._follow(known.service, known)
-            self._last_known.start()
-
-    def _follow(self, service: str, last: Known | None = None) -> Followed:
+    def _follow(self, service: str) -> Followed:
         self.begin()
-        known = self._followed.get(service)
-        if known is not None:  # the state file named it, or another thread was first
-            return known
-        if len(self._followed) >= FOLLOWED_MAX:
-            self._make_room()
-        subscription = self._client.subscribe(service)
-        if last is not None:
-            subscription.recall(last.instances, last.revision, max(0.0, time.time() - last.confirmed_at_s))
-        group = Group(self._balancing, self._outliers)
-        followed = Followed(subscription, group, self._lock, self._now, self._rng)
-        self._followed[service] = followed
-
-        def changed(_event: ServiceEvent) -> None:
-            self._take(service, followed)
-            if self._last_known is not None:
-                self._last_known.changed()
-
-        followed.stop_listening = subscription.listen(changed)
-        if subscription.known:
-            self._take(service, followed)
-        return followed
-
-    def _make_room(self) -> None:
-        """Names that were asked for by accident must not keep out those of services."""
-        for service, followed in self._followed.items():
-            if followed.subscription.known and not followed.subscription.instances:
-                self.forget(service)
-                return
-        raise LimitExceeded(
-            f"{FOLLOWED_MAX} services are followed, which is all that is allowed; `forget` some", allowed=FOLLOWED_MAX
-        )
-
-    def _take(self, service: str, followed: Followed) -> None:
-        """Something is known that was not, or not any more."""
-        instances = followed.subscription.instances
-        with self._lock:
-            followed.group.update(instances, self._now())
-            followed.rechosen()
-            if self._is_too_old(followed):
-                self._drop(service)
-                return
-            self._found[service] = tuple([each for each in instances.values() if each.available])
-            self._choices[service] = followed
-
-    def _drop(self, service: str) -> None:
-        self._found.pop(service, None)
-        self._choices.pop(service, None)
-
-    def _is_too_old(self, followed: Followed) -> bool:
-        return self._max_age_s is not None and followed.subscription.age_s() > self._max_age_s
-
-    def _sweep(self) -> None:
-        """End what has lasted long enough."""
-        assert self._loop is not None
-        try:
-            self._client.expect_usable()
-        except Closed:  # nobody closed this; there is nothing more to follow, nor to say of it
-            if self._last_known is not None:
-                self._last_known.stop()
-            return
-        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
-        now = self._now()
-        for service, followed in self._followed.items():
-            if followed.group.unsettled:
-                with self._lock:
-                    followed.group.sweep(now, self._rng)
-                    followed.rechosen()
-            if self._max_age_s is not None and service in self._found and self._is_too_old(followed):
-                self._drop(service)
-                _log.warning("what is known of service %r is too old to be used", service)
-
-    def _taken(self, now_s: float) -> Snapshot:
-        subscriptions = {service: followed.subscription for service, followed in self._followed.items()}
-        return taken(self._client.store_id, subscriptions, {}, now_s)
+        return self._following.follow(service)
 
     def _expect(self, service: str) -> None:
         """Return when a service can be used after all; one that is new is followed from now on.
@@ -424,11 +319,7 @@ class Resolver:
             raise Closed(self._closed)
         followed = self._followed.get(service)
         if followed is None:
-            if self._loop is not None and threading.get_ident() != self._thread:
-                try:
-                    self._loop.call_soon_threadsafe(self._follow_quietly, service)
-                except RuntimeError:
-                    raise Closed("the client's loop is closed") from None
+            if self._following.ask_from_thread(self._follow, service):
                 raise Unavailable(_NOBODY_SAID.format(service, service))
             try:
                 followed = self._follow(service)
@@ -443,12 +334,6 @@ class Resolver:
                 f"what is known of {service!r} was confirmed {age_s:.1f} s ago; allowed: {self._max_age_s} s",
                 age_s=age_s,
             )
-
-    def _follow_quietly(self, service: str) -> None:
-        try:
-            self._follow(service)
-        except HomeportError as error:
-            _log.info("service %r cannot be followed: %s", service, error)
 
 
 def _forked() -> None:

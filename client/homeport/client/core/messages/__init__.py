@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from homeport.client.core.messages.base import PROTOCOL_VERSION, Done, Hello, Notice, Ping, Pong, Request, Welcome
+from homeport.client.core.messages.base import (
+    PROTOCOL_VERSION,
+    Answer,
+    Done,
+    Hello,
+    Notice,
+    Ping,
+    Pong,
+    Request,
+    Welcome,
+)
 from homeport.client.core.messages.keys import (
     KvDelete,
     KvFound,
@@ -57,6 +67,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "REQUESTS",
     "RESULTS",
+    "Answer",
     "Applied",
     "BackupChunk",
     "BackupOpen",
