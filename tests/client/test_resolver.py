@@ -31,8 +31,8 @@ from homeport.client.core import snapshot
 from homeport.client.core.balancing.settings import PolicyName
 from homeport.client.core.group import SUSPECT_S
 from homeport.client.core.snapshot import Known, Snapshot
-from homeport.client.last_known import replace
 from homeport.client.following import SWEEP_S
+from homeport.client.last_known import replace
 from homeport.mesh.testing import virtual_time
 from homeport.registry import Registry
 

@@ -72,14 +72,14 @@ class Client:
             if transport is not None
             else [StreamTransport(address, token=token, name=name) for address in addresses or (ADDRESS_DEFAULT,)]
         )
-        self._rng: Rng = rng or own_rng()
+        self.rng: Rng = rng or own_rng()
         self.watches: Watches = Watches()
-        self._connection = self.watches.connection = Connection(transports, self._rng, self.watches)
+        self._connection = self.watches.connection = Connection(transports, self.rng, self.watches)
         self._resolved = Resolved(self.subscribe, self._connection)
         self.kv: Kv = Kv(self)
         self.farewells: Farewells = Farewells()
         self.leases: dict[Lease, None] = {}  # those that are renewed
-        self.renewals: Renewals = Renewals(self._renew, self._rng)
+        self.renewals: Renewals = Renewals(self._renew, self.rng)
 
     async def start(self) -> None:
         """Start connecting; the same as entering the context.
@@ -93,7 +93,12 @@ class Client:
         """Close the link; calls under way fail with `ConnectionLost`, later ones with `Closed`. Idempotent.
 
         What is being given back (leases, locks) has two seconds for that; leases that are still held are lost.
+
+        Raises:
+            WrongLoop: another loop runs than the one that started it.
         """
+        if self._connection.outlives_its_loop():
+            return
         try:
             await self.farewells.close(FAREWELL_S if self.connected else 0.0)
         finally:
@@ -135,6 +140,7 @@ class Client:
 
         Raises:
             Closed: it is closed, or was not started, or belongs to the process that this one was forked from.
+            WrongLoop: another event loop runs than the one that started it, or none.
         """
         self._connection.expect_usable()
 
@@ -196,7 +202,7 @@ class Client:
         Raises:
             InvalidArgument: no lease can have this TTL.
         """
-        return Lease(self, ttl_s, self._rng)
+        return Lease(self, ttl_s, self.rng)
 
     def session(self, ttl_s: float = TTL_S_DEFAULT) -> Session:
         """A lease that several locks, permits, candidacies and claims share; see `Session`.
@@ -204,7 +210,7 @@ class Client:
         Raises:
             InvalidArgument: no lease can have this TTL.
         """
-        return Session(self, ttl_s, self._rng)
+        return Session(self, ttl_s, self.rng)
 
     # --- coordination -------------------------------------------------------------------------------------------
 
@@ -222,7 +228,7 @@ class Client:
         Raises:
             InvalidArgument: the name is empty, no lease can have this TTL, or both it and a session are given.
         """
-        return Lock(self, name, ttl_s=ttl_s, session=session, value=value, rng=self._rng)
+        return Lock(self, name, ttl_s=ttl_s, session=session, value=value, rng=self.rng)
 
     def semaphore(
         self, name: str | bytes, permits: int, *, ttl_s: float | None = None, session: Lease | None = None
@@ -232,7 +238,7 @@ class Client:
         Args:
             permits: how many there are; all who use the name must say the same.
         """
-        return Semaphore(self, name, permits, ttl_s=ttl_s, session=session, rng=self._rng)
+        return Semaphore(self, name, permits, ttl_s=ttl_s, session=session, rng=self.rng)
 
     def election(
         self, name: str | bytes, *, ttl_s: float | None = None, session: Lease | None = None, value: bytes = b""
@@ -242,17 +248,17 @@ class Client:
         Args:
             value: what a leader says of itself, its address say.
         """
-        return Election(self, name, ttl_s=ttl_s, session=session, value=value, rng=self._rng)
+        return Election(self, name, ttl_s=ttl_s, session=session, value=value, rng=self.rng)
 
     def barrier(self, name: str | bytes) -> Barrier:
         """A gate that holds up everyone who waits while it is held; `name` is its key."""
-        return Barrier(self, name, self._rng)
+        return Barrier(self, name, self.rng)
 
     def double_barrier(
         self, name: str | bytes, count: int, *, ttl_s: float | None = None, session: Lease | None = None
     ) -> DoubleBarrier:
         """A barrier that lets a group in when `count` are there, and out when all leave; arguments as for `lock`."""
-        return DoubleBarrier(self, name, count, ttl_s=ttl_s, session=session, rng=self._rng)
+        return DoubleBarrier(self, name, count, ttl_s=ttl_s, session=session, rng=self.rng)
 
     def queue(self, name: str | bytes, *, ttl_s: float | None = None, session: Lease | None = None) -> Queue:
         """A queue to put items into and to claim them from; arguments as for `lock`.
@@ -260,7 +266,7 @@ class Client:
         Args:
             ttl_s: how long an item stays with a consumer that is gone.
         """
-        return Queue(self, name, ttl_s=ttl_s, session=session, rng=self._rng)
+        return Queue(self, name, ttl_s=ttl_s, session=session, rng=self.rng)
 
     # --- services -----------------------------------------------------------------------------------------------
 
@@ -297,7 +303,7 @@ class Client:
         """
         instance = Instance(
             service=service,
-            id=id or f"{service}-{socket.gethostname()}-{port or f'{self._rng.randrange(_ID_RANGE):08x}'}",
+            id=id or f"{service}-{socket.gethostname()}-{port or f'{self.rng.randrange(_ID_RANGE):08x}'}",
             node=node,
             address=address,
             port=port,
@@ -310,7 +316,7 @@ class Client:
             checks=tuple(checks),
             idle_timeout_s=idle_timeout_s,
         )
-        return Registration(self, instance, self._rng, bound_to)
+        return Registration(self, instance, self.rng, bound_to)
 
     async def deregister(self, id: str, *, node: str = "", timeout_s: float = CALL_S) -> bool:  # noqa: A002
         """Deregister an instance, whoever registered it; False if there was none."""

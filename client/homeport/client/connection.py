@@ -15,7 +15,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from homeport.client.core.backoff import Backoff, Rng
-from homeport.client.core.errors import Closed, ConnectionLost, HomeportError, RequestError, Unavailable, again
+from homeport.client.core.errors import (
+    Closed,
+    ConnectionLost,
+    HomeportError,
+    RequestError,
+    Unavailable,
+    WrongLoop,
+    again,
+)
 from homeport.client.core.limits import CALL_S, CAUGHT_UP_S, ROUND_S, SETTLED_S
 from homeport.client.core.messages import (
     Event,
@@ -41,6 +49,11 @@ _PONG_S: Final = 5.0  # and how long it may take to say so: a paused registry is
 _BEHIND_S: Final = 0.02  # between two looks whether a replica has caught up
 # Asking these twice is as good as asking once, so a broken link only means asking the next one.
 _REPEATABLE: Final = (KvGet, KvList, Ping, Renew, Resolve, Services, Stats)
+
+_WRONG_LOOP: Final = (
+    "this client belongs to the event loop that started it: make one for each loop (each asyncio.run is another), and "
+    "for threads homeport.client.blocking.Client"
+)
 
 _forks = 0
 
@@ -102,6 +115,7 @@ class Connection:
         self._lost = asyncio.Event()
         self._relinked: dict[asyncio.Event, None] = {}
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # once started
         self._closed = ""  # why it cannot be used any more
         self._failures: deque[HomeportError] = deque(maxlen=len(self.transports))  # one each, since the last link
         self._heard = False
@@ -111,20 +125,24 @@ class Connection:
     async def start(self) -> None:
         """Start connecting."""
         if self._task is not None or self._closed:
-            raise Closed("a client starts once")
+            raise Closed("a client starts once; make another")
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name="homeport client")
 
     async def close(self) -> None:
         """Close the link; calls under way fail with `ConnectionLost`, later ones with `Closed`. Idempotent."""
         self._closed = self._closed or "this client is closed"
         task, self._task = self._task, None
+        link, self.link = self.link, None
         if task is not None:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        link, self.link = self.link, None
-        self._end()
-        if link is not None:
-            await link.close()
+        self._end()  # before anything is awaited: whoever cancels the closing must not leave others waiting
+        try:
+            if link is not None:
+                await link.close()
+        finally:
+            if task is not None:
+                await asyncio.gather(task, return_exceptions=True)
 
     def _end(self) -> None:
         """There will be no link any more: tell everyone who waits for one, or for what it would bring."""
@@ -135,11 +153,32 @@ class Connection:
         self._follower.ended(Closed(self._closed))
 
     def expect_usable(self) -> None:
-        """Raise `Closed` unless there is a link, or may be one again."""
+        """Raise `Closed` unless there is a link, or may be one again; and `WrongLoop` on another loop, or on none."""
         if self._forks != _forks:
             raise Closed("this client was made before a fork; make one in the child")
         if self._closed or self._task is None:
             raise Closed(self._closed or "this client was not started; use async with")
+        if not self._is_here():
+            raise WrongLoop(_WRONG_LOOP)
+
+    def _is_here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def outlives_its_loop(self) -> bool:
+        """Whether the loop that this belongs to is closed, and everything with it: then there is nothing to close.
+
+        Raises:
+            WrongLoop: it is not, and another one runs.
+        """
+        if self._loop is None or self._is_here():
+            return False
+        if not self._loop.is_closed():
+            raise WrongLoop(_WRONG_LOOP)
+        self._closed = self._closed or "this client's event loop is closed"
+        return True
 
     @property
     def why_not(self) -> str:
@@ -284,10 +323,12 @@ class Connection:
             self._linked.set()
             for relinked in self._relinked:
                 relinked.set()
-            await self._until_lost(link)
-            self.link = None
-            self._linked.clear()
-            await link.close()
+            try:
+                await self._until_lost(link)
+            finally:  # also when the loop ends, and nobody has closed this
+                self.link = None
+                self._linked.clear()
+                await link.close()
             self._follower.unlinked()
             _log.info("the link is lost: %s", self.error)
             if loop.time() - linked_at >= SETTLED_S:

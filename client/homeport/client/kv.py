@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from homeport.client.budget import Budget
-from homeport.client.core.backoff import BASE_S
+from homeport.client.core.backoff import Backoff
 from homeport.client.core.errors import CasFailed, Compacted, ConnectionLost, NotFound, RegistryError, Unavailable
-from homeport.client.core.limits import CALL_S
+from homeport.client.core.limits import CALL_S, REOPEN_S
 from homeport.client.core.messages import Event, KvDelete, KvEvents, KvGet, KvList, KvPage, KvPut
 from homeport.client.core.model import KeyValue, KvSnapshot, Lost
 from homeport.client.leases import Lease
@@ -20,6 +21,8 @@ from homeport.client.typed import Format, TypedKv
 
 if TYPE_CHECKING:
     from homeport.client.client import Client
+
+_log = logging.getLogger("homeport.client")
 
 T = TypeVar("T")
 
@@ -157,12 +160,14 @@ class Kv:
             RequestError: the registry refuses.
             Closed: the client was closed, or not started.
         """
+        backoff = Backoff(self._client.rng)
         while True:
             try:
                 known = await self.snapshot(prefix)
             except (Unavailable, RegistryError, Compacted):  # gone, busy, or the pages took longer than history is kept
-                await asyncio.sleep(BASE_S)
+                await asyncio.sleep(backoff.next_s())
                 continue
+            backoff.reset()
             yield known
             changes = self.watch(prefix, prefix=True, start_revision=known.revision + 1, store_id=known.store_id)
             try:
@@ -239,6 +244,10 @@ class _KeyWatch:
             if self._elsewhere:  # what came before the answer cannot be told before the `Lost` that the answer brings
                 self._events.clear()
                 self._next = 0
+            return
+        except RegistryError as error:  # busy, say
+            _log.warning("the watch of key %r was refused for now: %s", self._key, error)
+            await asyncio.sleep(REOPEN_S)
             return
         except NotFound:  # another history, of which to be told everything from now on, before saying so
             self._elsewhere = True

@@ -323,7 +323,7 @@ class Resolver:
                 raise Unavailable(_NOBODY_SAID.format(service, service))
             try:
                 followed = self._follow(service)
-            except RuntimeError:
+            except WrongLoop:
                 raise WrongLoop("this resolver has not begun: start it on the client's loop") from None
         subscription = followed.subscription
         if not subscription.known:

@@ -125,6 +125,7 @@ class Subscription:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._open = True
+        self._listening: dict[object, None] = {}
         self.service: str = feed.view.service
         feed.subscriptions += 1
 
@@ -176,7 +177,12 @@ class Subscription:
         """
         token = object()
         self._feed.listeners[token] = changed
-        return lambda: self._feed.listeners.pop(token, None) and None
+        self._listening[token] = None
+        return lambda: self._forget(token)
+
+    def _forget(self, token: object) -> None:
+        self._listening.pop(token, None)
+        self._feed.listeners.pop(token, None)
 
     async def wait_known(self, timeout_s: float) -> bool:
         """Return whether the registry has said who is there, waiting for it up to `timeout_s`.
@@ -205,9 +211,11 @@ class Subscription:
             del self._feed.waiting[more]
 
     def close(self) -> None:
-        """Let go. Idempotent."""
+        """Let go, and tell its listeners nothing more. Idempotent."""
         if self._open:
             self._open = False
+            for token in tuple(self._listening):
+                self._forget(token)
             self._feed.release()
 
     async def events(self) -> AsyncIterator[ServiceEvent]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -20,7 +20,7 @@ import requests
 from aiohttp import web
 from starlette.applications import Starlette
 
-from homeport.client import Client, Unavailable, blocking
+from homeport.client import Client, Closed, Unavailable, blocking
 from homeport.client.integrations.aiohttp import HomeportMiddleware, HomeportResolver
 from homeport.client.integrations.asgi import registered
 from homeport.client.integrations.grpc import GrpcChannel
@@ -157,9 +157,12 @@ async def test_who_answers_with_errors_is_passed_over_for_a_moment(client: Clien
         assert statuses == {200}
 
 
-async def test_an_error_of_the_caller_s_own_does_not_speak_against_an_instance(client: Client) -> None:
+@pytest.mark.parametrize("error", [ValueError("ours"), httpx.PoolTimeout("ours: no connection is left")])
+async def test_an_error_of_the_caller_s_own_does_not_speak_against_an_instance(
+    client: Client, error: Exception
+) -> None:
     def answer(_request: httpx.Request) -> httpx.Response:
-        raise ValueError("ours")
+        raise error
 
     resolver = client.resolver()
     transport = AsyncHomeportTransport(resolver, httpx.MockTransport(answer))
@@ -169,7 +172,7 @@ async def test_an_error_of_the_caller_s_own_does_not_speak_against_an_instance(c
         httpx.AsyncClient(transport=transport) as http,
     ):
         for _ in range(20):
-            with pytest.raises(ValueError, match="ours"):
+            with pytest.raises(type(error), match="ours"):
                 await http.get("http://orders/")
         assert resolver.state("orders").ejected == 0
         await http.aclose()
@@ -222,6 +225,23 @@ async def test_grpc_follows_the_instances(client: Client) -> None:
                 break
         assert await call(b"", wait_for_ready=True, timeout=10) == b"a"
         subscription.close()
+
+
+async def test_a_grpc_channel_whose_start_is_cancelled_follows_nothing(
+    eventually: Callable[..., Awaitable[None]],
+) -> None:
+    async with Registry() as registry, registry.client() as client:
+        await client.wait_connected()
+        channel = GrpcChannel(client, "orders")
+        starting = asyncio.ensure_future(channel.start())
+        await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        assert starting.cancelled()
+        await eventually(lambda: registry.peers.watches == 0)
+        async with channel:
+            with pytest.raises(Closed, match="started already"):
+                await channel.start()
 
 
 async def _until(call: Any, wanted: bytes) -> bool:

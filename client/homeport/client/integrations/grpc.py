@@ -54,18 +54,24 @@ class GrpcChannel:
         self._target = ""
         self._channel: grpc.aio.Channel | None = None
         self._subscription: Subscription | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._replaced: dict[asyncio.Future[None], grpc.aio.Channel] = {}  # until what was under way on them has ended
 
     async def start(self, timeout_s: float = CALL_S) -> None:
         """Follow the service.
 
         Raises:
             Unavailable: nothing is known of it within `timeout_s`.
+            Closed: it was started before.
         """
+        if self._subscription is not None:
+            raise Closed("this channel was started already")
         subscription = self._client.subscribe(self._service)
-        if not await subscription.wait_known(timeout_s):
+        try:
+            if not await subscription.wait_known(timeout_s):
+                raise Unavailable(f"nothing is known of service {self._service!r} after {timeout_s} s")
+        except BaseException:
             subscription.close()
-            raise Unavailable(f"nothing is known of service {self._service!r} after {timeout_s} s")
+            raise
         self._subscription = subscription
         subscription.listen(self._changed)
         self._changed()
@@ -80,8 +86,8 @@ class GrpcChannel:
         old, self._channel = self._channel, self._connect(target) if target else None
         if old is not None:
             closing = asyncio.ensure_future(old.close(GRACE_S))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._replaced[closing] = old
+            closing.add_done_callback(self._replaced.pop)
 
     def _connect(self, target: str) -> grpc.aio.Channel:
         if self._credentials is not None:
@@ -119,11 +125,12 @@ class GrpcChannel:
         if subscription is not None:
             subscription.close()
         channel, self._channel = self._channel, None
-        for closing in self._closing:
+        replaced = dict(self._replaced)
+        for closing in replaced:
             closing.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
-        if channel is not None:
-            await channel.close(grace)
+        await asyncio.gather(*replaced, return_exceptions=True)
+        channels = [*replaced.values()] if channel is None else [*replaced.values(), channel]
+        await asyncio.gather(*(each.close(grace) for each in channels))
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -21,7 +21,14 @@ from homeport.client.resolver import Resolver
 
 __all__ = ["AsyncHomeportTransport", "HomeportTransport"]
 
-_BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
+# Not `PoolTimeout`: that this client has no connection left says nothing of the instance.
+_BROKEN = (
+    httpx.NetworkError,
+    httpx.ConnectTimeout,
+    httpx.ReadTimeout,
+    httpx.WriteTimeout,
+    httpx.RemoteProtocolError,
+)
 
 
 def _unreached(error: Exception) -> bool:
