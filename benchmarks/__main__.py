@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds that count, after the warm-up")
     parser.add_argument("--turn", type=_positive, metavar="S", help="whole seconds of load per contender and round")
     parser.add_argument(
-        "--instances-max", type=_positive, metavar="N", help="the largest registry of `growth` (a million takes 5 GiB)"
+        "--instances-max", type=_positive, metavar="N", help="the largest registry of `growth` (a million takes 7 GiB)"
     )
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="where servers keep data: the disk to measure")
     parser.add_argument(

@@ -13,6 +13,7 @@ from benchmarks.spread import Spread, ahead, exponent, spread
 
 SCHEMA: Final = 1  # raised when a reader of the previous one would misread a field
 GENERATOR_SHARE_MAX: Final = 0.9  # past this, the generator may be what limits
+_BUSY_SHARE_MIN: Final = 0.5  # below this, neither is what limits
 
 
 class Left(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,15 +91,20 @@ def summarise(
             theirs = [turn.figures[metric.name] for turn in reference if metric.name in turn.figures]
             if len(theirs) == len(values) and (ratios := ahead(theirs, values, metric.better)):
                 lead[metric.name] = spread(ratios)
-        share = _share(turn.generator_share for turn in mine)
+        served, share = (
+            _share(shares) for shares in zip(*((it.server_share, it.generator_share) for it in mine), strict=True)
+        )
         if share is not None and share.median > GENERATOR_SHARE_MAX:
             warnings.append(
                 f"{contender.name}: the generator used {share.median:.0%} of its core, so the server may not have "
                 "been at its limit; server CPU per operation holds, the rate is a lower bound"
             )
-        rows.append(
-            Row(contender.name, contender.about, figures, lead, _share(turn.server_share for turn in mine), share)
-        )
+        if "rate" in figures and served and share and max(served.median, share.median) < _BUSY_SHARE_MIN:
+            warnings.append(
+                f"{contender.name}: server and generator used {served.median:.0%} and {share.median:.0%} of their "
+                "cores: the rate is limited by waiting (for a disk, or for one another), or by other programs"
+            )
+        rows.append(Row(contender.name, contender.about, figures, lead, served, share))
     rounds = max((len(mine) for mine in turns.values()), default=0)
     return CaseReport(
         case.name,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Scale
 from benchmarks.contenders import guarded, proxies
+from benchmarks.contenders.program import program
 from benchmarks.load import driver
 from benchmarks.servers import Stage
 
 _CONNECTIONS: Final = 32
 _ENDPOINTS: Final = 3
-_START_S: Final = 30.0  # for a process to start, beyond its own duration
 
 
 def cases(scale: Scale) -> tuple[Case, ...]:
@@ -27,7 +26,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 f"{count} endpoints of equal weight with 0 to 3 requests under way, a thousand keys",
                 "least-request",
                 tuple(
-                    Contender(policy, about, _picks(policy, count, scale))
+                    Contender(policy, about, program("picks", policy, count, turn_s=scale.turn_s))
                     for policy, about in (
                         ("choice", "random.choice: no policy at all"),
                         ("least-request", "of two, the less busy; the default"),
@@ -46,10 +45,20 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             f"one coroutine, {scale.services} services of {scale.instances} instances, asked for in turn",
             "pick",
             (
-                Contender("dict", "dict[str, tuple]: the ceiling, which balances nothing", _resolved("dict", scale)),
-                Contender("pick", "Resolver.pick: of two, the less busy", _resolved("pick", scale)),
                 Contender(
-                    "done", "the same in its block, whose end is counted as an outcome", _resolved("done", scale)
+                    "dict",
+                    "dict[str, tuple]: the ceiling, which balances nothing",
+                    program("in_process", "dict", scale.services, scale.instances, turn_s=scale.turn_s),
+                ),
+                Contender(
+                    "pick",
+                    "Resolver.pick: of two, the less busy",
+                    program("in_process", "pick", scale.services, scale.instances, turn_s=scale.turn_s),
+                ),
+                Contender(
+                    "done",
+                    "the same in its block, whose end is counted as an outcome",
+                    program("in_process", "done", scale.services, scale.instances, turn_s=scale.turn_s),
                 ),
             ),
             metrics=(RATE, SERVER_CPU),
@@ -74,25 +83,6 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             notes=("generator: wrk and the upstream, which share a core unless there is a third",),
         ),
     )
-
-
-def _picks(what: str, count: int, scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
-    @contextmanager
-    def turns(stage: Stage) -> Iterator[Measure]:
-        command = [sys.executable, "-m", "benchmarks.load.picks", what, str(count), str(scale.turn_s / 2)]
-        yield lambda: driver.in_process(command, stage.cores, scale.turn_s + _START_S)
-
-    return turns
-
-
-def _resolved(what: str, scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
-    @contextmanager
-    def turns(stage: Stage) -> Iterator[Measure]:
-        command = [sys.executable, "-m", "benchmarks.load.in_process", what]
-        command += [str(scale.services), str(scale.instances), str(scale.turn_s / 2)]
-        yield lambda: driver.in_process(command, stage.cores, scale.turn_s + _START_S)
-
-    return turns
 
 
 def _requests(guards: str, scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:

@@ -6,7 +6,6 @@ network, every contender holds the same instances and is asked for all the healt
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Final
 
 from benchmarks.case import JVM_WARM_UPS, RATE, SERVER_CPU, Case, Contender, Measure, Scale
 from benchmarks.contenders import etcd, homeport, redis, zookeeper
+from benchmarks.contenders.program import program
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls, ZooKeeperCalls
 from benchmarks.load.rpc import rpc_body
@@ -24,7 +24,6 @@ from homeport.client.core.messages import Resolve
 
 _CONNECTIONS: Final = 16
 _DEPTH: Final = 8
-_IN_PROCESS_S: Final = 60.0  # beyond a turn's own duration: to register everything, too
 _GRID_ROUNDS: Final = 5  # at most: there are many cases
 
 
@@ -45,6 +44,10 @@ class Load:
 
 def cases(scale: Scale) -> tuple[Case, ...]:
     """In process and over the network: the two are different questions; then one number varied after the other."""
+
+    def in_process(what: str) -> Callable[[Stage], AbstractContextManager[Measure]]:
+        return program("in_process", what, scale.services, scale.instances, turn_s=scale.turn_s)
+
     load = Load(scale.services, scale.instances, _CONNECTIONS, _DEPTH, scale.turn_s)
     return (
         Case(
@@ -53,21 +56,21 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             f"one coroutine, {load.size}",
             "resolver",
             (
-                Contender("dict", "dict[str, tuple]: the ceiling", _in_process("dict", scale)),
+                Contender("dict", "dict[str, tuple]: the ceiling", in_process("dict")),
                 Contender(
                     "resolver",
                     "Resolver.lookup: the healthy instances, as objects, in any thread",
-                    _in_process("lookup", scale),
+                    in_process("lookup"),
                 ),
                 Contender(
                     "cached client",
                     "Client.resolve from its watch-fed cache: the healthy instances, as objects",
-                    _in_process("client", scale),
+                    in_process("client"),
                 ),
                 Contender(
                     "catalogue",
                     "the registry's own answer, encoded for the wire, as its fronts take it",
-                    _in_process("catalogue", scale),
+                    in_process("catalogue"),
                 ),
             ),
             metrics=(RATE, SERVER_CPU),
@@ -132,19 +135,6 @@ def _varied(load: Load, what: str, count: int) -> Case:
         ),
         rounds_max=_GRID_ROUNDS,
     )
-
-
-def _in_process(what: str, scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
-    """A new process for each turn, on the servers' core: what is measured is the process itself."""
-
-    @contextmanager
-    def turns(stage: Stage) -> Iterator[Measure]:
-        command = [sys.executable, "-m", "benchmarks.load.in_process", what]
-        command += [str(scale.services), str(scale.instances), str(scale.turn_s / 2)]
-
-        yield lambda: driver.in_process(command, stage.cores, scale.turn_s + _IN_PROCESS_S)
-
-    return turns
 
 
 def _rpc(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]:

@@ -63,6 +63,12 @@ def test_a_busy_generator_is_said_aloud_and_an_idle_one_is_not() -> None:
     assert warning.startswith("theirs: the generator used 95%")
 
 
+def test_a_rate_that_kept_nobody_busy_is_said_aloud() -> None:
+    idle = [Turn({"rate": 100.0, "server_cpu": 10.0}, 0.13, 0.09)]
+    (warning,) = _summary(ours=idle).warnings
+    assert warning.startswith("ours: server and generator used 13% and 9%")
+
+
 def test_a_machine_with_one_core_is_said_aloud() -> None:
     (warning,) = summarise(CASE, {"ours": OURS}, [], [], one_core=True).warnings
     assert "only one core" in warning
