@@ -48,6 +48,9 @@ class LeaseClock:
         self._writable = writable
         self._tells = tells
         self.waiting = 0  # leases of instances that are due, and whose turn to be ended has not come
+        self._due: list[int] = []  # at the last tick; so many of them had their turn:
+        self._ended = 0
+        self._more: asyncio.Handle | None = None
         self._table = LeaseTable(now())
         self._overdue: dict[int, None] = {}  # leases whose end cannot be written, as far as that was told
         self._listeners: list[LeaseListener] = []
@@ -65,6 +68,8 @@ class LeaseClock:
         self._loop = None
         if self._timer is not None:
             self._timer.cancel()
+        if self._more is not None:
+            self._more.cancel()
 
     def listen(self, listener: LeaseListener) -> None:
         self._listeners.append(listener)
@@ -157,22 +162,36 @@ class LeaseClock:
             listener.let_go(node, id)
 
     def _end_due(self, due: list[int]) -> None:
-        """End leases that are due, some at a time, so that the end of very many does not hold the loop."""
-        self.waiting = 0
+        """End leases that are due, some at a time, so that the end of very many does not hold the loop.
+
+        What was left of those of the last tick is among them.
+        """
+        if self._more is not None:
+            self._more.cancel()
+        self._due, self._ended = due, 0
+        self.waiting = sum(map(self._table.bears, due))
+        self._end_some()
+
+    def _end_some(self) -> None:
+        self._more = None
         if self._loop is None or not self._writable():
+            self.waiting = 0
             return
+        some = self._due[self._ended : self._ended + _ENDS_AT_ONCE]
+        self._ended += len(some)
+        self.waiting -= sum(map(self._table.bears, some))
         now = self._now()
         ends = [
             (lease, record)
-            for lease in due[:_ENDS_AT_ONCE]
+            for lease in some
             if self._table.is_due(now, lease) and (record := self._standing(lease)) is not None
         ]
-        left = due[_ENDS_AT_ONCE:]
-        self.waiting = sum(map(self._table.bears, left))
         if ends and self._tells:
             self.tell_ending([lease for lease, _ in ends], self.waiting, now, now - WINDOW_S)
         for lease, record in ends:
             self._table.begin_end(lease)
             self._end(lease, record)
-        if left:
-            self._loop.call_soon(self._end_due, left)
+        if self._ended < len(self._due):
+            self._more = self._loop.call_soon(self._end_some)
+        else:
+            self.waiting = 0
