@@ -11,7 +11,7 @@ from homeport.mesh.simulation.coverage import SHARE_MIN
 from homeport.mesh.simulation.generate import generate
 from homeport.mesh.simulation.run import Result, run
 from homeport.mesh.simulation.scenario import Scenario, load, save
-from homeport.mesh.simulation.search import Search, search
+from homeport.mesh.simulation.search import FAILURES_MAX, Outcome, Search, search
 from homeport.mesh.simulation.shrink import shrink
 
 ENOUGH_SEEDS = 1_000  # from which on an event that never occurred says something
@@ -23,10 +23,13 @@ COMMAND = "python -m homeport.mesh.simulation"
 @click.option("--seeds", default=1_000, show_default=True, help="How many seeds to run.")
 @click.option("--first", default=1, show_default=True, help="The first of them.")
 @click.option("--processes", default=0, help="How many at once.  [default: the number of cores]")
+@click.option("--failures", default=FAILURES_MAX, show_default=True, help="Enough failing seeds to stop at.")
 @click.option("--replay", type=click.Path(exists=True, path_type=Path), help="Run a scenario's file instead.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Shrink seed --first and write its scenario there.")
 @click.option("--trace", is_flag=True, help="Show the whole trace of a single run.")
-def main(seeds: int, first: int, processes: int, replay: Path | None, keep: Path | None, trace: bool) -> None:
+def main(
+    seeds: int, first: int, processes: int, failures: int, replay: Path | None, keep: Path | None, trace: bool
+) -> None:
     """Search for a seed that breaks a guarantee."""
     if replay is not None or keep is not None or trace:
         result = run(load(replay) if replay is not None else generate(first))
@@ -35,7 +38,7 @@ def main(seeds: int, first: int, processes: int, replay: Path | None, keep: Path
             save(keep, _shrunk(result).scenario)
             click.echo(f"kept as {keep}: it is a regression test from now on")
         sys.exit(bool(result.violations))
-    found = search(range(first, first + seeds), processes=processes, told=_progress)
+    found = search(range(first, first + seeds), processes=processes, failures_max=failures, told=_progress)
     click.echo(err=True)
     too_rare = _report(found)
     for failure in found.failures[:1]:
@@ -55,6 +58,12 @@ def _progress(found: Search) -> None:
             f"{len(found.failures)} failed"
         )
         click.echo(f"\r{line}" if sys.stderr.isatty() else line, err=True, nl=not sys.stderr.isatty())
+    if found.last is not None and found.last.broken:  # said at once: a long search need not be waited for
+        click.echo(f"{chr(13) * sys.stderr.isatty()}{_failed(found.last)}", err=True)
+
+
+def _failed(failure: Outcome) -> str:
+    return f"seed {failure.seed}: {failure.broken[0][:300]}"
 
 
 def _report(found: Search) -> list[str]:
@@ -69,7 +78,7 @@ def _report(found: Search) -> list[str]:
         too_rare += [event] * rare
         click.echo(f"  {share:7.2%}  {event}{'   <-- too rare' * rare}")
     for failure in found.failures:
-        click.echo(f"seed {failure.seed}: {failure.broken[0][:300]}")
+        click.echo(_failed(failure))
     click.echo("every guarantee held" if not found.failures else f"{len(found.failures)} seeds failed")
     return too_rare
 

@@ -38,11 +38,13 @@ class Search:
     simulated_s: float = 0.0
     steps: int = 0
     wall_s: float = 0.0
+    last: Outcome | None = None
     failures: list[Outcome] = field(default_factory=list)
     occurred: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
+        self.last = outcome
         self.simulated_s += outcome.simulated_s
         self.steps += outcome.steps
         self.occurred.update(outcome.events)
