@@ -14,11 +14,6 @@ from tests.crash.workload import of_long, seeds
 
 QUICK = 16
 LONG_FIRST = 1_000  # so that the long tier does not repeat the quick one
-# What has been found and not been mended yet: docs/simulation.md, "Open". Whoever mends one takes it off.
-OPEN = {
-    1035: "over etcd, an instance that started while one replica could not reach it never became available",
-    1127: "over etcd, a replica shows a value that the history put together from the others does not have",
-}
 
 
 def expect_all_held(seed: int) -> None:
@@ -38,15 +33,4 @@ def test_every_guarantee_holds_in_a_random_life(seed: int, monkeypatch: pytest.M
 def test_every_guarantee_holds_in_hundreds_of_lives(part: int) -> None:
     share = of_long(200, 30)
     for seed in range(LONG_FIRST + part * share, LONG_FIRST + (part + 1) * share):
-        if seed not in OPEN:
-            expect_all_held(seed)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "seed",
-    # Not strict: a change elsewhere may give a seed another life.
-    [pytest.param(seed, marks=pytest.mark.xfail(reason=reason, strict=False)) for seed, reason in OPEN.items()],
-)
-def test_what_is_open_is_still_there(seed: int) -> None:
-    expect_all_held(seed)
+        expect_all_held(seed)

@@ -165,7 +165,8 @@ class Registry:
         self._rpc = RpcFront(self.operations, self._duties.peer_lost)
         self._http = HttpFront(self.operations, rng=self._rng, access_log=self._http_access_log)
         self._dns = DnsFront(self.operations, self._dns_settings, rng=self._rng)
-        self._duties.look_after(self.catalogue.load(self.store.mvcc))
+        self.catalogue.load(self.store.mvcc)
+        self._duties.look_after()
         self._duties.start()
         self.store.listen(self._revision)  # nothing was awaited since the store started, so nothing was missed
         self._doubts.start()
@@ -360,7 +361,7 @@ class Registry:
             self.catalogue.revision = revision
             return
         events = self.catalogue.apply(revision, changes)
-        self._duties.look_after(events)
+        self._duties.look_after()
         self._publish(events)
 
     def _publish(self, events: list[ServiceEvent]) -> None:

@@ -37,7 +37,7 @@ class Reported(NamedTuple):
     """What was found of a registration."""
 
     create_revision: int  # that of the registration
-    check: Check | None  # as it was defined; None: the registry made it up
+    looked_at: Check | tuple[str, int]  # the check as defined; of one that the registry made up, the address
     verdict: Verdict
 
 
@@ -64,8 +64,9 @@ class StatusWriter:
         if verdict.status == "critical" and self._doubts.forget(key):
             return  # it was kept without its lease, and there is nothing to write to
         entry = self._catalogue.find(*key)
-        defined = _defined(entry, check) if entry is not None else None
-        self._pending[key, check] = Reported(create_revision, defined, verdict)
+        if entry is None:
+            return
+        self._pending[key, check] = Reported(create_revision, _looked_at(entry, check), verdict)
         self._schedule(0.0 if verdict.refused else STATUS_TICK_S)
 
     def forget(self, key: InstanceKey, check: str) -> None:
@@ -153,7 +154,7 @@ class StatusWriter:
             entry is not None
             and not entry.stale
             and entry.registered.create_revision == report.create_revision
-            and _defined(entry, check) == report.check
+            and _looked_at(entry, check) == report.looked_at
         )
 
     def _writes(self, batch: Pending) -> dict[Name, Txn]:
@@ -169,7 +170,7 @@ class StatusWriter:
                 Compare(standing, "lease", "=", entry.lease),
             )
             written = keys.check(*key, check)
-            if verdict.status == "passing" and report.check is None:
+            if verdict.status == "passing" and not isinstance(report.looked_at, Check):
                 writes[key, check] = Txn(same, (Delete(written),))  # a verdict of the registry's own, and it is over
             else:
                 record = CheckRecord(verdict.status, verdict.output)
@@ -177,8 +178,9 @@ class StatusWriter:
         return writes
 
 
-def _defined(entry: Entry, check: str) -> Check | None:
-    return next((own for own in entry.registered.checks if own.name == check), None)
+def _looked_at(entry: Entry, check: str) -> Check | tuple[str, int]:
+    one = entry.registered
+    return next((own for own in one.checks if own.name == check), (one.address, one.port))
 
 
 def _failed(answer: object) -> bool:

@@ -139,16 +139,38 @@ async def test_an_equal_check_keeps_its_state_and_place_and_a_changed_one_starts
     await asyncio.sleep(30)
     assert world.statuses() == ["passing", "passing"]
     world.reports.clear()
+    known: dict[str, Status] = {"kept": "passing", "changed": "passing"}
     for _ in range(100):  # re-registering more often than the interval must not keep a check from running
-        world.scheduler.put(instance(kept, msgspec.structs.replace(changed, interval_s=11.0), port=81))
+        world.scheduler.put(instance(kept, msgspec.structs.replace(changed, interval_s=11.0), port=81), known)
         await asyncio.sleep(1)
-    assert {report[3] for report in world.reports} == {"changed"}
+    assert {report[3] for report in world.reports} == {"changed"}, "and only for its output"
+    assert world.statuses() == ["passing"]
     kept_times = [when for when, check in world.probes if check.name == "kept"]
     assert all(9 <= b - a <= 11.01 for a, b in pairwise(kept_times))
     world.scheduler.put(instance(changed))
     world.probes.clear()
     await asyncio.sleep(30)
     assert {check.name for _, check in world.probes} == {"changed"}
+    await world.scheduler.close()
+
+
+@virtual_time(seed=6)
+async def test_what_others_have_written_of_a_check_is_its_status_from_then_on() -> None:
+    world = World()
+    one = instance(tcp(passing_after=2))
+    world.scheduler.put(one, {"tcp": "passing"})
+    await asyncio.sleep(50)
+    assert world.statuses() == ["passing"], "its output was not known"
+    world.reports.clear()
+    world.scheduler.put(one, {"tcp": "critical"})  # as another replica found, whose connection to it broke
+    await asyncio.sleep(25)
+    assert world.statuses() == ["passing"], "it is looked at here, and it is well"
+    world.scheduler.put(one, {"tcp": "passing"})  # what was reported is written now
+    await asyncio.sleep(100)
+    assert world.statuses() == ["passing"]
+    world.scheduler.put(one)  # a registration has taken it back, and begins as critical
+    await asyncio.sleep(25)
+    assert world.statuses() == ["passing", "passing"]
     await world.scheduler.close()
 
 
@@ -362,7 +384,7 @@ async def test_an_instance_without_checks_is_connected_to_and_reported_only_if_t
     world.scheduler.probe_now(("n", "a"))  # registered again, and dead again: told again
     await asyncio.sleep(0.01)
     assert world.statuses() == ["critical", "critical"]
-    world.scheduler.put(instance(tcp("connect", kind="ttl", ttl_s=5.0), port=81))
+    world.scheduler.put(instance(tcp("connect", kind="ttl", ttl_s=5.0), port=81), {"registry connect": "critical"})
     world.verdict = PASSING
     await asyncio.sleep(20)
     assert world.statuses() == ["critical", "critical", "passing"], "it recovers when it takes connections again"
@@ -370,6 +392,19 @@ async def test_an_instance_without_checks_is_connected_to_and_reported_only_if_t
     world.probes.clear()
     await asyncio.sleep(100)
     assert world.probes == []
+
+    world.verdict = CRITICAL
+    world.scheduler.put(instance(id_="b"), {"connect": "critical"})  # as a predecessor found
+    await asyncio.sleep(0.01)
+    assert len(world.probes) == 1, "at once"
+    await asyncio.sleep(100)
+    assert len(world.probes) > 10, "and until it is well again"
+    world.verdict = PASSING
+    await asyncio.sleep(20)
+    world.probes.clear()
+    await asyncio.sleep(100)
+    assert world.probes == []
+    assert [(report[3], report[4].status) for report in world.reports[-1:]] == [("connect", "passing")]
     await world.scheduler.close()
 
 

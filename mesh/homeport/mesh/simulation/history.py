@@ -125,11 +125,25 @@ class Histories:
             )
             return
         history.compacted = max(history.compacted, mvcc.compact_revision)
-        if mvcc.revision >= history.newest >= mvcc.compact_revision:
+        if history.newest < mvcc.compact_revision:
+            self._starts_ahead(teller.party, history, mvcc)
+        elif mvcc.revision >= history.newest:
             entries = mvcc.range(Range(b"", b"", revision=history.newest)).entries
             self._compare(teller.party, {kv.key: kv for kv in entries}, history)
             for revision, changes in mvcc.changes_from(max(history.newest, mvcc.compact_revision) + 1):
                 history.add(revision, {change.key: change.kv for change in changes}, now)
+
+    def _starts_ahead(self, party: str, history: History, mvcc: Mvcc) -> None:
+        """A store has read what nobody has told: what a process wrote before it died. What is older is as it was."""
+        found = {kv.key: kv for kv in mvcc.range(Range(b"", b"")).entries}
+        for key, kv in found.items():
+            if kv.mod_revision <= history.newest and history.state.get(key) != kv:
+                self._trace.broken(
+                    guarantees.KEPT,
+                    f"{party} at revision {mvcc.revision}: {key!r} is {kv}, and was {history.state.get(key)}"
+                    f" at {history.newest}",
+                )
+        history.leap(history.newest, mvcc.revision, {key: found.get(key) for key in {**history.state, **found}})
 
     def _compare(self, party: str, found: dict[bytes, KeyValue], history: History) -> None:
         if found == history.state:

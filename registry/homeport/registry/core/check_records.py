@@ -55,6 +55,10 @@ class CheckRecords:
         """The written status of each check."""
         return {name: record.status for name, record in self._written.get(key, {}).items()}
 
+    def verdicts(self, key: InstanceKey) -> dict[str, Status]:
+        """The same, but for the checks that others look after."""
+        return {name: record.status for name, record in self._written.get(key, {}).items() if not record.extra}
+
     def statuses(self, key: InstanceKey, registered: Instance | None) -> list[tuple[str, Status]]:
         """Every check with its status now: those of what is registered, and those that only records tell of."""
         records = self.of(key)

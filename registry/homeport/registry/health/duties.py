@@ -1,6 +1,6 @@
 """Which checks run here: those of what this registry is in charge of, among its replicas, as both come and go.
 
-Told of what looks different, of leases that have another owner, of replicas that came or went and of connections that
+Told of what was touched, of leases that have another owner, of replicas that came or went and of connections that
 broke, this has the scheduler follow an instance or let go of it.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from homeport.client.core.model import InstanceKey, ServiceEvent
+from homeport.client.core.model import InstanceKey
 from homeport.registry.core import keys
 from homeport.registry.core.catalogue import Catalogue
 from homeport.registry.core.entries import Entry
@@ -47,23 +47,19 @@ class Duties:
 
     def look_again(self, concerned: Iterable[InstanceKey]) -> None:
         """What no revision says made these look different: their aliases are to hear of that."""
+        for key in concerned:
+            if self._catalogue.find(*key) is None:  # it was kept for a while, and is no more
+                self._scheduler.remove(key)
         self._aliases.touched(concerned)
 
-    def look_after(self, events: list[ServiceEvent]) -> None:
-        """Have the checks of what appeared or changed run, instances and nodes, and no others."""
-        for event in events:
-            for key in event.removed:
-                self._scheduler.remove(key)
-        for event in events:
-            for instance in event.changed:
-                self._look_at(instance.key)
-        for node, id_ in self._catalogue.touched.keys:
-            if not id_:
-                entry = self._catalogue.find(node, "")
-                if entry is None:
-                    self._scheduler.remove((node, ""))
-                else:
-                    self._look_at((node, ""))
+    def look_after(self) -> None:
+        """Have the checks of what a revision touched run, instances and nodes, even if none looks different now.
+
+        Who runs a check is to know what is written of it, by whomever: another replica whose connection to an
+        instance broke writes of it too, and a registration takes back what was written before.
+        """
+        for key in self._catalogue.touched.keys:
+            self._look_at(key)
         self._aliases.touched(self._catalogue.touched.keys)
 
     def _look_at(self, key: InstanceKey) -> None:
@@ -72,7 +68,7 @@ class Duties:
         if entry is not None and entry.stale and is_local(entry.registered):
             return  # its lease is gone, and with it who owned it: whoever has looked at it so far goes on
         if entry is not None and self.in_charge(entry):
-            self._scheduler.put(entry.seen if key[1] else entry.registered, self._catalogue.checks.written(key))
+            self._scheduler.put(entry.seen if key[1] else entry.registered, self._catalogue.checks.verdicts(key))
             return
         self._scheduler.remove(key)
         if entry is not None:
@@ -116,7 +112,7 @@ class Duties:
         for key, lease in peer.registered.items():
             entry = self._catalogue.find(*key)
             if entry is not None and entry.lease == lease and not self.is_elsewhere(entry):
-                self._scheduler.put(entry.seen, self._catalogue.checks.written(key))  # whoever else is in charge of it
+                self._scheduler.put(entry.seen, self._catalogue.checks.verdicts(key))  # whoever else is in charge of it
                 self._scheduler.probe_now(key)
                 if not self.in_charge(entry):
                     asyncio.get_running_loop().call_later(_LOST_S, self._look_at, key)

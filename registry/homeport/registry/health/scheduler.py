@@ -55,6 +55,7 @@ class _Run:
         "state",
         "task",
         "urgent",
+        "written",
     )
 
     def __init__(self, key: InstanceKey, create_revision: int, check: Check, status: Status | None) -> None:
@@ -70,8 +71,17 @@ class _Run:
         self.urgent = False  # the registrant's connection broke: a refusal now is proof
         self.again = False  # it broke while a probe was under way, which may have looked before that
         self.asked = 0.0  # when that was
+        self.written = status  # what the store holds of it, or will once the last report is written
         self.output = ""  # as last reported
         self.output_due = -inf  # when output alone may be reported again
+
+    def learn(self, written: Status | None) -> None:
+        """Take over what the store has come to hold of it, if that is not what was last reported."""
+        if written == self.written:
+            return
+        self.written = written
+        if (status := written or self.check.initial) != self.state.status:
+            self.state.force(status)
 
 
 class _Target:
@@ -157,9 +167,10 @@ class Scheduler:
     def put(self, instance: Instance, known: Mapping[str, Status] = _NOTHING_KNOWN) -> None:
         """Follow an instance that appeared or changed; a no-op once closed.
 
-        A check that is equal to before keeps its state and its place in the schedule. Any other, and every check of a
-        new incarnation (another `create_revision`), starts afresh: from its status in `known` (what the store holds,
-        by check name), else from its `initial`.
+        A check that is equal to before keeps its place in the schedule, and its state unless `known` (what the store
+        holds, by check name) has come to hold another than was reported: that is its state then. Any other check, and
+        every one of a new incarnation (another `create_revision`), starts afresh: from its status in `known`, else
+        from its `initial`. An instance that `known` says refused connections is asked at once whether it still does.
         """
         if self._closed:
             return
@@ -176,20 +187,30 @@ class Scheduler:
             run = before.get(check.name)
             if run is not None and run.check == check:
                 del before[check.name]
+                run.learn(known.get(check.name))
             else:
                 run = _Run(key, instance.create_revision, check, known.get(check.name))
                 self._push(run, first_start(self._now(), check.interval_s, self._rng))
             target.runs[check.name] = run
+        self._go_on(target, previous.connect if previous is not None else None, key, known)
         for run in before.values():
             self._drop(run)
-        if previous is not None and previous.connect is not None:
-            # It was reported critical, so it goes on until it can be reported passing, at the newest address.
-            run = target.connect = previous.connect
-            if target.connect_check is not None and target.connect_check != run.check:
-                run.check = target.connect_check
+        self._arm()
+
+    def _go_on(self, target: _Target, run: _Run | None, key: InstanceKey, known: Mapping[str, Status]) -> None:
+        """Go on looking whether an instance that refused connections still does, at its newest address."""
+        check = target.connect_check
+        written = known.get(check.name) if check is not None else None
+        if run is not None:
+            target.connect = run
+            if check is not None and check != run.check:
+                run.check = check
                 if run.task is not None:
                     run.task.cancel()
-        self._arm()
+            run.learn(written)
+        elif check is not None and written == "critical":  # as a predecessor of this scheduler found, or another one
+            target.connect = _Run(key, target.create_revision, check, written)
+            self._push(target.connect, self._now())
 
     def remove(self, key: InstanceKey) -> None:
         """Forget an instance; what its probes under way find is ignored. Unknown keys are fine."""
@@ -344,6 +365,7 @@ class Scheduler:
             self._push_next(run)
         if not told:
             return
+        run.written = status
         run.output = verdict.output
         run.output_due = now + OUTPUT_INTERVAL_S
         # Last, with everything in its place, since it may call `put`, `remove` or `probe_now`.
