@@ -10,7 +10,7 @@ import pytest
 from homeport.client.core.errors import OutcomeUnknown, ReadOnly
 from homeport.mesh.simulation.etcd import ModelEtcd
 from homeport.mesh.testing import run_virtual, virtual_time
-from homeport.registry.core.txn import Compare, Put, Txn
+from homeport.registry.core.txn import Compare, Delete, DeleteResult, Put, Txn
 from homeport.registry.store.etcd_cluster import Refused, TxnAnswer, Write
 from tests.registry.store.test_replicas import LATENCY_S, QUIET_S, replicas, same, until
 
@@ -27,6 +27,23 @@ async def test_a_lost_answer_is_no_second_write() -> None:
         assert kv is not None
         assert (kv.value, kv.version) == (b"19", 20)
         await same(one, two)
+
+
+@virtual_time(seed=26)
+async def test_what_was_made_and_is_deleted_before_its_lost_answer_is_asked_for_is_not_made_again() -> None:
+    async with replicas(2) as (one, two):
+        for at in range(20):
+            one.link.lose_answers = 1 + at % 2
+            make = Txn((Compare(b"n", "version", "=", 0),), (Put(b"n", b"%d" % at),))
+            making = asyncio.ensure_future(one.store.commit(make))
+            await until(lambda: two.get(b"n") is not None)
+            (gone,) = (await two.store.commit(Txn((), (Delete(b"n"),)))).responses
+            assert isinstance(gone, DeleteResult)
+            assert len(gone.prevs) == 1
+            made = await making
+            assert made.succeeded
+            await same(one, two)
+            assert two.get(b"n") is None, "made once, deleted once"
 
 
 @virtual_time(seed=24)

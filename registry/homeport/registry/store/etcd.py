@@ -222,7 +222,7 @@ class EtcdStore(Frame):
                 self._wanted.clear()
                 await self._wanted.wait()
                 continue
-            batch = self._waiting.next(self.mvcc, self._mirror.last_mod)
+            batch = self._waiting.next(self.mvcc, self._mirror.last_mod, self._mirror.fence_mod)
             if batch is None:
                 continue
             try:
@@ -273,6 +273,7 @@ class EtcdStore(Frame):
                             return batch.revision
                         await self._mirror.reach(answer.revision)
                         self._mirror.taken(batch.name)
+                        self._waiting.fence_wanted = False  # if it was, this was one
                         return answer.revision - self._layout.base
                     if answer.read is not None:
                         await self._mirror.reach(answer.read.mod_revision)
@@ -283,6 +284,8 @@ class EtcdStore(Frame):
                 if error is not None and self._mirror.leaps != leaps:
                     break  # the mirror has leapt over where that would have been seen
                 self._conflicts += 1
+                if error is not None:
+                    self._waiting.fence_wanted = True  # it may be carried out yet
                 return None
             except Unreachable as failed:
                 error = failed

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -25,6 +26,7 @@ from homeport.registry.store.answers import fail
 from homeport.registry.store.contract import LeaseRecord, Reply
 from homeport.registry.store.etcd_cluster import Stored, Write
 
+_FENCES: Final = 256  # two of three replicas share one, and are in each other's way, once in eighty times
 _GUARDS_MAX: Final = 100  # of etcd's 128 compares; past it, and in larger transactions, the guard is that nobody wrote
 _WRITES_MAX: Final = 100  # of a batch; a single transaction may have more, and is nested
 WRITES_OF_ONE_MAX: Final = 3000  # of one transaction: what etcd's limits allow in two levels, with room
@@ -36,7 +38,7 @@ _BUSY_S: Final = 0.2  # when one that was never fast enough may come back
 class Layout:
     """Where a store has what in etcd."""
 
-    __slots__ = ("base", "id", "keys", "last", "let_go", "members", "migrating", "prefix", "store_id")
+    __slots__ = ("base", "fences", "id", "keys", "last", "let_go", "members", "migrating", "prefix", "store_id")
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
@@ -45,6 +47,7 @@ class Layout:
         self.last = prefix + b"i/last"
         self.let_go = prefix + b"i/let-go"  # the instance that was let go of last, of those that are only kept
         self.members = prefix + b"i/m/"
+        self.fences = prefix + b"i/f/"  # what keeps an attempt that was long on its way from being carried out twice
         self.migrating = prefix + b"i/migrating"  # as long as not everything is there
         self.base = 0  # etcd's revision less ours
         self.store_id = ""
@@ -54,6 +57,10 @@ class Layout:
         self.base = identity.create_revision - FIRST_REVISION
         self.store_id = identity.value.decode()
         return self.store_id
+
+    def fence(self, name: str) -> bytes:
+        """The fence of a replica: one of few, so that those of replicas long gone are no burden."""
+        return self.fences + b"%d" % (crc32(name.encode()) % _FENCES)
 
     def names(self, identity: Stored | None) -> bool:
         """Whether that is the name of this very store."""
@@ -183,15 +190,18 @@ class Batches:
         self._owner = owner
         self._host = host
         self._ended = ended
+        self._fence = layout.fence(name)
+        self.fence_wanted = False  # the fate of an attempt is open, though the transactions in it are decided anew
         self.queue: deque[Waiting] = deque()  # bounded by those who wait for an answer, and by the leases
         self.made = 0
 
-    def next(self, mvcc: Mvcc, last_mod: int) -> Batch | None:
+    def next(self, mvcc: Mvcc, last_mod: int, fence_mod: int) -> Batch | None:
         """Decide as many transactions from the front of the queue as can go together; None: the first was refused.
 
         Args:
             mvcc: the mirror.
             last_mod: etcd's revision of the last batch that the mirror shows.
+            fence_mod: that of this replica's fence.
         """
         batch = Batch(mvcc.revision)
         head = WatchedHead(mvcc)
@@ -230,6 +240,11 @@ class Batches:
             batch.guards = [(self._layout.last, last_mod)]
         else:
             batch.guards = [self._layout.guard(key, mod) for key, mod in seen.items()]
+        if self.fence_wanted or (batch.writes and not all(mod for _, mod in batch.guards)):
+            # A key that is not there can be made, and deleted by somebody else, and not be there again: a guard that
+            # says so would let a second attempt pass, or a first one that is late. Any other revision never returns.
+            batch.guards.append((self._fence, fence_mod))
+            batch.writes.append(Write(self._fence, b""))
         if batch.writes:
             self.made += 1
             batch.name = f"{self._name}/{self.made}".encode()

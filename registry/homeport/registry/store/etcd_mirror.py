@@ -42,6 +42,7 @@ class Mirror:
     Attributes:
         reached: the revision that is shown.
         last_mod: that of the last batch that is shown.
+        fence_mod: that of this replica's fence, which some others may share.
         leaps: how often history was skipped.
     """
 
@@ -67,6 +68,8 @@ class Mirror:
         self._lost = lost
         self.reached = 0
         self.last_mod = 0
+        self._fence = layout.fence(name)
+        self.fence_mod = 0
         self.leaps = 0
         self._mine: dict[bytes, int] = {}  # batches of ours that it has shown, by name; emptied by the writer
         self._reaching: list[tuple[int, asyncio.Future[None]]] = []
@@ -81,6 +84,7 @@ class Mirror:
         """
         found = await read_all(self._cluster, self._layout)
         self.last_mod = found.last_mod
+        self.fence_mod = found.fences.get(self._fence, 0)
         self.reached = found.revision
         mvcc = Mvcc()
         newest = self._newest(found.entries)
@@ -124,6 +128,8 @@ class Mirror:
                 name, ended = self._note_batch(stored)
                 if ended is not None:
                     self._ownership.ended(name.partition(b"/")[0], ended, revision)  # what they held is there still
+            elif key == self._fence and stored is not None:
+                self.fence_mod = stored.mod_revision
             elif key == self._layout.let_go and stored is not None:
                 let_go = read_let_go(stored.value)
                 if let_go is not None:
@@ -171,6 +177,7 @@ class Mirror:
             return
         self.leaps += 1
         revision, self.last_mod = found.revision, found.last_mod
+        self.fence_mod = found.fences.get(self._fence, 0)
         _log.warning("etcd compacted what the mirror had not seen; it is read anew at %d", revision - self._layout.base)
         if found.last is not None:
             self._note_batch(found.last)

@@ -20,6 +20,7 @@ class Everything(NamedTuple):
     revision: int
     identity: Stored | None  # the store's name
     last: Stored | None  # what the last batch put
+    fences: dict[bytes, int]  # revisions of the replicas' fences
 
     @property
     def last_mod(self) -> int:
@@ -37,6 +38,7 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
         entries: list[KeyValue] = []
         members: dict[str, str] = {}
         own: dict[bytes, Stored] = {}
+        fences: dict[bytes, int] = {}
         start, revision, more = layout.prefix, 0, True
         try:
             while more:
@@ -47,6 +49,8 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
                         entries.append(layout.decoded(stored))
                     elif stored.key.startswith(layout.members):
                         members[stored.key.removeprefix(layout.members).decode()] = stored.value.decode()
+                    elif stored.key.startswith(layout.fences):
+                        fences[stored.key] = stored.mod_revision
                     else:
                         own[stored.key] = stored
                 more = page.more and bool(page.entries)
@@ -54,4 +58,4 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
                     start = page.entries[-1].key + b"\0"
         except HistoryGone:
             continue  # somebody compacted while we read: begin anew
-        return Everything(entries, members, revision, own.get(layout.id), own.get(layout.last))
+        return Everything(entries, members, revision, own.get(layout.id), own.get(layout.last), fences)
