@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.ports import free_port
 
 Eventually = Callable[..., Awaitable[None]]
 
@@ -80,7 +81,4 @@ def pytest_make_collect_report(
 @pytest.fixture
 def unused_port() -> int:
     """A TCP port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_port()

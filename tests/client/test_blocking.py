@@ -134,7 +134,7 @@ def test_services_are_registered_resolved_and_watched(client: blocking.Client) -
             assert first.snapshot
             assert changes.next(timeout_s=0.01) is None, "nothing happened"
             registration.set_state("draining")
-            second = changes.next(timeout_s=10.0)
+            second = changes.next(timeout_s=30.0)
             assert second is not None
             assert [each.state for each in second.changed] == ["draining"]
     assert client.resolve("orders") == ()
@@ -268,7 +268,7 @@ def test_elections_barriers_and_queues_wait(client: blocking.Client) -> None:
     election = client.election("leader", value=b"me")
     with election.observe() as leaders:
         assert next(leaders) is None
-        assert election.campaign(timeout_s=10.0)
+        assert election.campaign(timeout_s=30.0)
         elected = next(leaders)
         assert elected is not None
         assert (elected.value, elected.token) == (b"me", election.token)
@@ -334,7 +334,7 @@ def test_threads_share_a_client(client: blocking.Client) -> None:
 
 def test_a_subscription_tells_its_listener_in_the_client_s_thread(client: blocking.Client) -> None:
     subscription = client.subscribe("orders")
-    assert subscription.wait_known(10.0)
+    assert subscription.wait_known(30.0)
     told: list[ServiceEvent] = []
     errors: list[Exception] = []
     more = threading.Event()
@@ -349,7 +349,7 @@ def test_a_subscription_tells_its_listener_in_the_client_s_thread(client: blocki
 
     stop = subscription.listen(changed)
     with client.register("orders", port=1):
-        assert more.wait(10.0)
+        assert more.wait(30.0)
     stop()
     assert errors, "who would wait for himself is told so"
     assert told[0].changed[0].port == 1
@@ -392,7 +392,7 @@ def test_a_close_ends_what_other_threads_wait_for(address: str) -> None:
     while changes._pending is None:
         thread.join(0.001)
     client.close()
-    thread.join(10.0)
+    thread.join(30.0)
     assert [type(error) for error in errors] == [Closed]
 
 
@@ -402,7 +402,7 @@ def test_a_watch_that_nobody_refers_to_ends(client: blocking.Client, registry: R
     assert registry.registry.peers.watches == 1
     del changes
     gc.collect()
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 30.0
     while registry.registry.peers.watches and time.monotonic() < deadline:
         client.services()
     assert registry.registry.peers.watches == 0
@@ -427,7 +427,7 @@ def test_a_client_of_a_registry_in_a_thread_needs_no_port(registry: RegistryThre
 
 
 def run(code: str, *args: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no warning, no traceback"
     return done.stdout
@@ -504,8 +504,8 @@ def test_an_interrupt_cancels_what_was_waited_for(address: str) -> None:
         "from homeport.client import blocking\n"
         "client = blocking.Client('127.0.0.1:1')\n"
         "client.start()\n"
-        "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "try:\n"
+        "try:\n"  # from here on: a timer may win against the line that follows it
+        "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    client.resolve('orders', timeout_s=60.0)\n"
         "except KeyboardInterrupt:\n"
         "    print('interrupted')\n"

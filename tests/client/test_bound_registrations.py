@@ -119,8 +119,7 @@ async def test_a_client_on_a_thread_of_its_own_does_not_keep_a_hung_loop_registe
     with Registry.in_thread(guard=False) as thread:
         at = thread.serve(rpc="127.0.0.1:0")
         serving = asyncio.ensure_future(asyncio.Event().wait())  # the app, on this loop
-        gone = threading.Event()
-        come = threading.Event()
+        gone, come = threading.Event(), threading.Event()  # how it is now: under load a lease this short may end early
         over = threading.Event()
 
         async def client_life() -> None:
@@ -128,16 +127,20 @@ async def test_a_client_on_a_thread_of_its_own_does_not_keep_a_hung_loop_registe
                 registration = client.register("orders", port=1, ttl_s=TTL_S, bound_to=serving)
                 await registration.start()
                 following = client.subscribe("orders")
-                following.listen(lambda _event: (come if following.instances else gone).set())
+                states = {True: (come, gone), False: (gone, come)}
+
+                def changed(_event: object) -> None:
+                    now, before = states[bool(following.instances)]
+                    before.clear()
+                    now.set()
+
+                following.listen(changed)
                 await asyncio.to_thread(over.wait, WEDGED_S)
 
         living = asyncio.ensure_future(asyncio.to_thread(asyncio.run, client_life()))
         await eventually(come.is_set)
-        come.clear()
-        gone.clear()
         assert gone.wait(WEDGED_S), "this loop hangs, and its registration ends"
         await eventually(come.is_set)  # it turns again, and so it is registered again
-        gone.clear()
         serving.cancel()
         await eventually(gone.is_set)
         over.set()

@@ -94,13 +94,13 @@ async def test_a_registry_that_leaves_pings_unanswered_is_left() -> None:
 async def test_an_answer_that_makes_no_sense_fails_its_call_at_once() -> None:
     async with scripted(lambda ask, _: wire.answer(ask.msgid, "nonsense")) as (_, at), Client(at) as client:
         with pytest.raises(ConnectionLost, match="make no sense"):
-            await asyncio.wait_for(client.call(LeaseGrant(ttl_s=5.0), timeout_s=30.0), 5.0)
+            await asyncio.wait_for(client.call(LeaseGrant(ttl_s=5.0), timeout_s=60.0), 30.0)
 
 
 async def test_a_call_whose_own_answer_breaks_the_link_is_repeated_once_at_most() -> None:
     async with scripted(lambda ask, _: wire.answer(ask.msgid, "nonsense")) as (script, at), Client(at) as client:
         with pytest.raises(ConnectionLost, match="make no sense"):
-            await asyncio.wait_for(client.kv.get("a"), 5.0)
+            await asyncio.wait_for(client.kv.get("a"), 30.0)
         assert script.asked == ["kv_get", "kv_get"]
 
 
@@ -129,7 +129,7 @@ async def test_details_of_an_error_may_have_any_names() -> None:
 
     async with scripted(answer) as (_, at), Client(at) as client:
         with pytest.raises(HomeportError, match="there is none") as failed:
-            await asyncio.wait_for(client.kv.get("a"), 5.0)
+            await asyncio.wait_for(client.kv.get("a"), 30.0)
         assert failed.value.details == strange
         assert client.link_epoch == 1
 
@@ -202,7 +202,7 @@ async def test_a_service_watch_that_a_busy_registry_refused_is_opened_again() ->
 async def test_an_address_that_no_system_would_look_up_is_said_to_be_wrong_at_once() -> None:
     async with Client("a..b:8300") as client:
         with pytest.raises(InvalidArgument, match=r"a\.\.b:8300"):
-            await asyncio.wait_for(client.kv.get("a"), 2.0)
+            await asyncio.wait_for(client.kv.get("a"), 30.0)
 
 
 @pytest.mark.parametrize("address", ["h:²", "h:0", "h:65536", "h:" + "9" * 5000, "h:٣", ":1", "h:", "h: 1"])
@@ -238,7 +238,7 @@ async def test_a_refused_client_is_served_once_the_registry_lets_it_in(unused_po
                 await client.kv.get("a")
         async with Registry(token="new") as registry:
             await registry.serve(rpc=address)
-            assert await client.wait_connected(10.0)
+            assert await client.wait_connected(30.0)
             assert await client.kv.get("a") is None
 
 

@@ -23,7 +23,7 @@ from homeport.mesh.one_try import Answer, Connection
 from homeport.registry import Registry
 from homeport.sidecar import Sidecar
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 PNG = {"content-type": "image/png"}
 
 

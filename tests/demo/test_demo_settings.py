@@ -11,7 +11,7 @@ from homeport.client import Client
 from homeport.mesh.demo.apps.settings import PREFIX, Settings, SettingsFollower
 from homeport.registry import Registry
 
-TIMEOUT_S = 15
+TIMEOUT_S = 60
 
 
 async def turns() -> AsyncIterator[None]:

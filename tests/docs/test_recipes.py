@@ -105,7 +105,7 @@ def test_celery(recipes: dict[str, Any]) -> None:
 def test_gunicorn(recipes: dict[str, Any]) -> None:
     recipes["gunicorn_conf"].post_fork(None, None)
     assert "homeport client" in [thread.name for thread in threading.enumerate()]
-    assert recipes["services"].services.get("http://orders/2", timeout=5).text == "order /2"
+    assert recipes["services"].services.get("http://orders/2", timeout=30).text == "order /2"
     recipes["gunicorn_conf"].worker_exit(None, None)
     assert "homeport client" not in [thread.name for thread in threading.enumerate()]
 

@@ -10,19 +10,19 @@ PLAIN = """
     import asyncio, os, urllib.request
 
     def test_a_plain_test_has_addresses(homeport_addresses, homeport_registry):
-        with urllib.request.urlopen(f"http://{homeport_addresses.http}/v1/status/leader", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{homeport_addresses.http}/v1/status/leader", timeout=30) as answer:
             assert answer.status == 200
         assert homeport_addresses.rpc and homeport_addresses.dns
 
     def test_consul_s_clients_find_it(homeport_consul):
         assert os.environ["CONSUL_HTTP_ADDR"] == homeport_consul
         request = urllib.request.Request(f"http://{homeport_consul}/v1/kv/a", data=b"1", method="PUT")
-        urllib.request.urlopen(request, timeout=5).close()
-        assert urllib.request.urlopen(f"http://{homeport_consul}/v1/kv/a?raw", timeout=5).read() == b"1"
+        urllib.request.urlopen(request, timeout=30).close()
+        assert urllib.request.urlopen(f"http://{homeport_consul}/v1/kv/a?raw", timeout=30).read() == b"1"
 
     def test_it_is_fresh_for_every_test(homeport_consul):
         try:
-            urllib.request.urlopen(f"http://{homeport_consul}/v1/kv/a?raw", timeout=5)
+            urllib.request.urlopen(f"http://{homeport_consul}/v1/kv/a?raw", timeout=30)
         except urllib.error.HTTPError as error:
             assert error.code == 404
             error.close()

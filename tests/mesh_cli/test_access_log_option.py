@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftes
 @pytest.mark.parametrize("asked", [True, False])
 def test_requests_are_logged_where_that_was_asked_for_and_only_there(homeport: Processes, asked: bool) -> None:
     serving = homeport.serve(where=("--memory", *(["--access-log"] if asked else [])))
-    with urllib.request.urlopen(f"http://{serving.http}/v1/status/leader?token=hush", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{serving.http}/v1/status/leader?token=hush", timeout=30) as answer:
         assert answer.status == 200
     serving.process.terminate()
     said, _ = serving.process.communicate(timeout=30)

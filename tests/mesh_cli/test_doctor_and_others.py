@@ -35,7 +35,7 @@ def test_with_a_ttl_it_is_registered_for_as_long_as_the_command_runs(homeport: P
     assert homeport.line(process).startswith("b on node ")
     assert homeport.run("instances", "batch").returncode == 0
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
     assert homeport.run("instances", "batch").returncode == 1
 
 

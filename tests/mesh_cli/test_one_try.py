@@ -52,7 +52,7 @@ async def serving(*replies: bytes | None) -> AsyncIterator[tuple[Server, Connect
 
 
 async def ask(connection: Connection, method: str = "GET") -> Answer:
-    return await connection.request(method, "/x", host="orders", timeout_s=5)
+    return await connection.request(method, "/x", host="orders", timeout_s=30)
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

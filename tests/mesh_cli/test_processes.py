@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mesh_cli.apps import DEADLINE_S, Run, alive, eventually, free_port, registered
+from tests.mesh_cli.apps import DEADLINE_S, Run, alive, eventually, registered
+from tests.ports import free_port
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.mesh_cli.conftest import Processes, Serving
@@ -96,11 +97,15 @@ def test_an_app_is_registered_at_its_inbound_while_it_is_well(homeport: Processe
 
 def test_sigterm_drains_then_stops_the_app_and_its_exit_code_is_ours(homeport: Processes, serving: Serving) -> None:
     run = Run(homeport)
-    pid, _proxy, _inbound = run.ready()
+    pid, _proxy, inbound = run.ready()
     eventually(lambda: bool(registered(homeport)), "registered")
-    run.process.send_signal(signal.SIGTERM)
-    eventually(lambda: [each["state"] for each in registered(homeport)] == ["draining"], "draining")
-    assert alive(pid), "the app was stopped before it was drained"
+    host, _, port = inbound.rpartition(":")
+    with socket.create_connection((host, int(port))) as caller:  # whom the drain waits for
+        caller.sendall(b"GET /never HTTP/1.1\r\nHost: orders\r\n\r\n")
+        assert homeport.line(run.process) == "asked\n"
+        run.process.send_signal(signal.SIGTERM)
+        eventually(lambda: [each["state"] for each in registered(homeport)] == ["draining"], "draining")
+        assert alive(pid), "the app was stopped before it was drained"
     assert run.process.wait(DEADLINE_S) == 7
     assert registered(homeport) == []
 

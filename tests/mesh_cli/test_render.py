@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mesh_cli.apps import DEADLINE_S, eventually, free_port
+from tests.mesh_cli.apps import DEADLINE_S, eventually
+from tests.ports import free_port
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.mesh_cli.conftest import Processes, Serving

@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +23,7 @@ import pytest
 
 from homeport.registry import Registry
 from homeport.registry.fronts.http import HttpFront
+from tests.ports import free_port
 
 SETTLED_S: Final = 90.0  # for what must come about: a TTL, a round of Patroni's loop, a start of PostgreSQL, and slack
 QUIET_S: Final = 20.0  # how long requests are counted while nothing happens
@@ -49,13 +49,6 @@ postgresql:
   pg_hba: ["host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust", "local all all trust"]
   parameters: {{unix_socket_directories: {folder}, fsync: "off", shared_buffers: 16MB, max_connections: 20}}
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _binaries() -> str:
@@ -167,9 +160,9 @@ async def pair() -> AsyncIterator[Pair]:
         at = await front.listen("127.0.0.1:0")
 
         async def start(name: str) -> Node:
-            rest = _free_port()
+            rest = free_port()
             settings = CONFIGURATION.format(
-                name=name, rest=rest, port=_free_port(), consul=at, ttl=TTL_S, folder=folder, binaries=binaries
+                name=name, rest=rest, port=free_port(), consul=at, ttl=TTL_S, folder=folder, binaries=binaries
             )
             file = folder / f"{name}.yml"
             file.write_text(settings)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from aiohttp import web
 
 from homeport.registry import Registry
 from homeport.sidecar import Sidecar
+from tests.ports import free_port
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.conftest import Eventually
@@ -74,9 +74,7 @@ async def prometheus(registry: Registry, tmp_path: Path) -> AsyncIterator[str]:
         pytest.skip("prometheus is not installed")
     at = await registry.serve(http="127.0.0.1:0")
     (tmp_path / "prometheus.yml").write_text(CONFIG.format(registry=at.http, token=TOKEN))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     process = await asyncio.create_subprocess_exec(
         "prometheus",
         f"--config.file={tmp_path / 'prometheus.yml'}",

@@ -132,16 +132,16 @@ async def test_no_acknowledged_write_is_lost_while_etcd_members_are_killed_and_p
             for member in cluster:
                 before = dict(acknowledged)
                 member.kill()
-                await eventually(lambda before=before: _all_went_on(before, acknowledged, 4), within_s=20.0)
+                await eventually(lambda before=before: _all_went_on(before, acknowledged, 4), within_s=60.0)
                 member.start()
                 member.wait_ready()
                 before = dict(acknowledged)
                 member.pause()
-                await eventually(lambda before=before: _all_went_on(before, acknowledged, 4), within_s=20.0)
+                await eventually(lambda before=before: _all_went_on(before, acknowledged, 4), within_s=60.0)
                 member.resume()
             stop.set()
         for registry in (one, two):
-            await eventually(lambda registry=registry: registry.store.read_only is None, within_s=20.0)
+            await eventually(lambda registry=registry: registry.store.read_only is None, within_s=60.0)
             await registry.store.barrier()
         assert one.store.mvcc.hash() == two.store.mvcc.hash()
         for key, number in acknowledged.items():
@@ -221,7 +221,7 @@ async def test_without_a_quorum_reads_go_on_and_come_back_without_a_restart(
             only.kill()
             with suppress(HomeportError):
                 await client.kv.put("a", b"2")
-            await eventually(lambda: registry.store.read_only is not None, within_s=15.0)
+            await eventually(lambda: registry.store.read_only is not None, within_s=60.0)
             entry = registry.catalogue.find(registry.node, "o")
             assert entry is not None
             await eventually(lambda: entry.seen.mark == "unwritten" and not entry.seen.available)
@@ -229,7 +229,7 @@ async def test_without_a_quorum_reads_go_on_and_come_back_without_a_restart(
             assert found is not None
             only.start()
             only.wait_ready()
-            await eventually(lambda: registry.store.read_only is None, within_s=15.0)
+            await eventually(lambda: registry.store.read_only is None, within_s=60.0)
             await client.kv.put("a", b"3")
             await eventually(lambda: registry.catalogue.find(registry.node, "o") is None)
 

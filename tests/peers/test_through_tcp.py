@@ -8,7 +8,6 @@ import pwd
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -19,15 +18,10 @@ from typing import Any, Final
 import pytest
 
 from homeport.sidecar import Sidecar
+from tests.ports import free_port
 
 PROGRAMS: Final = Path(__file__).parent / "programs"
 DEADLINE_S: Final = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

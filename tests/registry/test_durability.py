@@ -122,9 +122,9 @@ async def test_a_backup_puts_everything_back_under_a_new_identity(tmp_path: Path
             await client.kv.put("k3", b"after the backup")
             await client.kv.delete("k1", prefix=True)
             await _upload(client, copy)
-            assert (await client.call(RestoreCommit(), timeout_s=20.0)).applied
+            assert (await client.call(RestoreCommit(), timeout_s=60.0)).applied
             while registry.store.store_id == store_id:
-                await asyncio.wait_for(client.wait_connected(1.0), 5.0)
+                await asyncio.wait_for(client.wait_connected(1.0), 30.0)
                 await _turn()
             assert len(await client.kv.list()) == 30
             entry = await inside.kv.get("k3")
@@ -156,7 +156,7 @@ async def test_a_damaged_backup_is_refused_and_changes_nothing(tmp_path: Path) -
             for bad in (damaged, copy[: len(copy) // 2], b"", b"not a database at all" * 1000):
                 await _upload(client, bad)
                 with pytest.raises(HomeportError) as refused:
-                    await client.call(RestoreCommit(), timeout_s=20.0)
+                    await client.call(RestoreCommit(), timeout_s=60.0)
                 assert not isinstance(refused.value, Unavailable)
             entry = await client.kv.get("a")
             assert entry is not None
@@ -187,7 +187,7 @@ async def test_a_backup_is_consistent_at_one_revision_while_writes_go_on(tmp_pat
 
 
 async def _download(client: Client) -> bytes:
-    opened = await client.call(BackupOpen(), timeout_s=20.0)
+    opened = await client.call(BackupOpen(), timeout_s=60.0)
     data = b""
     while piece := (await client.call(BackupRead(offset=len(data)))).data:
         data += piece

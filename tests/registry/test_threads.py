@@ -16,7 +16,7 @@ from homeport.registry import Registry
 def test_code_without_a_loop_gets_a_registry_with_open_fronts() -> None:
     with Registry.in_thread() as registry:
         at = registry.serve(http="127.0.0.1:0")
-        with urllib.request.urlopen(f"http://{at.http}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{at.http}/healthz", timeout=30) as answer:
             assert answer.status == 200
     with pytest.raises(Closed):
         registry.serve(http="127.0.0.1:0")

@@ -288,7 +288,7 @@ async def test_random_answers_never_crash_or_hang_an_exchange(net: Net) -> None:
     async def script(raw: Raw) -> None:
         await raw.head()
         raw.send(b"".join(rng.choice(pieces) for _ in range(rng.randrange(0, 9))))
-        await asyncio.wait_for(raw.writer.drain(), 1)
+        await asyncio.wait_for(raw.writer.drain(), 30)
 
     sidecar = await net.proxy_to(await net.upstream(script), timeouts=limits.Timeouts(first_byte_s=0.3))
     for _ in range(100):

@@ -13,17 +13,15 @@ from homeport.client.core.model import Instance
 from homeport.sidecar import Circuit, ServiceSettings, Timeouts
 from homeport.sidecar.core import limits
 from homeport.sidecar.sockets import address_of
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.sidecar.conftest import Net, Raw
 
 
 def refusing_instance(service: str = "orders") -> Instance:
-    """An address where nobody listens: bound and released."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    return Instance(service=service, id="dead", address="127.0.0.1", port=port)
+    """An address where nobody listens."""
+    return Instance(service=service, id="dead", address="127.0.0.1", port=free_port())
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH"])

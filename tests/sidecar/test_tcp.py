@@ -13,6 +13,7 @@ from homeport.client.core.errors import InvalidArgument
 from homeport.sidecar import Circuit, Limits, ServiceSettings, Timeouts
 from homeport.sidecar.metrics import metrics
 from homeport.sidecar.reports import stats
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually
@@ -35,13 +36,6 @@ async def named(net: Net, name: bytes) -> Upstream:
         await echo(raw)
 
     return await net.upstream(script)
-
-
-def refusing() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_bytes_pass_both_ways_whatever_they_are(net: Net) -> None:
@@ -87,7 +81,7 @@ async def test_an_instance_that_has_said_all_still_hears_the_client(net: Net) ->
 
 async def test_a_connection_that_is_refused_is_made_elsewhere(net: Net, eventually: Eventually) -> None:
     live = await named(net, b"here")
-    gone = live.instance().__class__(service="orders", id="gone", address="127.0.0.1", port=refusing())
+    gone = live.instance().__class__(service="orders", id="gone", address="127.0.0.1", port=free_port())
     net.registrar.feed("orders").say(live.instance(), gone)
     sidecar = await net.sidecar(**PORT)
     for _ in range(20):

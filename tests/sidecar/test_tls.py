@@ -88,7 +88,7 @@ async def shown(sidecar: Sidecar, context: ssl.SSLContext, name: str) -> tuple[b
     reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=name)
     try:
         writer.write(b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await reader.read(), writer.get_extra_info("ssl_object")
     finally:
         writer.close()
@@ -190,7 +190,7 @@ async def test_who_may_call_changes_with_its_file_and_nobody_is_cut_off(
 
 async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> ssl.SSLSession | None:
     writer.write(b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await reader.readuntil(b"hi")
     session: ssl.SSLSession | None = writer.get_extra_info("ssl_object").session
     return session
@@ -201,7 +201,7 @@ async def _believed(sidecar: Sidecar, context: ssl.SSLContext, session: ssl.SSLS
     address = sidecar.at["inbound"].split(":")
 
     def ask(name: str | None) -> bytes:
-        with socket.create_connection((address[0], int(address[1])), timeout=10) as plain:
+        with socket.create_connection((address[0], int(address[1])), timeout=30) as plain:
             tls = context.wrap_socket(plain, server_hostname=name, session=session)
             with tls:
                 tls.sendall(b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")

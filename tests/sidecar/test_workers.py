@@ -49,7 +49,7 @@ COMMAND = [sys.executable, "-m", "homeport.mesh.worker", "warning"]
 async def opened(net: Net, **options: Any) -> AsyncIterator[Workers]:
     options = {"client": net.registrar, "outbound": "127.0.0.1:0", "rng": random.Random(net.seed), **options}
     client = options.pop("client")
-    async with asyncio.timeout(30), Workers(client, count=2, command=COMMAND, **options) as workers:
+    async with asyncio.timeout(100), Workers(client, count=2, command=COMMAND, **options) as workers:
         yield workers
 
 
@@ -127,7 +127,7 @@ async def test_a_worker_that_is_killed_loses_its_own_connections_only_and_is_rep
             await connection.exactly(2)
         before = list(workers.pids)
         os.kill(before[0], signal.SIGKILL)
-        await eventually(lambda: len(workers.pids) == 2 and workers.pids != before, within_s=15.0)
+        await eventually(lambda: len(workers.pids) == 2 and workers.pids != before)
         assert before[1] in workers.pids
 
         async def lives(connection: Raw) -> bool:
@@ -299,7 +299,7 @@ async def test_workers_end_with_a_parent_that_is_killed(net: Net, tmp_path: Path
     )
     parent = await asyncio.create_subprocess_exec(sys.executable, str(program), stdout=asyncio.subprocess.PIPE)
     assert parent.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         pids = [int(pid) for pid in (await parent.stdout.readline()).split()]
         assert len(pids) == 2
         parent.kill()

@@ -23,7 +23,7 @@ from homeport.registry.fronts.dns.front import DnsFront
 from homeport.registry.peers import NoOutlet, Peer
 
 SEED = 20_260_225
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 class Asker:

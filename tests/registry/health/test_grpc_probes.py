@@ -89,7 +89,7 @@ async def serving(
         yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}", servers
     finally:
         listener.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for server in servers:
                 if hasattr(server, "transport"):  # else TLS was not agreed on
                     await server.closed.wait()
@@ -103,7 +103,7 @@ async def prober() -> AsyncIterator[Prober]:
 
 
 def grpc(address: str, **fields: object) -> Check:
-    return Check(name="grpc", kind="grpc", address=address, timeout_s=5.0, **fields)  # type: ignore[arg-type]
+    return Check(name="grpc", kind="grpc", address=address, timeout_s=30.0, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from homeport.registry.health import Prober, Scheduler
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pauses a process by SIGSTOP")
 
-EVENT_S = 20.0
+EVENT_S = 30.0
 SLACK_S = 20.0  # of a busy machine
 SERVER = """
 import http.server, sys

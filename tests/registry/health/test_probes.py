@@ -18,7 +18,7 @@ from homeport.registry.core.health import CUT_MARK, Verdict
 from homeport.registry.health import Prober
 from homeport.registry.health.http_probe import REDIRECTS_MAX, USER_AGENT
 
-EVENT_S = 10.0  # how long a test waits for what should come at once
+EVENT_S = 30.0  # how long a test waits for what should come at once
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -84,11 +84,11 @@ async def dead_port() -> AsyncIterator[int]:
 
 
 def http(url: str, **fields: object) -> Check:
-    return msgspec.structs.replace(Check(name="http", kind="http", url=url, timeout_s=5.0), **fields)
+    return msgspec.structs.replace(Check(name="http", kind="http", url=url, timeout_s=30.0), **fields)
 
 
 def tcp(address: str, **fields: object) -> Check:
-    return msgspec.structs.replace(Check(name="tcp", kind="tcp", address=address, timeout_s=5.0), **fields)
+    return msgspec.structs.replace(Check(name="tcp", kind="tcp", address=address, timeout_s=30.0), **fields)
 
 
 def ok(body: bytes = b"fine", status: str = "200 OK", headers: str = "") -> bytes:

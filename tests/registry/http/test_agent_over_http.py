@@ -249,7 +249,7 @@ async def lines_of(http: Http, query: str, count: int, during: str) -> list[str]
     """The first lines of a monitor, with `during` logged once it stands."""
     log = logging.getLogger("homeport.registry.test")
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(30),
         http.session.get(URL(f"http://{http.at}/v1/agent/monitor{query}", encoded=True)) as response,
     ):
         assert response.status == 200

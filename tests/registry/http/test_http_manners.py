@@ -29,7 +29,7 @@ async def exchange(http: Http, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(request)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await reader.read()
     finally:
         writer.close()
@@ -297,7 +297,7 @@ async def test_a_closing_front_is_not_ready_first_then_finishes_what_is_under_wa
         slow.write(b"PUT /v1/kv/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
         assert (await slow_reader.readline()).startswith(b"HTTP/1.1 100 ")
         closing = asyncio.create_task(http.front.close())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             idle.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
             said = await idle_reader.read()  # to the end: an answer of a closing front ends its connection
             assert said.startswith(b"HTTP/1.1 503 ")

@@ -25,7 +25,7 @@ class Talk:
 
     async def __call__(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         async with (
-            asyncio.timeout(10),
+            asyncio.timeout(30),
             aiohttp.ClientSession() as session,
             session.request(
                 method, f"http://{self.at}{path}", data=None if body is None else io.BytesIO(body)
@@ -35,7 +35,7 @@ class Talk:
 
     async def restored(self, before: str) -> None:
         """Return when the registry is back with another history."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     status, _ = await self("GET", "/readyz")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -16,13 +15,9 @@ from pathlib import Path
 
 import pytest
 
-_READY_S = 30.0
+from tests.ports import free_port
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+_READY_S = 60.0
 
 
 class Etcd:
@@ -56,9 +51,9 @@ class Etcd:
         """A cluster of so many members that has a leader; ended when left. `tls` is a certificate and its key."""
         if shutil.which("etcd") is None:
             pytest.skip("etcd is not installed (Debian's etcd-server)")
-        peers = [_free_port() for _ in range(count)]
+        peers = [free_port() for _ in range(count)]
         cluster = ",".join(f"m{at}=http://127.0.0.1:{peer}" for at, peer in enumerate(peers))
-        members = [Etcd(folder, f"m{at}", _free_port(), peer, cluster, tls) for at, peer in enumerate(peers)]
+        members = [Etcd(folder, f"m{at}", free_port(), peer, cluster, tls) for at, peer in enumerate(peers)]
         try:
             for member in members:
                 member.start()
