@@ -128,7 +128,7 @@ async def test_counts_come_back_to_nothing_however_requests_end(net: Net) -> Non
 async def test_the_total_ends_all_tries_together(net: Net) -> None:
     arrived = asyncio.Event()
     stuck = [await silent(net, arrived) for _ in range(3)]
-    answer = await net.ask(await net.proxy_to(*stuck, timeouts=Timeouts(total_s=0.2)), net.get())
+    answer = await net.ask(await net.proxy_to(*stuck, timeouts=Timeouts(total_s=1.0)), net.get())
     assert answer.startswith(b"HTTP/1.1 504 ")
     assert sum(upstream.connections for upstream in stuck) == 1
 
@@ -145,7 +145,7 @@ async def test_the_total_gives_the_answer_that_an_earlier_try_brought(net: Net) 
 async def test_a_service_may_have_a_shorter_time_per_try(net: Net) -> None:
     arrived = asyncio.Event()
     sidecar = await net.proxy_to(
-        await silent(net, arrived), await net.answering(net.ok(b"alive")), settings=ServiceSettings(per_try_s=0.2)
+        await silent(net, arrived), await net.answering(net.ok(b"alive")), settings=ServiceSettings(per_try_s=1.0)
     )
     while not arrived.is_set():
         assert (await net.ask(sidecar, net.get())).endswith(b"alive")

@@ -246,13 +246,13 @@ async def test_a_service_whose_instances_are_all_unwell_is_503_uh(net: Net) -> N
 
 async def test_made_up_names_are_bounded_and_forgotten(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SERVICES_MAX", 5)
-    monkeypatch.setattr(limits, "UNUSED_S", 0.2)
     sidecar = await net.sidecar()
     assert sidecar.outbound is not None
     for number in range(9):
         net.registrar.feed(f"fake{number}").say()
     answers = [await net.ask(sidecar, net.get(host=f"fake{number}")) for number in range(9)]
     assert [answer[9:12] for answer in answers] == [b"404"] * 5 + [b"503"] * 4
+    monkeypatch.setattr(limits, "UNUSED_S", 0.2)  # not before: nine requests may take longer
     async with asyncio.timeout(net.patience_s):
         while sidecar.outbound.clusters:
             turn = asyncio.Event()

@@ -91,7 +91,8 @@ async def _hangs(raw: Raw) -> None:
 @pytest.mark.parametrize(("script", "status", "flags"), [(_dies, 502, "UC"), (_stops, 200, "UC"), (_hangs, 504, "UT")])
 async def test_what_went_wrong_has_a_flag(net: Net, tmp_path: Path, script: Any, status: int, flags: str) -> None:
     log = tmp_path / "access.log"
-    options = {"observing": Observing(access_log=str(log)), "timeouts": Timeouts(first_byte_s=0.05)}
+    timeouts = Timeouts(first_byte_s=0.05) if script is _hangs else Timeouts()
+    options = {"observing": Observing(access_log=str(log)), "timeouts": timeouts}
     sidecar = await net.proxy_to(await net.upstream(script), **options)  # type: ignore[arg-type]
     await net.ask(sidecar, net.get())
     await sidecar.close()

@@ -324,7 +324,7 @@ async def test_no_first_byte_in_time_is_504_ut(net: Net) -> None:
 
 async def test_a_get_without_a_first_byte_in_time_goes_to_another_host(net: Net) -> None:
     sidecar = await net.proxy_to(
-        await net.upstream(never), await net.answering(net.ok(b"alive")), timeouts=Timeouts(first_byte_s=0.3)
+        await net.upstream(never), await net.answering(net.ok(b"alive")), timeouts=Timeouts(first_byte_s=1.0)
     )
     for _ in range(4):
         assert (await net.ask(sidecar, net.get())).endswith(b"alive")

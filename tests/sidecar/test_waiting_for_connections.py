@@ -104,7 +104,7 @@ async def test_when_too_many_wait_the_next_one_is_503_uo_at_once(net: Net, event
 
 async def test_who_waits_for_too_long_is_503_uo(net: Net, eventually: Eventually) -> None:
     gate = Gate()
-    sidecar = await net.proxy_to(await net.upstream(gate.script), settings=limited(), timeouts=Timeouts(connect_s=0.2))
+    sidecar = await net.proxy_to(await net.upstream(gate.script), settings=limited(), timeouts=Timeouts(connect_s=1.0))
     first = await asking(net, sidecar, "/first")
     await eventually(lambda: gate.asked)
     answer = await net.ask(sidecar, net.get())

@@ -63,7 +63,7 @@ async def _pause_and_kill() -> None:
     try:
         assert process.stdout is not None
         port = int(await asyncio.wait_for(process.stdout.readline(), EVENT_S))
-        check = Check(name="http", kind="http", url=f"http://127.0.0.1:{port}/", interval_s=0.3, timeout_s=0.5)
+        check = Check(name="http", kind="http", url=f"http://127.0.0.1:{port}/", interval_s=0.3, timeout_s=1.0)
         instance = Instance(
             service="orders", id="a", address="127.0.0.1", port=port, checks=(check,), create_revision=2
         )
