@@ -18,6 +18,7 @@ from homeport.registry.store.backups import verify_backup
 from homeport.registry.store.contract import Store
 
 RESTORE_BYTES_MAX: Final = 16 * 1024**3  # ten times a million keys of 1 KiB: a full disk must not be one call away
+_SENT: Final = "what was sent"  # its path here means nothing to whoever sent it
 
 
 class Transfers:
@@ -80,7 +81,7 @@ class Transfers:
         path = self._writing.get(peer)
         if path is None:
             raise NotFound("nothing was handed over on this connection: call restore_write first")
-        await asyncio.get_running_loop().run_in_executor(None, verify_backup, path)
+        await asyncio.get_running_loop().run_in_executor(None, verify_backup, path, _SENT)
         if self._writing.pop(peer, None) is None:
             raise NotFound("the connection that handed the backup over is gone")
         return path

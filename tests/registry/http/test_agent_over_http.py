@@ -144,6 +144,12 @@ async def test_its_usage_counts_what_is_registered(http: Http) -> None:
     assert (usage["Nodes"], usage["Services"], usage["ServiceInstances"]) == (2, 2, 3)
 
 
+async def test_the_agent_tells_its_version_as_it_does_in_self(http: Http) -> None:
+    version = (await http("GET", "/v1/agent/version")).json
+    itself = (await http("GET", "/v1/agent/self")).json
+    assert version == {"SHA": "", "HumanVersion": itself["Config"]["Version"], "FIPS": ""}
+
+
 async def test_it_is_a_cluster_of_one_and_says_so(http: Http) -> None:
     (member,) = (await http("GET", "/v1/agent/members")).json
     assert (member["Name"], member["Addr"], member["Status"]) == ("home", "127.0.0.1", 1)

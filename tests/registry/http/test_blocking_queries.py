@@ -23,6 +23,14 @@ if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftes
 WEB = {"ID": "web1", "Name": "web", "Check": {"TTL": "1h", "Status": "passing"}}
 
 
+@pytest.mark.parametrize("path", ["/v1/kv/k?index=&wait=", "/v1/kv/k?wait=&index="])
+async def test_an_empty_index_and_wait_are_as_none(http: Http, path: str) -> None:
+    """A script that fills in variables which it has not set yet asks so, and Consul answers."""
+    await http("PUT", "/v1/kv/k", b"1")
+    async with asyncio.timeout(10):
+        assert (await http("GET", path)).json[0]["Key"] == "k"
+
+
 async def index(http: Http, path: str) -> int:
     return (await http("GET", path)).index
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from homeport.registry.fronts.consul.calls import Endpoint
 from homeport.registry.fronts.consul.documentation import HEADERS, documentation
-from homeport.registry.fronts.consul.table import TABLE, Routes
+from homeport.registry.fronts.consul.routes import Routes
+from homeport.registry.fronts.consul.table import TABLE
 
 if TYPE_CHECKING:  # the fixtures' types; at run time pytest alone knows conftest
     from tests.registry.http.conftest import Http

@@ -47,6 +47,7 @@ async def exchange(http: Http, request: bytes) -> bytes:
         ("GET", "/v1/nothing", 404),
         ("GET", "/v2/kv/a", 404),
         ("PUT", "/v1/agent/leave", 501),
+        ("GET", "/v1/catalog/nodes/", 501),
         ("GET", "/v1/acl/tokens", 401),
         ("POST", "/v1/kv/a", 405),
         ("GET", "/v1/agent/service/register", 405),

@@ -82,6 +82,7 @@ async def test_what_is_not_a_whole_snapshot_is_refused_and_changes_nothing(talk:
     before = talk.registry.store.store_id
     status, said = await talk("PUT", "/v1/snapshot", sent)
     assert (status, b"snapshot" in said) == (400, True)
+    assert b"homeport-restore" not in said, "where the registry put it is nobody's business"
     assert await talk("GET", "/v1/kv/a?raw") == (200, b"kept")
     assert talk.registry.store.store_id == before
 

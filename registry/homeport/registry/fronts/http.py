@@ -46,7 +46,8 @@ from homeport.registry.fronts.consul.calls import (
     decode_query,
     decode_variable,
 )
-from homeport.registry.fronts.consul.table import TABLE, Match, Routes
+from homeport.registry.fronts.consul.routes import Match, Routes
+from homeport.registry.fronts.consul.table import TABLE
 from homeport.registry.fronts.consul.waiting import UNSURE_WAIT_S, Resource
 from homeport.registry.fronts.http_bodies import BODIES_BYTES_MAX, Bodies, pieces, stream
 from homeport.registry.fronts.http_server import FIRST_HEAD_S_MAX, STALLED_S_MAX, HttpServer

@@ -144,32 +144,33 @@ def write_backup(path: str, store_id: str, entries: Sequence[KeyValue], revision
         journal.close()
 
 
-def verify_backup(path: str) -> None:
-    """Raise unless a file is a whole backup.
+def verify_backup(path: str, called: str = "") -> None:
+    """Raise unless a file is a whole backup; errors speak of it as `called`, or else by its path.
 
     Raises:
         JournalError: it is not, and why.
     """
+    called = called or path
     try:
         db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
         try:
             if db.pragma("application_id") != APPLICATION_ID:
-                raise JournalError(f"{path} is not a backup of a registry")
+                raise JournalError(f"{called} is not a backup of a registry")
             if db.pragma("user_version") > SCHEMA_VERSION:
-                raise JournalError(f"{path} was made by a newer release; restore it with that one")
+                raise JournalError(f"{called} was made by a newer release; restore it with that one")
             expected = db.execute("SELECT value FROM meta WHERE name = 'checksum'").get
             if expected is None:
-                raise JournalError(f"{path} is a live journal, not a backup: make one with `homeport backup`")
+                raise JournalError(f"{called} is a live journal, not a backup: make one with `homeport backup`")
             if _checksum(db) != expected:
-                raise JournalError(f"{path} is damaged: its checksum does not match; use another backup")
+                raise JournalError(f"{called} is damaged: its checksum does not match; use another backup")
         finally:
             db.close(True)
     except apsw.NotADBError as error:
-        raise JournalError(f"{path} is not a backup of a registry") from error
+        raise JournalError(f"{called} is not a backup of a registry") from error
     except apsw.CorruptError as error:
-        raise JournalError(f"{path} is damaged ({error}): use another backup") from error
+        raise JournalError(f"{called} is damaged ({error}): use another backup") from error
     except apsw.Error as error:
-        raise explained(path, error) from error
+        raise explained(called, error) from error
 
 
 def _seal(db: apsw.Connection) -> None:

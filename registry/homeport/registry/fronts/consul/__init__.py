@@ -1,1 +1,1 @@
-"""The Consul HTTP API as one table of endpoints: `table.py` says what there is, the others how it is answered."""
+"""The Consul HTTP API as one table of endpoints: `table/` says what there is, the others how it is answered."""

@@ -53,6 +53,10 @@ def agent_self(call: Call) -> Answer:
     )
 
 
+def version(_call: Call) -> Answer:
+    return Answer(body=bodies.encode(shapes.AgentVersion(human_version=VERSION)))
+
+
 def members(call: Call) -> Answer:
     """The members of the cluster; those of other datacenters, if there were any, would come with `wan`."""
     member = _member(call.agent)

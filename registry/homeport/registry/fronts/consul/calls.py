@@ -181,6 +181,9 @@ def decode_parameters(endpoint: Endpoint, query: Query) -> Mapping[str, Any]:
     return _decoded(endpoint, query) if brief else _decode(endpoint, query)
 
 
+_ABSENT_WHEN_EMPTY: Final = frozenset({"index", "wait"})  # `?index=&wait=`, as scripts send it, is no question
+
+
 def _decode(endpoint: Endpoint, query: Query) -> Mapping[str, Any]:
     values: dict[str, Any] = {}
     for name, text in query:
@@ -192,8 +195,8 @@ def _decode(endpoint: Endpoint, query: Query) -> Mapping[str, Any]:
                 raise Refusal(400, f"Query parameter {name!r} is not supported here: {parameter.note}")
         elif parameter.kind == "texts":
             values.setdefault(name, []).append(text)
-        elif name in values:  # of several, the first counts, as in Go
-            continue
+        elif name in values or (not text and name in _ABSENT_WHEN_EMPTY):
+            continue  # of several, the first counts, as in Go
         elif parameter.kind == "filter":
             assert endpoint.rows is not None, f"{endpoint.name} has a filter and no rows"
             if text.strip():

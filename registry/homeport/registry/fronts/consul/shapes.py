@@ -441,6 +441,14 @@ class RaftConfiguration(_Shown, frozen=True, kw_only=True):
     index: int = 0  # there are no others to agree with on a configuration; of Consul's it is always 0 as well
 
 
+class AgentVersion(_Shown, frozen=True, kw_only=True):
+    """The version of the API, as Consul's agents tell theirs; Homeport is built from no commit and no FIPS module."""
+
+    sha: str = msgspec.field(name="SHA", default="")
+    human_version: str
+    fips: str = msgspec.field(name="FIPS", default="")
+
+
 class AgentSelf(_Shown, frozen=True, kw_only=True):
     """What clients ask an agent about itself before anything else."""
 
