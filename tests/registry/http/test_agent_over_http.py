@@ -140,7 +140,9 @@ async def test_its_usage_counts_what_is_registered(http: Http) -> None:
     for number in range(3):
         await http("PUT", "/v1/agent/service/register", {"Name": f"web-{number % 2}", "ID": f"web-{number}"})
     await http("PUT", "/v1/catalog/register", {"Node": "other", "Address": "10.0.0.2"})
-    usage = (await http("GET", "/v1/operator/usage")).json["Usage"]["dc1"]
+    told = (await http("GET", "/v1/operator/usage")).json
+    assert (told["KnownLeader"], told["LastContact"]) == (True, 0)
+    usage = told["Usage"]["dc1"]
     assert (usage["Nodes"], usage["Services"], usage["ServiceInstances"]) == (2, 2, 3)
 
 

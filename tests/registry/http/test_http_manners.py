@@ -41,7 +41,7 @@ async def exchange(http: Http, request: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("GET", "/v1", 404),
         ("GET", "/v1/", 404),
         ("GET", "/v1/nothing", 404),
@@ -59,6 +59,13 @@ async def test_what_is_not_there_is_never_an_empty_success(http: Http, method: s
     assert reply.status == status
     assert path in reply.text or method in reply.text
     assert (status == 405) == ("Allow" in reply.headers)
+
+
+async def test_the_root_says_what_this_is_so_that_a_check_of_it_passes(http: Http) -> None:
+    """Many a check, and many a client's test of checks, is of the agent's own address."""
+    reply = await http("GET", "/")
+    assert (reply.status, reply.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert "/v1" in reply.text
 
 
 async def test_the_methods_of_a_path_can_be_asked_for(http: Http) -> None:

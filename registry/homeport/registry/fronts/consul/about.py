@@ -128,6 +128,7 @@ def autopilot_health(call: Call) -> Answer:
 def usage(call: Call) -> Answer:
     """How much is registered; nothing is of the kinds that Connect counts."""
     catalogue = call.agent.catalogue
+    writable = call.agent.operations.store.read_only is None
     instances = sum(len(service.entries) for service in catalogue.services.values())
     kinds = ("connect-native", "connect-proxy", "ingress-gateway", "mesh-gateway", "terminating-gateway")
     counted = shapes.Usage(
@@ -137,11 +138,16 @@ def usage(call: Call) -> Answer:
         billable_service_instances=instances,
         connect_service_instances=dict.fromkeys(kinds, 0),
     )
-    return Answer(body=bodies.encode(shapes.OperatorUsage(usage={DATACENTER: counted})))
+    return Answer(body=bodies.encode(shapes.OperatorUsage(usage={DATACENTER: counted}, known_leader=writable)))
 
 
 def _server(agent: Agent) -> str:
     return f"{agent.address}:{RPC_PORT}"
+
+
+def root(_call: Call) -> Answer:
+    """What this is, as Consul says at the same place; people check that a registry is up by asking for it."""
+    return Answer(body=b"Homeport: a registry with Consul's HTTP API under /v1\n", content_type=TEXT)
 
 
 def healthz(_call: Call) -> Answer:

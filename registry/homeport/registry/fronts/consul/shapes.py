@@ -432,6 +432,8 @@ class OperatorUsage(_Shown, frozen=True, kw_only=True):
     """The same by datacenter."""
 
     usage: dict[str, Usage]
+    known_leader: bool  # as the header of other reads
+    last_contact: int = 0  # answers are never stale
 
 
 class RaftConfiguration(_Shown, frozen=True, kw_only=True):

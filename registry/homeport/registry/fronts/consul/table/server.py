@@ -107,6 +107,7 @@ SERVER: Final[tuple[Endpoint, ...]] = (
     later("/v1/peering/{}", "there are no cluster peerings"),
     later("/v1/internal/{}", "internal to Consul"),
     # --- Homeport's own -----------------------------------------------------------------------------------------------
+    Endpoint(method="GET", path="/", summary="what this is, as text", view=about.root, access="open"),
     Endpoint(method="GET", path="/healthz", summary="does the process answer", view=about.healthz, access="open"),
     Endpoint(
         method="GET",
