@@ -54,6 +54,8 @@ class Asked:
 
 # By "METHOD path" of the description. `{session}` and `{query}` stand for the IDs of those that are made first.
 REQUESTS: Final[Mapping[str, tuple[Asked, ...]]] = {
+    "GET /": (Asked(),),
+    "GET /v1/agent/version": (Asked(),),
     "GET /v1/agent/self": (Asked(),),
     "PUT /v1/agent/service/register": (Asked(body=WEB), Asked(body={}, status=400)),
     "PUT /v1/agent/service/deregister/{service ID}": (Asked("none", status=404),),
