@@ -60,8 +60,8 @@ Load = Callable[[Running], Turn]
 
 def cases(scale: Scale) -> tuple[Case, ...]:
     """Small bodies, where the work is per request; large ones, where it is per byte; fixed rates; and memory."""
-    open_s = 2 * scale.turn_s  # so that the slowest of a hundred are not a few
-    through_two = _open(1000, 16, open_s, _KIB)
+    long_s = 2 * scale.turn_s  # where the slowest of a hundred must not be a few, or hundreds of connections are opened
+    through_two = _open(1000, 16, long_s, _KIB)
     throughput = "how many requests can a proxy pass on, and what does each cost?"
     return (
         *(
@@ -71,7 +71,9 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 f"wrk, {connections} connections, {what}; three endpoints of one upstream",
                 "homeport",
                 _contenders(
-                    _wrk(path, connections, scale.turn_s, body_bytes), upstream, everyone=path == "/" and not body_bytes
+                    _wrk(path, connections, long_s if connections > 100 else scale.turn_s, body_bytes),
+                    upstream,
+                    everyone=path == "/" and not body_bytes,
                 ),
                 notes=(_SHARED,),
             )
@@ -90,7 +92,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 "how long does a request take at a fixed rate, counted from when it was due?",
                 f"{rate} requests/s, even intervals, {connections} connections, GET of {len(proxies.SMALL_BODY)} bytes",
                 "homeport",
-                _contenders(_open(rate, connections, open_s, 0), proxies.upstream),
+                _contenders(_open(rate, connections, long_s, 0), proxies.upstream),
                 metrics=(*_LATENCIES, SERVER_CPU),
             )
             for rate, connections in ((1000, 16), (5000, 32))
