@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from homeport.mesh.examination import clock
+from tests.mesh_cli.apps import eventually
 from tests.mesh_cli.conftest import Processes, Serving
 
 
@@ -76,7 +78,8 @@ def test_a_shell_completes_commands_options_and_services(homeport: Processes, se
 
     assert completed("homeport inst") == ["instances"]
     assert "--json" in completed("homeport services --")
-    assert completed("homeport instances or") == ["orders"]
+    # A shell waits for half a second and no longer, in which a busy machine may not get there.
+    eventually(lambda: completed("homeport instances or") == ["orders"], "the service is completed")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -98,6 +101,21 @@ def test_the_doctor_finds_a_well_registry_well(homeport: Processes, serving: Ser
     assert findings[f"data in {tmp_path}"]["verdict"] == "well"
     assert findings[f"DNS at {serving.http}"]["verdict"] == "warning"  # nothing speaks DNS there
     assert said.returncode == (1 if any(each["verdict"] == "wrong" for each in findings.values()) else 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "found"),
+    [
+        (0.9, 1.1, "well", "agree"),
+        (-9.0, 2.0, "well", "agree"),  # ten seconds on the way, and stamped in between
+        (4.5, 5.0, "warning", "-4 s off"),
+        (-9.0, -3.0, "warning", "+4 s off"),
+    ],
+)
+def test_a_clock_is_off_by_what_no_slow_answer_explains(before: float, after: float, verdict: str, found: str) -> None:
+    (finding,) = clock("Thu, 01 Jan 1970 00:00:01 GMT", before, after)
+    assert finding.verdict == verdict
+    assert found in finding.found
 
 
 def test_the_doctor_says_what_to_do(homeport: Processes, tmp_path: Path, unused_port: int) -> None:

@@ -228,16 +228,18 @@ async def _http(address: str, reached: bool) -> list[Finding]:
     else:
         said = answer.body.decode(errors="replace").strip()[:200]
         findings.append(Finding("wrong", what, f"not ready: {said}", "it says why"))
-    return findings + _clock(answer.headers.get("date", ""), before)
+    return findings + clock(answer.headers.get("date", ""), before, time.time())
 
 
-def _clock(date: str, before: float) -> list[Finding]:
+def clock(date: str, before: float, after: float) -> list[Finding]:
+    """What a `date` of whole seconds says, of an answer asked for at `before` and there at `after` by our clock (s)."""
     from email.utils import parsedate_to_datetime
 
     try:
-        off_s = parsedate_to_datetime(date).timestamp() - before
+        theirs = parsedate_to_datetime(date).timestamp()
     except ValueError:
         return []
+    off_s = theirs - min(max(theirs, before), after)  # a slow answer is no wrong clock
     if abs(off_s) > CLOCK_OFF_S:
         advice = "let both machines follow the time (timedatectl set-ntp true); leases do not depend on it, logs do"
         return [Finding("warning", "clocks", f"the registry's is {off_s:+.0f} s off this one's", advice)]
