@@ -441,9 +441,9 @@ async def test_a_host_that_is_cut_off_or_unknown_is_critical_but_not_refused() -
     for check in (tcp("10.0.0.2:80"), http("http://10.0.0.2/")):
         begun = loop.time()
         verdict = await prober.probe(check)
-        assert loop.time() - begun == pytest.approx(5.0, abs=0.01)
+        assert loop.time() - begun == pytest.approx(30.0, abs=0.01)
         assert (verdict.status, verdict.refused) == ("critical", False)
-        assert "timed out after 5 s" in verdict.output
+        assert "timed out after 30 s" in verdict.output
     for check in (tcp("no.such.name:80"), http("http://no.such.name/")):
         verdict = await prober.probe(check)
         assert (verdict.status, verdict.refused) == ("critical", False)
