@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple, cast
 
 import click
@@ -249,7 +250,7 @@ class CommandTable(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"No such command {args[0]!r}.{_did_you_mean(args[0])}")
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
         name, command, rest = super().resolve_command(ctx, args)
         ctx.meta[_REST] = tuple(rest)
         if name is not None and command is not None:
@@ -257,11 +258,12 @@ class CommandTable(click.Group):
         return name, command, rest
 
 
-def _did_you_mean(word: str) -> str:
+def did_you_mean(word: str, commands: Collection[str]) -> str:
+    """What to say of a command that there is not: the one that looks like it, or else all there are."""
     import difflib  # only for a mistake
 
-    close = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(COMMANDS)}."
+    close = difflib.get_close_matches(word, commands, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(commands)}."
 
 
 def _as_written(command: click.Command) -> dict[str, click.Option]:

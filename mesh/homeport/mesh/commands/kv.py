@@ -10,14 +10,14 @@ import click
 from homeport.client import Client, KvEvent, Lost
 from homeport.mesh.commands.exports import export, import_
 from homeport.mesh.commands.json_lines import plain, plain_field
-from homeport.mesh.commands.options import json_option, registry_option
+from homeport.mesh.commands.options import Actions, json_option, registry_option
 from homeport.mesh.commands.output import print_json, print_json_line, print_table
 from homeport.mesh.commands.running import ExitCode, StopSignals, ask
 
 _SHOWN_CHARS = 60  # of a value in a table; `get` and `--json` show all of it
 
 
-@click.group()
+@click.group(cls=Actions)
 def kv() -> None:
     """Read and write the key-value store."""
 

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 import click
 
+from homeport.mesh.cli import did_you_mean
 from homeport.mesh.token import token
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,11 +20,22 @@ OFF: Final = "off"
 REGISTRY_DEFAULT: Final = "127.0.0.1:8300"
 
 
+class Actions(click.Group):
+    """A group of commands that says which there are when it is asked for another."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
 def address(text: str) -> str:
     """An option's type: HOST:PORT, with port 0 to 65535."""
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
-        raise click.BadParameter(f"{text!r} is not HOST:PORT.")
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, with port 0 to 65535.")
     return text
 
 

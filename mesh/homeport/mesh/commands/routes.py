@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from homeport.client import Client, InvalidArgument
-from homeport.mesh.commands.options import registry_option
+from homeport.mesh.commands.options import Actions, registry_option
 from homeport.mesh.commands.running import ExitCode, ask
 from homeport.sidecar import Routing
 from homeport.sidecar.core.route_table import PREFIX
@@ -52,7 +52,7 @@ def routes_option(_ctx: click.Context, _param: click.Parameter, texts: tuple[str
 _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 
 
-@click.group()
+@click.group(cls=Actions)
 def routes() -> None:
     """Change where requests to a service go."""
 
