@@ -42,7 +42,7 @@ AGENT: Final[tuple[Endpoint, ...]] = (
             Parameter("replace-existing-checks", "flag", "differs", "always so: a registration is the whole of it"),
         ),
         support="differs",
-        note="checks: TTL, HTTP, TCP; other kinds, sidecar proxies and Connect are a 400 with the reason",
+        note="checks: TTL, HTTP, TCP, GRPC, alias; other kinds, sidecar proxies and Connect are a 400 with the reason",
     ),
     put("/v1/agent/service/deregister/{service ID}", "remove a service", view=services.deregister),
     put(
