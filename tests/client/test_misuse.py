@@ -5,10 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from typing import Any
 
 import pytest
 
-from homeport.client import Busy, Client, Closed, Link, Receiver, ServiceEvent, StreamTransport, WrongLoop
+from homeport.client import (
+    Busy,
+    Client,
+    Closed,
+    InvalidArgument,
+    Link,
+    Receiver,
+    ServiceEvent,
+    StreamTransport,
+    Unavailable,
+    WrongLoop,
+)
 from homeport.mesh.testing import virtual_time
 from homeport.registry import Registry
 from tests.client.conftest import Connect
@@ -142,3 +154,37 @@ async def test_a_closed_subscription_tells_its_listeners_nothing_more(
         assert len(told) == before
         stays.close()
     assert not caplog.records
+
+
+@virtual_time(seed=3)
+async def test_what_has_the_wrong_type_is_refused_where_it_is_given() -> None:
+    async with Registry() as registry, registry.client() as client:
+        with pytest.raises(InvalidArgument, match=r"value\.encode\(\)"):
+            await client.kv.put("k", "text")  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="allowed: text or bytes"):
+            await client.kv.put(1, b"")  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="port"):
+            client.register("orders", port="80")  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="a list of texts"):
+            client.register("orders", port=80, tags="abc")
+        assert await client.kv.list() == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8500", ["127.0.0.1:8300"]])
+def test_an_address_of_another_kind_is_refused_and_says_which_is_meant(address: Any) -> None:
+    with pytest.raises(InvalidArgument, match="8300 by default"):
+        Client(address)
+
+
+@virtual_time(seed=4)
+async def test_a_port_that_speaks_something_else_is_said_to() -> None:
+    class Http(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    server = await asyncio.get_running_loop().create_server(Http, "127.0.0.1", 8500)
+    async with Client("127.0.0.1:8500") as client:
+        with pytest.raises(Unavailable, match="does not speak RPC"):
+            await client.kv.get("k")
+    server.close()

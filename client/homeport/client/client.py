@@ -301,6 +301,8 @@ class Client:
         Raises:
             InvalidArgument: a field is out of range.
         """
+        if isinstance(tags, str):
+            raise InvalidArgument(f"tags is {tags!r}; allowed: a list of texts", field="tags")
         instance = Instance(
             service=service,
             id=id or f"{service}-{socket.gethostname()}-{port or f'{self.rng.randrange(_ID_RANGE):08x}'}",

@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from homeport.client.budget import Budget
 from homeport.client.core.backoff import Backoff
-from homeport.client.core.errors import CasFailed, Compacted, ConnectionLost, NotFound, RegistryError, Unavailable
+from homeport.client.core.errors import (
+    CasFailed,
+    Compacted,
+    ConnectionLost,
+    InvalidArgument,
+    NotFound,
+    RegistryError,
+    Unavailable,
+)
 from homeport.client.core.limits import CALL_S, REOPEN_S
 from homeport.client.core.messages import Event, KvDelete, KvEvents, KvGet, KvList, KvPage, KvPut
 from homeport.client.core.model import KeyValue, KvSnapshot, Lost
 from homeport.client.leases import Lease
-from homeport.client.names import key_bytes, lease_id
+from homeport.client.names import is_text, key_bytes, lease_id
 from homeport.client.transaction import Transaction
 from homeport.client.typed import Format, TypedKv
 
@@ -68,10 +76,13 @@ class Kv:
             lease: delete the key when this lease ends.
 
         Raises:
+            InvalidArgument: the value is not bytes.
             CasFailed: the key is at another revision.
             LimitExceeded: the key or the value is too long.
             LeaseGone: there is no such lease.
         """
+        if is_text(value):
+            raise InvalidArgument("value is text; allowed: bytes, so value.encode(), or kv.typed(str)", field="value")
         request = KvPut(key=key_bytes(key), value=value, cas=cas, lease=lease_id(lease))
         return (await self._client.call(request, timeout_s=timeout_s)).revision
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from homeport.client.core.errors import RequestError
+from homeport.client.core.errors import InvalidArgument, RequestError
 
 if TYPE_CHECKING:
     from homeport.client.leases import Lease
@@ -14,12 +14,21 @@ def key_bytes(key: str | bytes) -> bytes:
     """A key's bytes.
 
     Raises:
-        RequestError: it is text that cannot be written as UTF-8.
+        RequestError: it is text that cannot be written as UTF-8, or neither text nor bytes.
     """
     try:
-        return key.encode() if isinstance(key, str) else bytes(key)
+        if isinstance(key, str):
+            return key.encode()
+        if isinstance(key, bytes | bytearray | memoryview):
+            return bytes(key)
     except UnicodeEncodeError:
         raise RequestError(f"key {key!r} is not valid UTF-8 text; pass bytes") from None
+    raise InvalidArgument(f"key is {key!r}; allowed: text or bytes", field="key")
+
+
+def is_text(value: object) -> bool:
+    """Whether this is text, whatever its type was said to be: not everybody's checker looks."""
+    return isinstance(value, str)
 
 
 def lease_id(lease: Lease | int) -> int:

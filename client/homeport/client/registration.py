@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
+from homeport.client.core import wire
 from homeport.client.core.backoff import Backoff, Rng
 from homeport.client.core.errors import (
     Closed,
@@ -61,6 +62,7 @@ class Registration:
     """
 
     def __init__(self, client: Client, instance: Instance, rng: Rng, bound_to: asyncio.Task[Any] | None = None) -> None:
+        wire.checked(Register(instance=instance))
         validate_instance(msgspec.structs.replace(instance, node=instance.node or "registry"))
         self.instance: Instance = instance
         self.lease: int = 0

@@ -18,6 +18,7 @@ from homeport.client.core.errors import (
 )
 from homeport.client.core.messages import RESULTS, Event, Hello, KvEvents, Notice, Request, Welcome
 from homeport.client.core.model import Lost, ServiceEvent, is_port
+from homeport.client.names import is_text
 from homeport.client.transport import Link, Receiver
 
 R = TypeVar("R")
@@ -34,7 +35,12 @@ class StreamTransport:
     """
 
     def __init__(self, address: str, *, token: str = "", name: str = "") -> None:
-        self.address = address
+        if not is_text(address) or "://" in address:
+            raise InvalidArgument(
+                f"registry address {address!r}; allowed: host:port of its RPC (8300 by default), or unix:/path",
+                field="address",
+            )
+        self.address: str = address
         self._hello = Hello(token=token, client=name)
         self._path = address.removeprefix("unix:") if address.startswith("unix:") else ""
         host, colon, port = address.rpartition(":")
@@ -52,6 +58,10 @@ class StreamTransport:
                 else:
                     await loop.create_connection(lambda: link, self._host, int(self._port))
                 link.welcome = await link.call(self._hello)
+        except ConnectionLost as error:
+            if not error.details.get("garbled"):
+                raise
+            raise Unavailable(f"{self.address} does not speak RPC: is it the registry's port for that?") from error
         except (OSError, TimeoutError) as error:
             await link.close()
             raise Unavailable(f"no registry at {self.address}: {str(error) or 'no answer in time'}") from error
