@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from homeport.mesh.simulation.callers import CallerParty
 from homeport.mesh.simulation.faults import FAULTS
@@ -12,51 +12,24 @@ from homeport.mesh.simulation.instances import InstanceParty
 from homeport.mesh.simulation.keys import WriterParty
 from homeport.mesh.simulation.lockers import LockerParty
 from homeport.mesh.simulation.scenario import Step
-from homeport.mesh.simulation.world import World
+from homeport.mesh.simulation.world import Party, World
 
 DEPLOY_S: Final = 3.0  # between a new instance's start and the end of the old one
 
 
-async def call(world: World, step: Step) -> None:
-    caller = world.parties[step.who]
-    assert isinstance(caller, CallerParty)
-    await caller.call(step)
+Action = Callable[[World, Step], Awaitable[None]]
+P = TypeVar("P", bound=Party)
 
 
-async def key(world: World, step: Step) -> None:
-    writer = world.parties[step.who]
-    assert isinstance(writer, WriterParty)
-    await writer.operate(step)
+def _by(kind: type[P], act: Callable[[P, Step], Awaitable[None]]) -> Action:
+    """What a party of a kind does itself."""
 
+    async def action(world: World, step: Step) -> None:
+        party = world.parties[step.who]
+        assert isinstance(party, kind)
+        await act(party, step)
 
-async def glance(world: World, step: Step) -> None:
-    writer = world.parties[step.who]
-    assert isinstance(writer, WriterParty)
-    await writer.glance(step)
-
-
-async def storm(world: World, step: Step) -> None:
-    writer = world.parties[step.who]
-    assert isinstance(writer, WriterParty)
-    await writer.write_many(step)
-
-
-async def lock(world: World, step: Step) -> None:
-    locker = world.parties[step.who]
-    assert isinstance(locker, LockerParty)
-    await locker.lock(step)
-
-
-async def fair(world: World, step: Step) -> None:
-    locker = world.parties[step.who]
-    assert isinstance(locker, LockerParty)
-    await locker.fair(step)
-
-
-async def session(world: World, step: Step) -> None:
-    locker = world.parties[step.who]
-    assert isinstance(locker, LockerParty)
-    await locker.session(step)
+    return action
 
 
 async def start(world: World, step: Step) -> None:
@@ -89,26 +62,14 @@ async def deploy(world: World, step: Step) -> None:
             party.stop()
 
 
-Action = Callable[[World, Step], Awaitable[None]]
-WORK: Final[dict[str, Action]] = {
-    "call": call,
-    "key": key,
-    "glance": glance,
-    "storm": storm,
-    "lock": lock,
-    "fair": fair,
-    "session": session,
-    "start": start,
-    "stop": stop,
-    "deploy": deploy,
+ON_HOST: Final[dict[str, Action]] = {  # done by the party itself, with its host's fate
+    "call": _by(CallerParty, CallerParty.call),
+    "key": _by(WriterParty, WriterParty.operate),
+    "glance": _by(WriterParty, WriterParty.glance),
+    "storm": _by(WriterParty, WriterParty.write_many),
+    "lock": _by(LockerParty, LockerParty.lock),
+    "fair": _by(LockerParty, LockerParty.fair),
+    "elect": _by(LockerParty, LockerParty.elect),
+    "session": _by(LockerParty, LockerParty.session),
 }
-ACTIONS: Final[dict[str, Action]] = {**WORK, **FAULTS}
-ON_HOST: Final = (
-    "call",
-    "key",
-    "glance",
-    "storm",
-    "lock",
-    "fair",
-    "session",
-)  # done by the party itself, with its host's fate
+ACTIONS: Final[dict[str, Action]] = {**ON_HOST, "start": start, "stop": stop, "deploy": deploy, **FAULTS}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from homeport.client.kv import _QUEUE_MAX
+from homeport.client.kv import _QUEUE_MAX, _KeyWatch
 from homeport.mesh.simulation import guarantees
 from homeport.mesh.simulation.callers import CallerParty
 from homeport.mesh.simulation.keys import WatcherParty
@@ -19,6 +19,7 @@ from homeport.registry.core.limits import (
     HISTORY_REVISIONS_MAX,
     WATCH_BUFFER_BATCHES,
 )
+from homeport.sidecar.core.limits import ACTIVE_MAX
 
 TASKS_MAX: Final = 3_000  # of a whole run: some 400 are ordinary; without an end they would be a leak
 TASKS_STEPS: Final = 5_000  # callbacks between two counts of them
@@ -40,12 +41,12 @@ def look(world: World) -> None:
         outbound = party.sidecar.outbound if party.sidecar is not None else None
         for cluster in outbound.clusters.values() if outbound is not None else ():
             for endpoint in cluster.endpoints.values():
-                _expect(world, f"{party.name}: requests at one endpoint", endpoint.active, 1024)
-
+                _expect(world, f"{party.name}: requests at one endpoint", endpoint.active, ACTIVE_MAX)
     for party in world.running(WatcherParty):
         assert isinstance(party, WatcherParty)
         for watch in party.client.watches._open.values() if party.client is not None else ():
-            _expect(world, f"{party.name}: revisions not read yet", len(getattr(watch, "_events", ())), _QUEUE_MAX)
+            assert isinstance(watch, _KeyWatch)  # it watches nothing else
+            _expect(world, f"{party.name}: revisions not read yet", len(watch._events), _QUEUE_MAX)
 
 
 def _look_at(world: World, party: RegistryParty) -> None:

@@ -56,11 +56,22 @@ class CallerParty(Party):
         following = self.followings().get(service)
         return following is not None and following.live and not following.held
 
+    async def works(self) -> str:
+        for service in [name for name, wanted in self.world.wanted().items() if wanted and name != "fleet"]:
+            status = await self._ask(Step(0.0, "call", self.name, service, "GET length 10 0"))
+            if status != 200:
+                return f"gets {status} from {service}"
+        return ""
+
     async def call(self, step: Step) -> None:
         """Ask a service once: `whom`, by the method and in the manner of `what`."""
+        await self._ask(step)
+
+    async def _ask(self, step: Step) -> int | None:
+        """The status of the answer, or None for none."""
         world, sidecar = self.world, self.sidecar
         if sidecar is None:
-            return  # it stood still since its start
+            return None  # it stood still since its start
         method, manner, size, delay_ms = step.what.split()
         request = world.requests.send(method, self.name, step.count if method in ("POST", "PUT") else 0)
         connection = Connection(sidecar.at["outbound"])
@@ -77,7 +88,7 @@ class CallerParty(Party):
             world.requests.failed += 1
             if error.began:
                 world.trace.count("truncated answer")
-            return
+            return None
         finally:
             connection.close()
         world.trace.note(f"{method} {request.number}: {answer.status}, {len(request.deliveries)} deliveries")
@@ -88,6 +99,7 @@ class CallerParty(Party):
             world.requests.failed += 1
             if method == "POST" and request.deliveries:
                 world.trace.count("request that may not be repeated failed")
+        return answer.status
 
     def count_retries(self) -> None:
         """Say which retries there were, at the end."""

@@ -13,7 +13,6 @@ import msgspec
 from homeport.client.core.model import Instance, InstanceKey
 from homeport.client.core.resolver import HOLD_S
 from homeport.mesh.simulation.callers import CallerParty
-from homeport.mesh.simulation.instances import InstanceParty
 from homeport.mesh.simulation.keys import WatcherParty
 from homeport.mesh.simulation.registries import RegistryParty
 from homeport.mesh.simulation.world import World
@@ -33,12 +32,9 @@ def differences(world: World) -> list[str]:
     registry = world.registries[0].registry
     assert registry is not None
     catalogue = registry.catalogue
-    services = sorted({party.service for party in world.parties.values() if isinstance(party, InstanceParty)})
-    for service in services:
+    for service, wanted in world.wanted().items():
         truth = _instances(catalogue, service)
         there = {id_ for (_, id_), instance in truth.items() if instance.available}
-        parties = [one for one in world.parties.values() if isinstance(one, InstanceParty) and one.service == service]
-        wanted = {party.name for party in parties if party.stays}
         if there != wanted:
             found.append(f"{service}: {sorted(there)} are available, {sorted(wanted)} should be")
         for follower in world.running(CallerParty):

@@ -30,6 +30,7 @@ class ModelEtcd:
         self.compacted = 0
         self.keys: dict[bytes, Stored] = {}
         self.log: list[tuple[int, list[Event]]] = []
+        self.replaced: list[tuple[int, dict[bytes, Stored | None]]] = []  # by revision, what its keys were before it
         self.leases: dict[int, tuple[int, asyncio.TimerHandle]] = {}
         self.lease_of: dict[bytes, int] = {}
         self.grown = asyncio.Event()
@@ -37,9 +38,10 @@ class ModelEtcd:
 
     def apply(self, writes: Sequence[Write]) -> int:
         events: list[Event] = []
+        before: dict[bytes, Stored | None] = {}
         assert len({write.key for write in writes}) == len(writes), "etcd refuses to write a key twice"
         for key, value, lease in writes:
-            old = self.keys.get(key)
+            old = before[key] = self.keys.get(key)
             if value is None:
                 if old is not None:
                     del self.keys[key]
@@ -52,6 +54,7 @@ class ModelEtcd:
         if events:
             self.revision += 1
             self.log.append((self.revision, events))
+            self.replaced.append((self.revision, before))
             self.grown.set()
             self.grown = asyncio.Event()
         return self.revision
@@ -63,6 +66,18 @@ class ModelEtcd:
     def compact(self) -> None:
         self.compacted = self.revision
         self.log.clear()
+        self.replaced.clear()
+
+    def at(self, revision: int) -> dict[bytes, Stored]:
+        """All keys as they were at a revision that is not compacted; 0: as they are."""
+        if not 0 < revision < self.revision:
+            return self.keys
+        found: dict[bytes, Stored | None] = dict(self.keys)
+        for later, before in reversed(self.replaced):
+            if later <= revision:
+                break
+            found.update(before)
+        return {key: stored for key, stored in found.items() if stored is not None}
 
     def grant(self, ttl_s: int) -> int:
         self._last_lease += 1
@@ -130,7 +145,8 @@ class ModelLink:
         await self._travel()
         if 0 < revision < self.etcd.compacted:
             raise HistoryGone(f"{revision} is compacted")
-        found = [self.etcd.keys[name] for name in sorted(self.etcd.keys) if matches(name, key, end)]
+        then = self.etcd.at(revision)
+        found = [then[name] for name in sorted(then) if matches(name, key, end)]
         page = Page(found[:limit], self.etcd.revision, len(found) > limit)
         await self._travel()
         return page

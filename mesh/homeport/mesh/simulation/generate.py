@@ -51,6 +51,7 @@ LENGTH_S: Final = (6.0, 16.0)
 FAULT_S: Final = (0.3, 1.0, 3.0, 6.0, 9.0)
 KEYS: Final = ("w/a", "w/b", "x/c")
 SERVICES: Final = ("orders", "checked")
+SESSION_ENDS_S: Final = 19.0  # a moment before a session of ten seconds does that nobody renews
 METHODS: Final = ("GET", "GET", "POST", "POST", "PUT", "DELETE")
 
 
@@ -214,13 +215,18 @@ def _sessions(plan: _Plan) -> None:
             for_s=plan.rng.choice((0.1, 1.0, 2.0)),
             count=plan.rng.randint(0, 5),
         )
+    if plan.rng.random() < 0.4:  # one that ends by itself, and others at its lock as soon as that is free, or sooner
+        plan.add("session", at=0.0, who="locker1", whom="b", what="silence")
+        for number in range(16):
+            at = round(SESSION_ENDS_S + 0.4 * number + plan.rng.uniform(0.0, 0.4), 3)
+            plan.add("session", at=at, who="locker2", whom="b", what="release", count=plan.rng.randint(0, 5))
 
 
 def _elections(plan: _Plan) -> None:
     for _ in plan.some(1, 3):
         at = plan.at()
         for number in range(plan.lockers):
-            plan.add("lock", at=at, who=f"locker{number + 1}", whom="election", what="silence", for_s=2.0)
+            plan.add("elect", at=at, who=f"locker{number + 1}", whom="a", for_s=plan.rng.choice((0.2, 1.0, 2.0)))
 
 
 def _deploys(plan: _Plan) -> None:

@@ -60,14 +60,22 @@ class History:
         self._take(step)
         return True
 
-    def fill(self, revision: int, step: Step, now: float) -> bool:
-        """A revision that a leap went over is told after all; False if there was no such leap."""
-        if not any(before < revision <= to for before, to in self.leaps):
-            return False
-        self.steps[revision] = step
-        self.first_seen[revision] = now
-        insort(self.order, revision)
-        return True
+    def leapt(self, revision: int) -> bool:
+        """Whether a replica took this revision in as a part of a later one."""
+        return any(before < revision <= to for before, to in self.leaps)
+
+    def fill(self, revision: int, step: Step, now: float) -> None:
+        """A revision that a leap went over, if there was such a leap, is told after all."""
+        if self.leapt(revision):
+            self.steps[revision] = step
+            self.first_seen[revision] = now
+            insort(self.order, revision)
+
+    def was_absent(self, key: bytes, since: int) -> bool:
+        """Whether a key may have been absent at a time after the revision that wrote it."""
+        return bool(self.leaps) or any(
+            self.steps[one].get(key, True) is None for one in self.touching(key, since, self.newest)
+        )
 
     def add(self, revision: int, step: Step, now: float) -> None:
         self.steps[revision] = step
@@ -164,26 +172,26 @@ class Histories:
         step: Step = {change.key: change.kv for change in changes}
         before, teller.at = teller.at, revision
         resynced, teller.resyncs = resyncs != teller.resyncs, resyncs
-        if revision > history.newest and not resynced:
-            history.add(revision, step, now)
-            return True
         if resynced:
             return history.leap(before, revision, step)
-        if revision not in history.steps and history.fill(revision, step, now):
-            return False
+        first = revision > history.newest
+        if first:
+            history.add(revision, step, now)
+        elif revision not in history.steps:
+            history.fill(revision, step, now)
         if history.steps.get(revision) != step:
             self._trace.broken(
                 guarantees.KEPT,
                 f"{teller.party} shows revision {revision} as {step}, others as {history.steps.get(revision)}",
             )
-        at = bisect_right(history.order, before)
-        if history.order[at] != revision:
+        passed = history.touching(b"", before, revision - 1)
+        if passed:
             self._trace.broken(
                 guarantees.WATCHES,
-                f"{teller.party} went from revision {before} to {revision}, past {history.order[at]}"
-                f" with {sorted(history.steps[history.order[at]])}",
+                f"{teller.party} went from revision {before} to {revision}, past {passed[0]}"
+                f" with {sorted(history.steps[passed[0]])}",
             )
-        return False
+        return first
 
     def acknowledged(self, store_id: str, revision: int, key: bytes, value: bytes | None) -> None:
         """A client was told that its write of a key is durable at a revision."""
@@ -226,7 +234,10 @@ class Following:
                 guarantees.WATCHES, f"{self.name} got revision {revision} after {self.at}, without {passed[:5]}"
             )
         step = history.steps.get(revision)
-        if step is not None:
+        if step is None:
+            if not history.leapt(revision):
+                self._trace.broken(guarantees.WATCHES, f"{self.name} got revision {revision}, which no store has shown")
+        else:
             mine = {key: kv.value if kv else None for key, kv in step.items() if key.startswith(self.prefix)}
             if dict(events) != mine or len(events) != len(mine):
                 self._trace.broken(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AGAIN_S = 1.0
 TTL_S = 3.0
+FLEET_PORT = 9000
 
 
 class _Drained(Registration):
@@ -104,10 +105,9 @@ class InstanceParty(Party):
         if self.runs and self.stopping is not None and not self.stopping.done():
             self.stopping.set_result(None)
 
-    @property
-    def stays(self) -> bool:
-        """Whether it is to be registered."""
-        return self.runs and (self.stopping is None or not self.stopping.done())
+    def registers(self) -> dict[str, set[str]]:
+        stays = self.runs and (self.stopping is None or not self.stopping.done())
+        return {self.service: {self.name} if stays else set()}
 
 
 class FleetParty(Party):
@@ -117,12 +117,18 @@ class FleetParty(Party):
         super().__init__(world, "fleet", world.address())
         self.count = count
 
+    def registers(self) -> dict[str, set[str]]:
+        return {"fleet": {f"fleet-{number}" for number in range(self.count)}}
+
     async def live(self) -> None:
         rng = self.rng()
+        await self.world.loop.create_server(asyncio.Protocol, self.address, FLEET_PORT)  # whoever is in doubt knocks
         client = ObservedClient(self.world, *self.world.registry_addresses, name=self.name, rng=rng)
         await client.start()
         for number in range(self.count):
-            instance = Instance(service="fleet", id=f"fleet-{number}", address=self.address, port=9000, ttl_s=TTL_S)
+            instance = Instance(
+                service="fleet", id=f"fleet-{number}", address=self.address, port=FLEET_PORT, ttl_s=TTL_S
+            )
             while True:
                 try:
                     await Registration(client, instance, rng).start()

@@ -105,6 +105,14 @@ class WriterParty(Party):
         if self.client.connected:
             self.world.histories.acknowledged(self.client.store_id, revision, b"k/" + key, value)
 
+    async def works(self) -> str:
+        assert self.client is not None
+        try:
+            await self.client.kv.put(f"works/{self.name}", b"1")
+        except HomeportError as error:
+            return f"cannot write: {error!r}"
+        return ""
+
     async def glance(self, step: Step) -> None:
         """Read a key as this client's own replica has it: maybe a moment old, never older than what it saw before."""
         assert self.client is not None
@@ -114,9 +122,14 @@ class WriterParty(Party):
         except HomeportError as error:
             self.world.trace.note(f"{self.name} glance {key!r}: {type(error).__name__}")
             return
-        if found is None:
-            return
         store_id, seen = self._seen.get(key, ("", 0))
+        if found is None:
+            known = self.world.histories.get(self.client.store_id)
+            if store_id == self.client.store_id and not known.was_absent(b"k/" + key, seen):
+                self.world.trace.broken(
+                    guarantees.FORWARD, f"{self.name} saw {key!r} at revision {seen}, and then that there is none"
+                )
+            return
         if store_id == self.client.store_id and found.mod_revision < seen:
             self.world.trace.broken(
                 guarantees.FORWARD, f"{self.name} saw {key!r} at revision {seen}, and then at {found.mod_revision}"
@@ -159,7 +172,7 @@ class WatcherParty(Party):
                 self.world.trace.count("watch resumed")
             if isinstance(change, Lost):
                 self.world.trace.note(f"{self.name} lost {change.from_revision} to {change.to_revision}")
-                if change.from_revision == 1 or client.store_id != self.following.store_id:
+                if client.store_id != self.following.store_id:
                     self.world.trace.count("watch of another history")
                     self.following.starts(client.store_id, change.to_revision)
                 else:

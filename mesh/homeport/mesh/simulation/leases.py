@@ -79,6 +79,11 @@ class Leases:
         if one is not None:
             one.ended = True
 
+    def expect_gone(self, lease: int) -> None:
+        """Somebody was told that it has ended."""
+        if lease in self._leases:
+            self._trace.broken(guarantees.KEPT, f"the end of lease {lease:x} was acknowledged, and it is still there")
+
     def kept(self, lease: int) -> None:
         """It was not replaced after all."""
         one = self._leases.get(lease)

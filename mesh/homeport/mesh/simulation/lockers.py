@@ -13,17 +13,19 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Final
 
+from homeport.client.coordination.election import Election
+from homeport.client.coordination.lock import Lock
 from homeport.client.core.errors import CasFailed, HomeportError
 from homeport.client.core.messages import LeaseGrant, LeaseRevoke
 from homeport.mesh.one_try import Connection, TryError
-from homeport.mesh.simulation.locks import Holder
+from homeport.mesh.simulation import guarantees
+from homeport.mesh.simulation.locks import DELAY_S, Holder
 from homeport.mesh.simulation.scenario import Step
 from homeport.mesh.simulation.world import ObservedClient, Party, World
 
 LEASE_S: Final = 2.0
 TURN_S: Final = 6.0  # longer than a lease that is left behind
 SESSION_S: Final = 10  # Consul's least
-DELAY_S: Final = 3.0
 CALL_S: Final = 5.0
 
 
@@ -87,19 +89,27 @@ class LockerParty(Party):
             await asyncio.sleep(LEASE_S / 3)
         return True
 
-    # --- the client's own lock ----------------------------------------------------------------------------------
+    # --- the client's own locks and elections -------------------------------------------------------------------
 
     async def fair(self, step: Step) -> None:
-        """Take a lock of the client's own, in turn, and give it back after `for_s`, or say nothing more."""
-        client, world = self.client, self.world
-        assert client is not None
-        lock = client.lock(f"fair/{step.whom}", ttl_s=LEASE_S)
+        """Take a lock of the client's own, in turn, and give it back after `for_s`."""
+        assert self.client is not None
+        await self._in_turn(self.client.lock(f"fair/{step.whom}", ttl_s=LEASE_S), f"fair-{step.whom}", step.for_s)
+
+    async def elect(self, step: Step) -> None:
+        """Stand for an election, and lead for `for_s`."""
+        assert self.client is not None
+        election = self.client.election(f"elect/{step.whom}", ttl_s=LEASE_S, value=self.name.encode())
+        await self._in_turn(election, f"election-{step.whom}", step.for_s)
+
+    async def _in_turn(self, lock: Lock, name: str, for_s: float) -> None:
+        world = self.world
         try:
             if not await lock.acquire(timeout_s=TURN_S):
-                world.trace.note(f"{self.name} does not get fair {step.whom}")
+                world.trace.note(f"{self.name} does not get {name}")
                 return
         except HomeportError as error:
-            world.trace.note(f"{self.name} and fair {step.whom}: {type(error).__name__}")
+            world.trace.note(f"{self.name} and {name}: {type(error).__name__}")
             return
         since, lost = world.now(), lock.lost
 
@@ -107,16 +117,40 @@ class LockerParty(Party):
             """A process that stands still cannot be told that it has lost a lock; its token is what protects then."""
             return not lost.is_set() and not world.disturbed(since, world.now(), lambda name: name == self.name)
 
-        holder = self._has(f"fair-{step.whom}", lock.token, since, inf)
+        holder = self._has(name, lock.token, since, inf)
         holder.holds = holds
+        if isinstance(lock, Election):
+            await self._expect_to_lead(lock, holder)
         with suppress(TimeoutError):
-            await asyncio.wait_for(lost.wait(), step.for_s)
+            await asyncio.wait_for(lost.wait(), for_s)
         if lost.is_set():
-            world.trace.note(f"{self.name} has lost fair {step.whom}")
+            world.trace.note(f"{self.name} has lost {name}")
             world.trace.count("lock lost")
         holder.released = True
         with suppress(HomeportError):
             await lock.release()
+
+    async def _expect_to_lead(self, election: Election, holder: Holder) -> None:
+        """Whoever asks who leads is told of nobody else, for as long as the leader may rely on it."""
+        try:
+            leader = await election.leader()
+        except HomeportError:
+            return
+        if holder.holds() and (leader is None or leader.token != holder.token):
+            self.world.trace.broken(
+                guarantees.LOCKS, f"{self.name} leads {holder.lock} by token {holder.token}, and is shown {leader}"
+            )
+
+    async def works(self) -> str:
+        assert self.client is not None
+        lock = self.client.lock(f"works/{self.name}", ttl_s=LEASE_S)
+        try:
+            if not await lock.acquire(timeout_s=TURN_S):
+                return "gets no lock"
+            await lock.release()
+        except HomeportError as error:
+            return f"gets no lock: {error!r}"
+        return ""
 
     # --- a session of Consul's ----------------------------------------------------------------------------------
 
@@ -147,6 +181,7 @@ class LockerParty(Party):
         if not isinstance(found, list) or found[0].get("Session") != session:
             return
         holder = self._has(lock, int(found[0]["LockIndex"]), decided, sent + SESSION_S)
+        holder.session = session
         await asyncio.sleep(step.for_s)
         if step.what == "release":
             holder.released = True

@@ -2,7 +2,7 @@
 
 A holder may act as one for the TTL that its last answered renewal promised, counted from when that was sent. Another
 that takes the lock before that time is over, or whose token is not larger, breaks the one thing locks are for. After a
-session has ended, its locks stay closed for their delay, for what the former holder still has under way.
+session has ended, by itself too, its locks stay closed for their delay, for what the former holder still has under way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from homeport.mesh.simulation import guarantees
 from homeport.mesh.simulation.trace import Trace
 
 ROUNDING_S: Final = 1e-6
+DELAY_S: Final = 3.0  # of the locks of sessions
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Holder:
     valid_until: float
     holds: Callable[[], bool] = lambda: True
     released: bool = False
+    session: str = ""  # of Consul's, on which it is held
 
 
 class Locks:
@@ -61,6 +63,12 @@ class Locks:
     def closed(self, lock: str, until: float) -> None:
         """The session that held a lock has ended: nobody gets it before its delay is over."""
         self._closed_until[lock] = max(until, self._closed_until.get(lock, 0.0))
+
+    def session_ended(self, session: str, now: float) -> None:
+        """A session is gone, by itself or because somebody asked: what it still held has its delay before it."""
+        for lock, holders in self._holders.items():
+            if any(one.session == session and not one.released for one in holders):
+                self.closed(lock, now + DELAY_S)
 
     def is_closed(self, lock: str, now: float) -> bool:
         """Whether its delay runs."""

@@ -175,6 +175,7 @@ class RegistryParty(Party):
                 self._instance(change, now)
             elif change.key.startswith(keys.SESSIONS) and change.kv is None:
                 world.trace.note(f"a session has ended at revision {revision}")
+                world.locks.session_ended(keys.split(change.key)[0], now)
 
     def _lease(self, change: Change, now: float) -> None:
         lease = keys.lease_number(change.key)

@@ -42,6 +42,7 @@ START_S: Final = 2.0  # for everyone to be there before the first step
 LOOK_S: Final = 1.0  # between two looks at what is bounded, and at what has converged
 CALM_S: Final = 4.0  # before the first look whether all has converged: leases end, clients come back
 ENDS_S: Final = 60.0  # for calls under way when faults end: more than any of their timeouts
+WORKS_S_MAX: Final = 30.0  # until everybody can do again what it is there for
 STEPS_MAX: Final = 2_000_000  # callbacks: a hundred times an ordinary run
 SEARCH_MAX: Final = 300_000  # steps of the search for one key's order; an undecided history is no failure
 MEMORY: Final = Path("/dev/shm")  # where there is such a thing, disks of the simulation need no real one
@@ -246,10 +247,10 @@ async def _calm(world: World) -> None:
             registry.link.fail(False)
             registry.link.lose_answers = 0
         registry.start()
-    works = [task for task, party in world.works.items() if not task.done() and party.runs]
+    works = [task for task, party in world.under_way.items() if not task.done() and party.runs]
     if works:
         await asyncio.wait(works, timeout=ENDS_S)
-    for task, party in world.works.items():
+    for task, party in world.under_way.items():
         if not task.done():
             if party.runs:
                 world.trace.broken(guarantees.ANSWERED, f"{task.get_name()} does not end")
@@ -266,6 +267,17 @@ async def _converge(world: World) -> None:
         if world.now() >= until:
             for difference in found:
                 world.trace.broken(guarantees.CONVERGED, difference)
+            return
+        await asyncio.sleep(LOOK_S)
+    await asyncio.gather(*(_work_again(world, party) for party in list(world.parties.values()) if party.runs))
+
+
+async def _work_again(world: World, party: Party) -> None:
+    """What a party is there for works, at once or after a few more tries: what was ejected may not be back yet."""
+    until = world.now() + WORKS_S_MAX
+    while wrong := await party.spawn(party.works(), "works"):
+        if world.now() >= until:
+            world.trace.broken(guarantees.CONVERGED, f"{party.name} {wrong}")
             return
         await asyncio.sleep(LOOK_S)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from homeport.client import Client
 from homeport.client.core.limits import CALL_S
@@ -31,6 +31,8 @@ from homeport.registry.core import keys
 
 if TYPE_CHECKING:
     from homeport.mesh.simulation.registries import RegistryParty
+
+T = TypeVar("T")
 
 DISK_S: Final = 3.0  # after a disk's failure, until a store writes again and has caught up with what was due
 
@@ -63,11 +65,11 @@ class Party:
         """A generator for what follows in this life."""
         return random.Random(f"{self.world.scenario.seed}/{self.name}/{self.lives}")
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run something on this party's host, until it is done or the host is dead."""
         with self.world.network.host(self.address):
-            task: asyncio.Task[None] = self.world.loop.create_task(work, name=f"{self.name} {name}")
-        self.world.works[task] = self
+            task: asyncio.Task[T] = self.world.loop.create_task(work, name=f"{self.name} {name}")
+        self.world.under_way[task] = self
         return task
 
     def live(self) -> Coroutine[Any, Any, None]:
@@ -78,13 +80,21 @@ class Party:
         """Whether it balances over a service, as a registry tells it right now."""
         return False
 
+    def registers(self) -> dict[str, set[str]]:
+        """By service, the instances that are to be available by this party, once all faults have ended."""
+        return {}
+
+    async def works(self) -> str:
+        """Do once what it is there for; return what does not work, which is said once all faults have ended."""
+        return ""
+
     def start(self) -> None:
         """Begin a life."""
         if not self.runs:
             self.lives += 1
             self.runs = True
             self.life = self.spawn(self.live(), f"life {self.lives}")
-            del self.world.works[self.life]  # nobody waits for its end
+            del self.world.under_way[self.life]  # nobody waits for its end
 
     def crash(self) -> None:
         """End it as by SIGKILL."""
@@ -113,7 +123,9 @@ class ObservedClient(Client):
             before = self._world.lease_of.get(request.instance.id, 0)
             leases.given_up(before)
         answer = await super().call(request, timeout_s=timeout_s)
-        if isinstance(request, Renew):
+        if isinstance(request, Deregister | LeaseRevoke):
+            leases.expect_gone(request.lease)
+        elif isinstance(request, Renew):
             for lease, ttl_s in zip(request.leases, answer.ttls_s, strict=True):
                 if ttl_s:
                     leases.confirmed(lease, ttl_s, sent)
@@ -153,7 +165,7 @@ class World:
         self.etcd = ModelEtcd()
         self.registries: list[RegistryParty] = []
         self.parties: dict[str, Party] = {}
-        self.works: dict[asyncio.Task[None], Party] = {}  # what has to come to an end
+        self.under_way: dict[asyncio.Task[Any], Party] = {}  # what has to come to an end
         self.disturbances: list[Disturbance] = []
         self.tasks_counted_at = 0  # the loop's steps then
         self.forgets = False  # a registry without a disk has started anew: other histories, other promises
@@ -179,6 +191,14 @@ class World:
 
     def running(self, kind: type[Party] | None = None) -> list[Party]:
         return [one for one in self.parties.values() if one.runs and (kind is None or isinstance(one, kind))]
+
+    def wanted(self) -> dict[str, set[str]]:
+        """By service, all instances that are to be available once all faults have ended."""
+        found: dict[str, set[str]] = {}
+        for party in self.parties.values():
+            for service, instances in party.registers().items():
+                found.setdefault(service, set()).update(instances)
+        return dict(sorted(found.items()))
 
     def give_up_session(self, session: str) -> None:
         """Somebody asks for the end of one of Consul's sessions."""
