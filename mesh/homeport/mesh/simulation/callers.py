@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, cast
 
 from homeport.mesh.one_try import Connection, TryError
+from homeport.mesh.simulation import guarantees
 from homeport.mesh.simulation.requests import body_of
 from homeport.mesh.simulation.scenario import Step
 from homeport.mesh.simulation.world import ObservedClient, Party, World
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import socket
 
 FIRST_BYTE_S: Final = 3.0  # shorter than the default, so that a run meets it
-CALL_S: Final = 20.0  # longer than a sidecar needs for all its tries
+TOTAL_S: Final = 15.0  # a sidecar's own bound of an exchange; with it, no silence of anybody is without an end
+CALL_S: Final = TOTAL_S + 5.0  # whoever waits longer waits for a sidecar that has forgotten its bound
 
 
 class CallerParty(Party):
@@ -38,7 +40,7 @@ class CallerParty(Party):
             outbound="127.0.0.1:0",
             sockets={"outbound": [bound]},
             rng=rng,
-            timeouts=Timeouts(first_byte_s=FIRST_BYTE_S),
+            timeouts=Timeouts(first_byte_s=FIRST_BYTE_S, total_s=TOTAL_S),
         )
         await sidecar.start()
         self.sidecar = sidecar
@@ -86,6 +88,10 @@ class CallerParty(Party):
         except TryError as error:
             world.trace.note(f"{method} {request.number}: no answer, {len(request.deliveries)} deliveries")
             world.requests.failed += 1
+            if isinstance(error.__cause__, TimeoutError) and not world.disturbed(
+                request.sent, world.now(), lambda name: name == self.name
+            ):
+                world.trace.broken(guarantees.ANSWERED, f"{method} {request.number} has no end after {CALL_S:g} s")
             if error.began:
                 world.trace.count("truncated answer")
             return None

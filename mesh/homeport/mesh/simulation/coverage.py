@@ -45,6 +45,7 @@ EVENTS: Final = (
     "lock refused",
     "lock lost",
     "lock-delay race",
+    "session ended with its lock",
     "election decided",
     "mass-expiry guard",
     "snapshot held back",

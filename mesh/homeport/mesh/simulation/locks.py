@@ -68,6 +68,7 @@ class Locks:
         """A session is gone, by itself or because somebody asked: what it still held has its delay before it."""
         for lock, holders in self._holders.items():
             if any(one.session == session and not one.released for one in holders):
+                self._trace.count("session ended with its lock")
                 self.closed(lock, now + DELAY_S)
 
     def is_closed(self, lock: str, now: float) -> bool:
