@@ -52,7 +52,7 @@ class Inbound(Listener):
         self.app.update({app.key: app})
         self.concurrency_max = concurrency_max
         self.memory: Memory[RememberedExchange] | None = None  # of answers to requests with an idempotency key
-        self.left: set[Nobody] = set()  # in the places of clients that have left, see `remembered`
+        self.left: dict[Nobody, None] = {}  # in the places of clients that have left, see `remembered`
         if remembering is not None:
             self.memory = Memory(remembering, f"{rng.randrange(1 << 64):016x}")
             self.app.plain = False

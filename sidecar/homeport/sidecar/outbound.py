@@ -84,7 +84,7 @@ class Outbound(Services):
         super().__init__(
             loop, rng, pseudonym, discovery, static, passthrough, bounds, timeouts, settings, services, table
         )
-        self.mirrors: set[Nobody] = set()  # copies of requests, under way
+        self.mirrors: dict[Nobody, None] = {}  # copies of requests, under way, the oldest first
         self.mirrors_dropped = 0  # too many, or too large
         self.delayed = 0  # requests that were delayed on purpose
         self.keys_given = 0  # to requests that came without one

@@ -38,10 +38,10 @@ class Nobody(Downstream):
 
     __slots__ = ("_others",)
 
-    def __init__(self, listener: Listener, others: set[Nobody]) -> None:
+    def __init__(self, listener: Listener, others: dict[Nobody, None]) -> None:
         super().__init__(listener)
         self._others = others
-        others.add(self)
+        others[self] = None
         self.transport = _Nowhere()
         self.lost = True
 
@@ -54,7 +54,7 @@ class Nobody(Downstream):
     def finished(self, keep: bool, now: float) -> None:
         self.exchange = None
         self.deadline_s = _NEVER
-        self._others.discard(self)
+        self._others.pop(self, None)
 
 
 class MirrorExchange(Exchange):
