@@ -32,13 +32,15 @@ class Farewells:
     """Last words to the registry that outlive whoever wanted to say them: a cancelled task must not wait for them."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()  # bounded by what was acquired and not given back yet
+        self._tasks: dict[
+            asyncio.Task[None], None
+        ] = {}  # in order; bounded by what was acquired and not given back yet
 
     def say(self, words: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[None]:
         """Start saying something; an error of the registry's ends in the log."""
         task = asyncio.create_task(_spoken(words, name), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda said: self._tasks.pop(said, None))
         return task
 
     async def close(self, timeout_s: float) -> None:

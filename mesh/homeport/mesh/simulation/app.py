@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from homeport.mesh.simulation.world import World
 
 GOOD: Final = ("length", "chunked", "until-close")
-BAD: Final = ("reset-first", "reset", "short", "chunk-cut", "until-reset", "busy")
+BAD: Final = ("reset-first", "reset", "short", "chunk-cut", "until-reset", "busy", "hang")
 MANNERS: Final = GOOD + BAD
 
 
@@ -83,6 +83,8 @@ class App(asyncio.Protocol):
                 transport.close()
             case "busy":
                 transport.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+            case "hang":  # and never the rest
+                transport.write(length + half)
             case "short":
                 transport.write(length + half)
                 transport.close()

@@ -103,7 +103,7 @@ class EtcdStore(Frame):
         self._conflicts = 0
         self._barrier = Shared(self._ask_etcd)
         self._undecided = Undecided()
-        self._telling: set[asyncio.Task[None]] = set()  # as many as instances that are kept
+        self._telling: dict[asyncio.Task[None], None] = {}  # as many as instances that are kept
         self._cut_off: Callable[[], None] = lambda: None
         self._tasks: list[asyncio.Task[None]] = []
         self._adopt(Mvcc())
@@ -381,8 +381,8 @@ class EtcdStore(Frame):
 
     def let_go(self, node: str, id: str) -> None:  # noqa: A002 - the field's name everywhere else
         task = self._expect_running().create_task(self._tell_let_go(node, id), name="homeport let go")
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._telling[task] = None
+        task.add_done_callback(lambda told: self._telling.pop(told, None))
 
     async def _tell_let_go(self, node: str, id: str) -> None:  # noqa: A002
         write = Write(self._layout.let_go, wire.encode((node, id)))
