@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from homeport.mesh.simulation.coverage import SHARE_MIN
+from homeport.mesh.simulation.coverage import SHARE_MIN, UNDECIDED
 from homeport.mesh.simulation.generate import generate
 from homeport.mesh.simulation.run import Result, run
 from homeport.mesh.simulation.scenario import Scenario, load, save
@@ -77,6 +77,8 @@ def _report(found: Search) -> list[str]:
         rare = share < SHARE_MIN and found.seeds >= ENOUGH_SEEDS
         too_rare += [event] * rare
         click.echo(f"  {share:7.2%}  {event}{'   <-- too rare' * rare}")
+    if undecided := found.occurred[UNDECIDED]:
+        click.echo(f"  {undecided / found.seeds:7.2%}  {UNDECIDED}: whether keys were linearizable there is not known")
     for failure in found.failures:
         click.echo(_failed(failure))
     click.echo("every guarantee held" if not found.failures else f"{len(found.failures)} seeds failed")

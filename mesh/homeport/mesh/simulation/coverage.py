@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 SHARE_MIN: Final = 0.01
+UNDECIDED: Final = "undecided history"  # not one that runs must exercise: the search for an order was given up
 
 EVENTS: Final = (
     "lease expired",

@@ -26,6 +26,7 @@ from homeport.mesh.simulation import bounds, guarantees
 from homeport.mesh.simulation.actions import ACTIONS, ON_HOST
 from homeport.mesh.simulation.callers import CallerParty
 from homeport.mesh.simulation.convergence import CALM_S_MAX, differences
+from homeport.mesh.simulation.coverage import UNDECIDED
 from homeport.mesh.simulation.instances import FleetParty, InstanceParty
 from homeport.mesh.simulation.keys import WatcherParty, WriterParty
 from homeport.mesh.simulation.linearizability import Undecided, check
@@ -296,7 +297,7 @@ def _final(world: World) -> None:
         try:
             violation = check(world.operations, SEARCH_MAX)
         except Undecided:
-            world.trace.count("undecided history")
+            world.trace.count(UNDECIDED)
         else:
             if violation is not None:
                 world.trace.broken(guarantees.LINEARIZABLE, str(violation))
