@@ -350,7 +350,7 @@ class Registry:
     # --- what happens -------------------------------------------------------------------------------------------
 
     def _revision(self, revision: int, changes: tuple[Change, ...]) -> None:
-        """A revision is durable: the catalogue, the prober and the followers take it in, in that order."""
+        """A revision is durable: the catalogue, the followers and the prober take it in, in that order."""
         concerned = False
         for change in changes:
             if change.key.startswith(OWN):
@@ -360,9 +360,8 @@ class Registry:
         if not concerned:
             self.catalogue.revision = revision
             return
-        events = self.catalogue.apply(revision, changes)
-        self._duties.look_after()
-        self._publish(events)
+        self._publish(self.catalogue.apply(revision, changes))
+        self._duties.look_after()  # which may have news of its own to tell, of what was just told
 
     def _publish(self, events: list[ServiceEvent]) -> None:
         """The catalogue has just taken something in that looks different now."""
