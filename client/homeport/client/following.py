@@ -56,7 +56,7 @@ class Following:
         self.services: dict[str, Followed] = {}
         self.found: dict[str, tuple[Instance, ...]] = {}
         self.choices: dict[str, Followed] = {}
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self.now: Callable[[], float] = time.monotonic
         self._client = client
         self._balancing = balancing
