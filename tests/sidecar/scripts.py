@@ -30,9 +30,9 @@ from homeport.sidecar import (
     Timeouts,
 )
 from homeport.sidecar.core.limits import SWEEP_S
-from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.upstream import Endpoint
+from homeport.sidecar.options import Options
 from homeport.sidecar.outbound import Outbound
 from tests.sidecar.conftest import Registrar
 
@@ -72,17 +72,17 @@ def drawn_settings(rng: random.Random) -> ServiceSettings:
     )
 
 
-def drawn_routes(rng: random.Random) -> RouteTable:
+def drawn_routes(rng: random.Random) -> dict[str, Routing]:
     """A table that may have a route for the service."""
     if rng.random() < 0.6:
-        return RouteTable()
+        return {}
     route = Route(
         mirror=Mirror(service="shadow") if rng.random() < 0.5 else None,
         fault=Fault(delay_s=0.2, delay_percent=30.0) if rng.random() < 0.3 else None,
         timeout_s=rng.choice([0.0, 1.0]),
         retries=rng.choice([None, RouteRetries(retries_max=rng.randint(0, 2))]),
     )
-    return RouteTable({"orders": Routing(routes=(route,))})
+    return {"orders": Routing(routes=(route,))}
 
 
 _WAYS = (
@@ -290,11 +290,13 @@ async def play(seed: int) -> None:
         if rng.random() < 0.85 or host is shadow:  # else it refuses
             with loop.network.host(host.address):
                 servers.append(await asyncio.start_server(host.serve, host.address, 80))
-    bounds = Limits(replay_bytes=rng.choice([1_000, 65_536]))
-    outbound = Outbound(
-        loop, random.Random(rng.random()), "me", registrar, {}, (), bounds,
-        Timeouts(**SHORT, total_s=rng.choice([None, None, 1.5])), drawn_settings(rng), table=drawn_routes(rng),
-    )  # fmt: skip
+    options = Options(
+        limits=Limits(replay_bytes=rng.choice([1_000, 65_536])),
+        timeouts=Timeouts(**SHORT, total_s=rng.choice([None, None, 1.5])),
+        settings=drawn_settings(rng),
+        routes=drawn_routes(rng),
+    )
+    outbound = Outbound(loop, random.Random(rng.random()), "me", registrar, options)
     servers.append(await loop.create_server(lambda: Downstream(outbound), "127.0.0.1", 15_001))
     endpoints: set[Endpoint] = set()
 

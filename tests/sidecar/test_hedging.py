@@ -12,9 +12,10 @@ import pytest
 
 from homeport.client.core.errors import InvalidArgument
 from homeport.mesh.testing import running_loop, virtual_time
-from homeport.sidecar import Budget, Hedging, Limits, Observing, Retries, ServiceSettings, Sidecar, Timeouts
+from homeport.sidecar import Budget, Hedging, Observing, Retries, ServiceSettings, Sidecar, Timeouts
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.upstream import Cluster
+from homeport.sidecar.options import Options
 from homeport.sidecar.outbound import Outbound
 from tests.sidecar.conftest import SEED, Net, Raw
 
@@ -248,7 +249,7 @@ async def test_a_hedge_is_sent_when_its_time_has_come_and_not_before() -> None:
             servers.append(await asyncio.start_server(serve, address, 80))
     static = {"orders": [f"{address}:80" for address in addresses]}
     settings = ServiceSettings(hedging=Hedging(delay_s=0.75))
-    outbound = Outbound(loop, random.Random(SEED), "me", None, static, (), Limits(), Timeouts(), settings)
+    outbound = Outbound(loop, random.Random(SEED), "me", None, Options(static=static, settings=settings))
     servers.append(await loop.create_server(lambda: Downstream(outbound), "127.0.0.1", 15_001))
     reader, writer = await asyncio.open_connection("127.0.0.1", 15_001)
     writer.write(Net.get())

@@ -18,6 +18,7 @@ from homeport.sidecar.core.limits import SWEEP_S
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.inbound import Inbound
+from homeport.sidecar.options import Options
 from homeport.sidecar.outbound import Outbound
 from tests.sidecar.conftest import Registrar
 
@@ -127,7 +128,7 @@ async def world(
         outliers=None,
         circuit=circuit or Circuit(),
     )
-    outbound = Outbound(loop, random.Random(SEED), "me", registrar, {}, (), Limits(), Timeouts(), settings=settings)
+    outbound = Outbound(loop, random.Random(SEED), "me", registrar, Options(settings=settings))
     made = World(outbound, loop, remembering or Remembering())
     made.addresses = [f"10.0.0.{number}" for number in range(1, count + 1)]
     for address in made.addresses:

@@ -16,7 +16,6 @@ from homeport.mesh.testing import Mesh, running_loop, virtual_time
 from homeport.sidecar import (
     Destination,
     Fault,
-    Limits,
     Match,
     Mirror,
     RateLimit,
@@ -25,11 +24,10 @@ from homeport.sidecar import (
     Route,
     RouteRetries,
     Routing,
-    Timeouts,
 )
 from homeport.sidecar.core.limits import SWEEP_S
-from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.http1.downstream import Downstream
+from homeport.sidecar.options import Options
 from homeport.sidecar.outbound import Outbound
 from tests.sidecar.conftest import Registrar
 
@@ -104,8 +102,8 @@ async def mesh(*routes: Route) -> AsyncIterator[tuple[Asking, App, App, Outbound
         )
     )
     registrar.feed("prices").say(Instance(service="prices", id="new", address=apps[1].address, port=80))
-    table = RouteTable({"orders": Routing(routes=routes)})
-    outbound = Outbound(loop, random.Random(SEED), "me", registrar, {}, (), Limits(), Timeouts(), table=table)
+    options = Options(routes={"orders": Routing(routes=routes)})
+    outbound = Outbound(loop, random.Random(SEED), "me", registrar, options)
     servers.append(await loop.create_server(lambda: Downstream(outbound), "127.0.0.1", 15_001))
 
     async def sweep() -> None:

@@ -17,6 +17,7 @@ from homeport.mesh.testing import running_loop, streams, virtual_time
 from homeport.sidecar import Circuit, Limits, ServiceSettings, Timeouts
 from homeport.sidecar.core.limits import SWEEP_S
 from homeport.sidecar.http1.upstream import Cluster
+from homeport.sidecar.options import Options
 from homeport.sidecar.outbound import Outbound
 from homeport.sidecar.tcp import Forward, Side, TcpListener
 from tests.sidecar.conftest import Registrar
@@ -96,17 +97,10 @@ async def site(
             servers.append(await asyncio.start_server(each.serve, each.address, 5432))
     if known:
         registrar.feed("orders").say(*(each.instance() for each in databases))
-    outbound = Outbound(
-        loop,
-        random.Random(SEED),
-        "me",
-        registrar,
-        {},
-        (),
-        limits or Limits(),
-        timeouts or Timeouts(),
-        ServiceSettings(circuit=Circuit()),
+    options = Options(
+        limits=limits or Limits(), timeouts=timeouts or Timeouts(), settings=ServiceSettings(circuit=Circuit())
     )
+    outbound = Outbound(loop, random.Random(SEED), "me", registrar, options)
     tcp = TcpListener(outbound, "orders")
     servers.append(await loop.create_server(tcp.protocol, HOME, PORT))
 

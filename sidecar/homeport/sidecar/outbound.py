@@ -10,19 +10,18 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from homeport.client.core.backoff import Rng
 from homeport.sidecar.core import limits, routes
 from homeport.sidecar.core.idempotency import ONCE
-from homeport.sidecar.core.limits import Limits, Timeouts
+from homeport.sidecar.core.limits import Limits
 from homeport.sidecar.core.retries import Failure
-from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.core.router import Place
 from homeport.sidecar.core.routes import Refusal
-from homeport.sidecar.core.routing import RouteRetries, Routing
-from homeport.sidecar.core.settings import DEFAULT, Retries, ServiceSettings, UpstreamTls
+from homeport.sidecar.core.routing import RouteRetries
+from homeport.sidecar.core.settings import Retries, UpstreamTls
 from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.downstream import Downstream
 from homeport.sidecar.http1.exchange import Exchange
@@ -34,7 +33,7 @@ from homeport.sidecar.http1.mirror import MirrorExchange, Nobody
 from homeport.sidecar.http1.routed import RoutedExchange
 from homeport.sidecar.http1.tries import Tries
 from homeport.sidecar.http1.upstream import Cluster, Endpoint
-from homeport.sidecar.services import Discovery, Services
+from homeport.sidecar.services import Configuration, Discovery, Services
 from homeport.sidecar.sockets import BACKLOG
 from homeport.sidecar.tls import Renewed
 
@@ -43,6 +42,12 @@ _log = logging.getLogger("homeport.sidecar")
 HTTP_PREFIX: Final = "http:"  # of the names of local ports that stand for a service, which follows
 TLS_META: Final = "tls"  # an instance whose meta says "true" here is met over TLS,
 TLS_NAME_META: Final = "tls-server-name"  # and its certificate bears this name, if not its address
+
+
+def _named(configuration: Configuration) -> set[UpstreamTls]:
+    """The ways to encrypt that the configuration names."""
+    everyone = (configuration.settings, *configuration.services.values())
+    return {each.tls for each in everyone if each.tls is not None}
 
 
 class PortClient(Downstream):
@@ -73,41 +78,24 @@ class Outbound(Services):
         rng: Rng,
         pseudonym: str,
         discovery: Discovery | None,
-        static: Mapping[str, Sequence[str]],
-        passthrough: Sequence[str],
-        bounds: Limits,
-        timeouts: Timeouts,
-        settings: ServiceSettings = DEFAULT,
-        services: Mapping[str, ServiceSettings] | None = None,
-        table: RouteTable | None = None,
+        configuration: Configuration,
+        share: int = 1,
     ) -> None:
-        super().__init__(
-            loop, rng, pseudonym, discovery, static, passthrough, bounds, timeouts, settings, services, table
-        )
+        super().__init__(loop, rng, pseudonym, discovery, configuration, share)
         self.mirrors: dict[Nobody, None] = {}  # copies of requests, under way, the oldest first
         self.mirrors_dropped = 0  # too many, or too large
         self.delayed = 0  # requests that were delayed on purpose
         self.keys_given = 0  # to requests that came without one
         self.keyed_retries = 0  # of requests that may have been delivered, to where they are remembered
-        everyone = (self._settings, *self._services.values())
-        self._tls = {each.tls: Renewed(each.tls) for each in everyone if each.tls is not None}
+        self._tls = {each: Renewed(each) for each in _named(configuration)}
 
-    def reconfigure(
-        self,
-        static: Mapping[str, Sequence[str]],
-        passthrough: Sequence[str],
-        bounds: Limits,
-        timeouts: Timeouts,
-        routes: Mapping[str, Routing],
-        settings: ServiceSettings,
-        services: Mapping[str, ServiceSettings],
-    ) -> None:
-        wanted = {each.tls for each in (settings, *services.values()) if each.tls is not None}
-        fresh = {each: self._tls.get(each) or Renewed(each) for each in wanted}  # which may fail: before anything else
+    def reconfigure(self, configuration: Configuration) -> None:
+        # What may fail stands before anything else.
+        fresh = {each: self._tls.get(each) or Renewed(each) for each in _named(configuration)}
         plain = UpstreamTls()
         self._tls = fresh | ({plain: self._tls[plain]} if plain in self._tls else {})  # that of instances that say so
         before = [(each, each.settings.tls) for each in self.clusters.values()]
-        super().reconfigure(static, passthrough, bounds, timeouts, routes, settings, services)
+        super().reconfigure(configuration)
         for each, tls in before:
             if each.settings.tls != tls:  # what is idle was opened by other rules
                 for endpoint in each.endpoints.values():

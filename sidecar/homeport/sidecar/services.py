@@ -72,6 +72,25 @@ class Discovery(Protocol):
     def subscribe(self, service: str) -> Following: ...
 
 
+class Configuration(Protocol):
+    """What an outbound is made of, and may be told anew; `homeport.sidecar.options.Options` says what each means."""
+
+    @property
+    def static(self) -> Mapping[str, Sequence[str]]: ...
+    @property
+    def passthrough(self) -> Sequence[str]: ...
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def timeouts(self) -> Timeouts: ...
+    @property
+    def settings(self) -> ServiceSettings: ...
+    @property
+    def services(self) -> Mapping[str, ServiceSettings]: ...
+    @property
+    def routes(self) -> Mapping[str, Routing]: ...
+
+
 def instance_at(service: str, address: str) -> Instance:
     """An instance that stands in the configuration, `host:port`.
 
@@ -85,7 +104,11 @@ def instance_at(service: str, address: str) -> Instance:
 
 
 class Services(Listener):
-    """The part of an outbound that knows which services there are, and where."""
+    """The part of an outbound that knows which services there are, and where.
+
+    Args:
+        share: How many processes share what documents of routes let through; the configuration is divided already.
+    """
 
     def __init__(
         self,
@@ -93,31 +116,26 @@ class Services(Listener):
         rng: Rng,
         pseudonym: str,
         discovery: Discovery | None,
-        static: Mapping[str, Sequence[str]],
-        passthrough: Sequence[str],
-        bounds: Limits,
-        timeouts: Timeouts,
-        settings: ServiceSettings,
-        services: Mapping[str, ServiceSettings] | None,
-        table: RouteTable | None,
+        configuration: Configuration,
+        share: int = 1,
     ) -> None:
-        super().__init__(loop, rng, pseudonym, bounds, timeouts)
-        self._settings = settings
-        self._services = {} if services is None else {name.lower(): each for name, each in services.items()}
-        self.table = RouteTable() if table is None else table
+        super().__init__(loop, rng, pseudonym, configuration.limits, configuration.timeouts)
+        self._settings = configuration.settings
+        self._services = {name.lower(): each for name, each in configuration.services.items()}
+        self.table = RouteTable(configuration.routes, share)
         keys = discovery.kv if discovery is not None else None
         self.route_watch = RouteWatch(keys, rng, self.take_routes) if keys is not None else None
         self._routes_end = self.table.ends_exchanges  # whether any route has, or had, a time for a whole exchange
         self.clusters: dict[str, Cluster] = {}
         self.subscriptions: dict[str, Following] = {}
         self._discovery = discovery
-        self._hosts = Hosts(static, passthrough)
+        self._hosts = Hosts(configuration.static, configuration.passthrough)
         self._by_host: dict[bytes, Cluster] = {}  # spellings of Host that were resolved before
         self._waiting: dict[str, list[Waiting]] = {}  # service -> who waits until the registry has answered
         self._kept: dict[str, None] = {}  # services that are followed whether anybody asks or not
         self._stop_listening: dict[str, Callable[[], None]] = {}
         self.on_change: Callable[[], None] | None = None  # called when what is known of any service has changed
-        for service, addresses in static.items():
+        for service, addresses in configuration.static.items():
             self._fix(service.lower(), [instance_at(service, address) for address in addresses])
 
     @property
@@ -130,33 +148,24 @@ class Services(Listener):
         self.clusters[service] = fixed
         return fixed
 
-    def reconfigure(
-        self,
-        static: Mapping[str, Sequence[str]],
-        passthrough: Sequence[str],
-        bounds: Limits,
-        timeouts: Timeouts,
-        routes: Mapping[str, Routing],
-        settings: ServiceSettings,
-        services: Mapping[str, ServiceSettings],
-    ) -> None:
+    def reconfigure(self, configuration: Configuration) -> None:
         """Act on a changed configuration; requests under way end as they began."""
-        self._settings = settings
-        self._services = {name.lower(): each for name, each in services.items()}
-        for changed in self.table.configure(routes):
+        self._settings = configuration.settings
+        self._services = {name.lower(): each for name, each in configuration.services.items()}
+        for changed in self.table.configure(configuration.routes):
             self._apply(changed)
-        self.limits, self.timeouts = bounds, timeouts
-        self._hosts = Hosts(static, passthrough)
+        self.limits, self.timeouts = configuration.limits, configuration.timeouts
+        self._hosts = Hosts(configuration.static, configuration.passthrough)
         self._by_host.clear()
         wanted = {
             service.lower(): [instance_at(service, address) for address in addresses]
-            for service, addresses in static.items()
+            for service, addresses in configuration.static.items()
         }
         waiting: dict[str, list[Waiting]] = {}
         for service, each in list(self.clusters.items()):
             each.configure(self._settings_of(service), self.now())
-            each.first_byte_s = timeouts.first_byte_s
-            each.per_try_s = each.settings.per_try_s or timeouts.first_byte_s
+            each.first_byte_s = self.timeouts.first_byte_s
+            each.per_try_s = each.settings.per_try_s or self.timeouts.first_byte_s
             if each.fixed != (service in wanted):  # hosts that are passed to come back when somebody asks, if they may
                 waiting[service] = self._waiting.pop(service, [])
                 self._update(each, {})

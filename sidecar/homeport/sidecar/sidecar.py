@@ -24,7 +24,6 @@ from homeport.client.core.backoff import Rng
 from homeport.client.last_known import LastKnown
 from homeport.client.randomness import own_rng
 from homeport.sidecar.core import limits as fixed
-from homeport.sidecar.core.route_table import RouteTable
 from homeport.sidecar.http1.listener import Listener
 from homeport.sidecar.inbound import Inbound
 from homeport.sidecar.lifecycle import Registered, serve_app
@@ -115,19 +114,7 @@ class Sidecar:
                 self.observer = Observer(options.observing, self._rng)
                 self.observer.start()
             if "outbound" in self._addresses or options.tcp or options.http:
-                self.outbound = Outbound(
-                    loop,
-                    self._rng,
-                    f"{name}-out",
-                    self._client,
-                    options.static,
-                    options.passthrough,
-                    options.limits,
-                    options.timeouts,
-                    options.settings,
-                    options.services,
-                    RouteTable(options.routes, self._share),
-                )
+                self.outbound = Outbound(loop, self._rng, f"{name}-out", self._client, options, self._share)
                 if options.state_file is not None:
                     await self._recall(self.outbound, options.state_file)
                 if self.outbound.route_watch is not None and ("outbound" in self._addresses or options.http):
@@ -186,15 +173,7 @@ class Sidecar:
         if self.inbound is not None:
             self.inbound.app.per_try_s = options.timeouts.first_byte_s
         if self.outbound is not None:
-            self.outbound.reconfigure(
-                options.static,
-                options.passthrough,
-                options.limits,
-                options.timeouts,
-                options.routes,
-                options.settings,
-                options.services,
-            )
+            self.outbound.reconfigure(options)
 
     async def _recall(self, outbound: Outbound, path: Path) -> None:
         self._last_known = LastKnown(path, outbound.last_known)

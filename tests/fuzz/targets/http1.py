@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, cast
 
-from homeport.sidecar.core.limits import Limits, Timeouts
 from homeport.sidecar.http1.downstream import Downstream
+from homeport.sidecar.options import Options
 from homeport.sidecar.outbound import Outbound
 
 LONG_S = 1e6  # past every timeout
@@ -246,8 +246,7 @@ class Proxy:
     def __init__(self) -> None:
         self.loop = Loop()
         loop = cast("asyncio.AbstractEventLoop", self.loop)
-        static = {"orders": ["192.0.2.7:80"]}
-        self.listener = Outbound(loop, random.Random(0), "fuzzed", None, static, (), Limits(), Timeouts())
+        self.listener = Outbound(loop, random.Random(0), "fuzzed", None, Options(static={"orders": ["192.0.2.7:80"]}))
         downstream = Downstream(self.listener)
         self.client = Wire(self.loop, downstream)
         downstream.connection_made(self.client)
