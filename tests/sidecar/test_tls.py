@@ -74,6 +74,9 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.close()
 
 
+BIG = b"0123456789abcdef" * 4096  # 64 KiB
+
+
 async def upstream(context: ssl.SSLContext, serve: Serve = answer) -> tuple[asyncio.Server, str]:
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await serve(reader, writer)
@@ -367,3 +370,38 @@ async def test_a_tcp_port_meets_instances_over_tls_and_leaves_those_that_do_not_
         assert cluster.circuit is not None
         await eventually(lambda: not sidecar.tcp[0].connections)
         assert (cluster.active, cluster.circuit.connections, cluster.circuit.pending) == (0, 0, 0)
+
+
+async def test_a_half_close_towards_an_instance_over_tls_does_not_cut_its_answer_off(
+    net: Net, authority: Authority, eventually: Eventually
+) -> None:
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(5) == b"hello"
+        asked.set()
+        await ended.wait()
+        writer.write(BIG)
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("127.0.0.1"))
+    server, address = await upstream(context, late)
+    async with server:
+        sidecar = await net.sidecar(
+            tcp={"orders": "127.0.0.1:0"},
+            static={"orders": [address]},
+            services={"orders": ServiceSettings(tls=UpstreamTls(ca=str(authority.pem)))},
+        )
+        raw = await net.dial(sidecar, "tcp:orders")
+        raw.send(b"hello")
+        raw.writer.write_eof()
+        async with asyncio.timeout(net.patience_s):
+            await asked.wait()
+        (forward,) = sidecar.tcp[0].connections
+        await eventually(lambda: forward.client.ended)
+        ended.set()
+        assert forward.silence_s == sidecar.options.timeouts.stream_s  # if it waits for an end that it is not told of
+        assert await raw.until_end() == BIG
+        await eventually(lambda: not sidecar.tcp[0].connections)
+        assert not sidecar.tcp[0].flags

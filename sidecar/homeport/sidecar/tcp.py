@@ -68,14 +68,15 @@ class Side(asyncio.Protocol):
             self.forward.ahead += data
             self.pause_reading()
         else:
-            self.forward.deadline_s = self.forward.listener.now() + self.forward.listener.timeouts.tunnel_s
+            forward = self.forward
+            forward.deadline_s = forward.listener.now() + forward.silence_s
             if not other.lost:
                 other.transport.write(data)
             if self.endpoint is not None and self.endpoint.failures:
                 self.endpoint.succeeded()  # it speaks: to have accepted would not be enough
 
     def eof_received(self) -> bool:
-        """Pass a half-close on; TLS, as the loops have it, ends in both directions at once."""
+        """Pass a half-close on; TLS, as the loops have it, ends in both directions at once (see `side_ended`)."""
         self.ended = True
         if self.other is not None:
             self.forward.side_ended(self.other)
@@ -114,6 +115,7 @@ class Forward:
     upstream: Side | None = None
     flag = ""  # why it ended, if not by itself
     leaves_s = _NEVER  # when it is ended because its instance leaves
+    silence_s = _NEVER  # how long an open one may be without a byte
     _connecting: asyncio.Task[None] | None = None
     _closing = False
     _tried_s = 0.0
@@ -253,7 +255,8 @@ class Forward:
         now = self._connected_s = listener.now()
         if endpoint is not None and endpoint.latency is not None:
             endpoint.latency.observe(now - self._tried_s, now)
-        self.deadline_s = now + listener.timeouts.tunnel_s
+        self.silence_s = listener.timeouts.tunnel_s
+        self.deadline_s = now + self.silence_s
         if self.ahead:
             side.transport.write(self.ahead)
             self.ahead = b""
@@ -266,8 +269,11 @@ class Forward:
         """The side opposite of `other` sends no more; the other direction goes on."""
         if other.lost or other.transport.is_closing():
             return
-        if other.ended or other.tls:
+        if other.ended:
             self._close()
+        elif other.tls:  # which cannot be told without losing what it has yet to say
+            self.silence_s = self.listener.timeouts.stream_s
+            self.deadline_s = self.listener.now() + self.silence_s
         else:
             other.transport.write_eof()
 
