@@ -326,6 +326,25 @@ async def test_workers_that_cannot_start_are_an_error_that_leaves_nothing_open(
         await asyncio.open_connection(host, int(port))
 
 
+@pytest.mark.parametrize("exists", [False, True])
+async def test_closing_does_not_wait_for_workers_that_are_still_starting(
+    net: Net, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    monkeypatch.setattr("homeport.sidecar.workers.STOP_S", 3600.0)
+    never_there = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    workers = Workers(net.registrar, outbound="127.0.0.1:0", count=2, command=never_there)
+    starting = asyncio.create_task(workers.start())
+    if exists:
+        await eventually(lambda: len([each for each in workers._workers if each.process is not None]) == 2)
+    else:
+        await eventually(lambda: bool(workers._workers))
+    starting.cancel()
+    async with asyncio.timeout(net.patience_s):
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert not workers._workers
+
+
 def test_every_option_can_be_given_by_itself() -> None:
     assert get_type_hints(Given) == get_type_hints(Options)
 

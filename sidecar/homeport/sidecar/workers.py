@@ -9,6 +9,7 @@ to those that asked. Limits are divided, reports are added up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -188,6 +189,8 @@ class Workers:
             self._workers.append(worker)
             try:
                 await self._spawn(worker)
+                if self._closing.is_set():  # when it did not exist yet, nobody could tell it
+                    worker.kill()
                 ready = asyncio.ensure_future(worker.ready.wait())
                 gone = asyncio.ensure_future(worker.gone.wait())
                 await asyncio.wait([ready, gone], timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
@@ -209,7 +212,9 @@ class Workers:
                 return
             if worker.process is not None:
                 _log.error("worker %d (process %d) ended with code %d", index, worker.process.pid, code)
-            await asyncio.sleep(max(0.0, began_s + RESPAWN_S - loop.time()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(began_s + RESPAWN_S):
+                    await self._closing.wait()
 
     async def _spawn(self, worker: WorkerProcess) -> None:
         ours, theirs = socket.socketpair()
@@ -322,7 +327,10 @@ class Workers:
             await self._admin.cleanup()
             self._admin = None
         for worker in self._workers:
-            worker.channel.send(Stop())
+            if worker.ready.is_set():
+                worker.channel.send(Stop())
+            else:
+                worker.kill()  # it carries nothing yet, and may not listen for long
         if self._keeping:
             _done, late = await asyncio.wait(self._keeping, timeout=STOP_S)
             for task in late:
