@@ -12,6 +12,7 @@ from homeport.sidecar import Sidecar, Timeouts
 from homeport.sidecar.core import limits
 
 if TYPE_CHECKING:
+    from tests.conftest import Eventually
     from tests.sidecar.conftest import Net, Raw
 
 
@@ -81,6 +82,32 @@ async def test_more_requests_than_the_app_takes_go_to_another_instance_whatever_
     assert busy.inbound is not None
     assert busy.inbound.refusals.get("UO", 0) > 0
     slow.release.set()
+
+
+async def test_a_tunnel_takes_the_place_of_no_request_however_long_it_lives(net: Net, eventually: Eventually) -> None:
+    async def script(raw: Raw) -> None:
+        if b"Upgrade: websocket" not in await raw.head():
+            raw.send(net.ok(b"done"))
+            return
+        raw.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await raw.until_end()
+
+    app = await net.upstream(script)
+    sidecar = await net.sidecar(outbound=None, inbound="127.0.0.1:0", app=app.address, concurrency_max=1)
+    inbound = sidecar.inbound
+    assert inbound is not None
+    chats = []
+    for _ in range(3):
+        chats.append(await net.dial(sidecar, "inbound"))
+        chats[-1].send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert (await chats[-1].head()).startswith(b"HTTP/1.1 101 ")
+    assert (await net.ask(sidecar, net.get(), "inbound")).endswith(b"done")
+    assert (inbound.active, inbound.tunnels) == (3, 3)
+    chats[0].writer.transport.abort()
+    chats[1].writer.write_eof()
+    await eventually(lambda: (inbound.active, inbound.tunnels) == (1, 1))
+    inbound.close()
+    assert (inbound.active, inbound.tunnels) == (0, 0)
 
 
 async def test_failures_of_the_app_are_told_to_whoever_watches_it(net: Net) -> None:

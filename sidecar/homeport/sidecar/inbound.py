@@ -61,7 +61,7 @@ class Inbound(Listener):
         self._troubles = 0  # failures known at the last sweep
 
     def route(self, request: RequestHead) -> Cluster:
-        if self.active > self.concurrency_max and not self._asks_memory(request):  # this one is counted already
+        if self.active > self.concurrency_max and self.full and not self._asks_memory(request):
             raise self.busy
         if request.mesh and self.memory is None and any(name == TOKEN_HEADER for name, _ in request.mesh):
             # The sender believes that they are, and may send it again.
@@ -74,6 +74,15 @@ class Inbound(Listener):
         if not request.host:  # HTTP/1.0 may leave it out, an application need not
             request.host = self._host
         return self.app
+
+    @property
+    def full(self) -> bool:
+        """Whether too much is under way, with the request that asks, which is counted already.
+
+        A tunnel is no work but a connection, of which there is a limit too: one that idles for hours must not take the
+        place of a request.
+        """
+        return self.active - self.tunnels > self.concurrency_max
 
     @property
     def busy(self) -> Refusal:

@@ -39,7 +39,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         tcp: Local ports that stand for a service each, for what is not HTTP/1.1: its name to `host:port`.
         http: The same for HTTP/1.1, with all that the outbound does for it.
         passthrough: Hosts outside the registry, `host` or `host:port`, that requests may go to.
-        concurrency_max: Requests under way at the application; more are turned away, for others to serve.
+        concurrency_max: Requests under way at the application; more are turned away, for others to serve. What has
+            become a tunnel, a WebSocket, is a connection and none of them.
         limits: How large and how many; one for both listeners.
         timeouts: How long; one for both listeners.
         state_file: Where the last known endpoints are kept, for the next start; None for nowhere.

@@ -207,9 +207,7 @@ class Exchange(Tunnels):
         upstream = self.upstream
         assert upstream is not None
         if self.tunnel:
-            self._drop_try()
-            self.downstream.close(self.listener.now())
-            self.downstream.finished(False, self.listener.now())
+            self.tunnel_over(self.listener.now())
             return
         stale = upstream.reused and upstream.silent
         self._failed(Failure.STALE if stale else Failure.RESET, "the connection was closed without a complete answer")
@@ -231,6 +229,8 @@ class Exchange(Tunnels):
         """The client is gone, or will not send the rest of its request."""
         self.listener.give_up(self)
         self._drop_try()
+        if self.tunnel:
+            self.listener.tunnels -= 1
         if self._aside:
             self._clear()
         if self.seen is not None:
@@ -266,9 +266,7 @@ class Exchange(Tunnels):
     def expired(self, now: float) -> None:
         """The downstream's deadline has passed; what was waited for says what that means."""
         if self.tunnel:
-            self._drop_try()
-            self.downstream.close(now)
-            self.downstream.finished(False, now)
+            self.tunnel_over(now)
         elif self.begun:
             self._drop_try()
             self._cut_off("SI")

@@ -50,7 +50,8 @@ class Listener(Acceptor[Downstream]):
     ) -> None:
         super().__init__(loop, limits, timeouts)
         self.rng = rng
-        self.active = 0  # exchanges under way
+        self.active = 0  # exchanges under way,
+        self.tunnels = 0  # of which: those that have become a tunnel
         self.requests_total = 0
         self.refusals: dict[str, int] = {}  # answers of our own, by flag
         self.pseudonym = pseudonym.encode()

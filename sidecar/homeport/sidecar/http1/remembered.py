@@ -135,7 +135,7 @@ class RememberedExchange(Exchange):
         verdict, entry = self._memory.ask(scope, fingerprint, self._token)
         if verdict is Verdict.RUN:
             self._entry = entry
-            if self._inbound.active > self._inbound.concurrency_max:
+            if self._inbound.full:
                 self._refuse(self._inbound.busy, undelivered=True)
                 return
             self.cluster = self._app

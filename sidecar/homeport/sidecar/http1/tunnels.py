@@ -48,6 +48,7 @@ class Tunnels(Tries):
 
     def _begin_tunnel(self, upstream: Upstream, answer: bytes) -> None:
         self.tunnel = upstream.tunnel = self.begun = True
+        self.listener.tunnels += 1
         if self._aside:
             self._clear()
         self.tunnel_data(self.downstream.transport, answer)
@@ -86,6 +87,13 @@ class Tunnels(Tries):
             self._end_tunnel(upstream)
         else:
             self.downstream.end_writing()
+
+    def tunnel_over(self, now: float) -> None:
+        """The upstream's end is gone, or both have been silent for too long."""
+        self._drop_try()
+        self.listener.tunnels -= 1
+        self.downstream.close(now)
+        self.downstream.finished(False, now)
 
     def _end_tunnel(self, upstream: Upstream) -> None:
         """Send what is unsent and close; the end of the upstream's connection then ends the exchange."""
