@@ -356,7 +356,9 @@ async def test_a_tcp_port_meets_instances_over_tls_and_leaves_those_that_do_not_
     settings = ServiceSettings(tls=UpstreamTls(ca=str(authority.pem)))
     async with good, stranger:
         sidecar = await net.sidecar(
-            tcp={"orders": "127.0.0.1:0"}, services={"orders": settings}, timeouts=Timeouts(connect_s=0.5)
+            tcp={"orders": "127.0.0.1:0"},
+            services={"orders": settings},
+            timeouts=Timeouts(connect_s=0.5, first_byte_s=0.5),
         )
         assert sidecar.outbound is not None
         cluster = sidecar.outbound.clusters["orders"]
@@ -370,6 +372,7 @@ async def test_a_tcp_port_meets_instances_over_tls_and_leaves_those_that_do_not_
         assert cluster.circuit is not None
         await eventually(lambda: not sidecar.tcp[0].connections)
         assert (cluster.active, cluster.circuit.connections, cluster.circuit.pending) == (0, 0, 0)
+        assert not sidecar.tcp[0].flags  # though it is silence that has ended them
 
 
 async def test_a_half_close_towards_an_instance_over_tls_does_not_cut_its_answer_off(
@@ -401,7 +404,9 @@ async def test_a_half_close_towards_an_instance_over_tls_does_not_cut_its_answer
         (forward,) = sidecar.tcp[0].connections
         await eventually(lambda: forward.client.ended)
         ended.set()
-        assert forward.silence_s == sidecar.options.timeouts.stream_s  # if it waits for an end that it is not told of
+        assert (
+            forward.silence_s == sidecar.options.timeouts.first_byte_s
+        )  # if it waits for an end that it is not told of
         assert await raw.until_end() == BIG
         await eventually(lambda: not sidecar.tcp[0].connections)
         assert not sidecar.tcp[0].flags

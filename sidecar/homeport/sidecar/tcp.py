@@ -118,6 +118,7 @@ class Forward:
     silence_s = _NEVER  # how long an open one may be without a byte
     _connecting: asyncio.Task[None] | None = None
     _closing = False
+    _untold = False  # the client has ended, and the instance cannot be told: silence is the end
     _tried_s = 0.0
     _connected_s = 0.0
 
@@ -271,8 +272,9 @@ class Forward:
             return
         if other.ended:
             self._close()
-        elif other.tls:  # which cannot be told without losing what it has yet to say
-            self.silence_s = self.listener.timeouts.stream_s
+        elif other.tls:  # which cannot be told without losing what it has yet to say; the client may be gone, too
+            self._untold = True
+            self.silence_s = self.listener.timeouts.first_byte_s
             self.deadline_s = self.listener.now() + self.silence_s
         else:
             other.transport.write_eof()
@@ -358,7 +360,8 @@ class Forward:
             self.listener.outbound.give_up(self)
             self._fail("UH")
         else:
-            self.flag = "SI"
+            if not self._untold:
+                self.flag = "SI"
             self._close()
 
     def look_at_endpoint(self, now: float) -> None:
