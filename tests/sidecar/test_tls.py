@@ -404,9 +404,38 @@ async def test_a_half_close_towards_an_instance_over_tls_does_not_cut_its_answer
         (forward,) = sidecar.tcp[0].connections
         await eventually(lambda: forward.client.ended)
         ended.set()
-        assert (
-            forward.silence_s == sidecar.options.timeouts.first_byte_s
-        )  # if it waits for an end that it is not told of
+        assert forward.silence_s == sidecar.options.timeouts.first_byte_s  # for one that waits for an end
         assert await raw.until_end() == BIG
         await eventually(lambda: not sidecar.tcp[0].connections)
         assert not sidecar.tcp[0].flags
+
+
+async def test_a_tunnel_over_tls_ends_in_order_when_its_client_does(
+    net: Net, authority: Authority, eventually: Eventually
+) -> None:
+    async def switches(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("127.0.0.1"))
+    server, address = await upstream(context, switches)
+    wrong: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, said: wrong.append(said))
+    async with server:
+        sidecar = await net.sidecar(
+            static={"orders": [address]},
+            services={"orders": ServiceSettings(tls=UpstreamTls(ca=str(authority.pem)))},
+        )
+        raw = await net.dial(sidecar)
+        raw.send(b"GET / HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert (await raw.head()).startswith(b"HTTP/1.1 101 ")
+        raw.writer.write_eof()
+        assert await raw.until_end() == b""
+        outbound = sidecar.outbound
+        assert outbound is not None
+        await eventually(lambda: (outbound.active, outbound.tunnels, len(outbound.connections)) == (0, 0, 0))
+    assert not wrong

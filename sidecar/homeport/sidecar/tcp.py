@@ -31,7 +31,18 @@ _NEVER: Final = float("inf")
 class Side(asyncio.Protocol):
     """One end of a forwarded connection; what it receives goes to the `other`, None while there is none."""
 
-    __slots__ = ("_paused", "ended", "endpoint", "forward", "lost", "other", "received", "transport", "write_paused")
+    __slots__ = (
+        "_paused",
+        "ended",
+        "endpoint",
+        "forward",
+        "lost",
+        "other",
+        "received",
+        "tls",
+        "transport",
+        "write_paused",
+    )
 
     transport: asyncio.Transport
 
@@ -47,6 +58,7 @@ class Side(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.tls = transport.get_extra_info("ssl_object") is not None  # now: a closed transport may not say
         self.transport.set_write_buffer_limits(high=self.forward.listener.limits.buffer_bytes)
         if self.endpoint is None:
             self.forward.begin()
@@ -81,10 +93,6 @@ class Side(asyncio.Protocol):
         if self.other is not None:
             self.forward.side_ended(self.other)
         return not self.tls
-
-    @property
-    def tls(self) -> bool:
-        return self.transport.get_extra_info("ssl_object") is not None
 
     def pause_reading(self) -> None:
         if not self._paused and not self.lost:

@@ -72,6 +72,8 @@ class Upstream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Pass a half-close on in a tunnel; otherwise the connection is of no more use."""
+        if self.transport.is_closing():  # by us: asyncio's TLS says so all the same, and cannot be asked any more
+            return False
         tls = self.transport.get_extra_info("ssl_object")
         self._ended = tls is None or said_goodbye(tls)
         if self.tunnel and self.exchange is not None:
