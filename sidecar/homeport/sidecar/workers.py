@@ -106,7 +106,8 @@ class Workers:
         self._evidence: Callable[[], None] | None = None
         self._asked = 0
         self._draining = False
-        self._closing = asyncio.Event()
+        self._closing = asyncio.Event()  # nobody is replaced any more
+        self._stopping = False  # and whoever starts is to stop
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -189,7 +190,7 @@ class Workers:
             self._workers.append(worker)
             try:
                 await self._spawn(worker)
-                if self._closing.is_set():  # when it did not exist yet, nobody could tell it
+                if self._stopping:  # when it did not exist yet, nobody could tell it
                     worker.kill()
                 ready = asyncio.ensure_future(worker.ready.wait())
                 gone = asyncio.ensure_future(worker.gone.wait())
@@ -319,6 +320,7 @@ class Workers:
 
     async def close(self) -> None:
         """Close everything; workers have `STOP_S` to exit. Idempotent."""
+        self._stopping = True
         self._closing.set()
         if self._timer is not None:
             self._timer.cancel()
