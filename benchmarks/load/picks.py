@@ -16,7 +16,7 @@ from typing import Final
 from benchmarks.contenders.homeport import example_instances
 from homeport.client.core.balancing import Balancing, HashOn, Latency, choose
 from homeport.client.core.balancing.settings import PolicyName
-from homeport.sidecar.core.cluster import Endpoint
+from homeport.sidecar.core.endpoint import Endpoint
 
 _SEED: Final = 20_260_101
 _KEYS: Final = tuple(b"user-%d" % number for number in range(1000))

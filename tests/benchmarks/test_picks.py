@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.load.picks import picker
-from homeport.sidecar.core.cluster import Endpoint
+from homeport.sidecar.core.endpoint import Endpoint
 
 
 @pytest.mark.parametrize("what", ["choice", "least-request", "peak-ewma", "round-robin", "maglev"])

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeport.sidecar.core import limits
-from homeport.sidecar.core.cluster import Cluster, Endpoint
+from homeport.sidecar.core.cluster import Cluster
+from homeport.sidecar.core.endpoint import Endpoint
 from homeport.sidecar.core.retries import IDEMPOTENT, Failure, may_retry
 from homeport.sidecar.core.routes import Hosts, Passed, Refusal, service_of, split_absolute
 from homeport.sidecar.http1.bodies import ChunkedBody, LengthBody, body_of, encode_chunk

@@ -17,7 +17,8 @@ from homeport.sidecar.core.adaptive import AdaptiveLimit
 from homeport.sidecar.core.affinity import Affinity
 from homeport.sidecar.core.budget import RetryBudget
 from homeport.sidecar.core.circuit import CircuitBreaker
-from homeport.sidecar.core.cluster import Cluster, Endpoint
+from homeport.sidecar.core.cluster import Cluster
+from homeport.sidecar.core.endpoint import Endpoint
 from homeport.sidecar.core.retries import Failure
 from homeport.sidecar.core.settings import (
     PLAIN,

@@ -14,7 +14,8 @@ from typing import Any, Final
 from homeport.client.core.backoff import Rng
 from homeport.client.core.balancing import Balancing, Candidates, choose
 from homeport.client.core.balancing.selection import Zoned, meant, panics, serving
-from homeport.sidecar.core.cluster import C, Cluster, Endpoint
+from homeport.sidecar.core.cluster import Cluster
+from homeport.sidecar.core.endpoint import C, Endpoint
 
 PICKS: Final = 400  # a share is then within 5 % or so, and the question takes a millisecond
 

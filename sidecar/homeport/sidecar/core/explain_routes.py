@@ -13,7 +13,8 @@ import msgspec
 
 from homeport.client.core.backoff import Rng
 from homeport.client.core.balancing import Subset
-from homeport.sidecar.core.cluster import C, Cluster
+from homeport.sidecar.core.cluster import Cluster
+from homeport.sidecar.core.endpoint import C
 from homeport.sidecar.core.explain import chosen
 from homeport.sidecar.core.router import Place, RoutePlan, Router
 

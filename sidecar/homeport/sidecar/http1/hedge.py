@@ -18,7 +18,7 @@ from homeport.sidecar.http1.lines import Headers, Malformed
 from homeport.sidecar.http1.upstream import Endpoint, Upstream
 
 if TYPE_CHECKING:
-    from homeport.sidecar.http1.tries import Tries
+    from homeport.sidecar.http1.hedged import Hedged
 
 
 class Hedge(Attempt):
@@ -29,7 +29,7 @@ class Hedge(Attempt):
     request_done = True
     waits = False  # for a connection: it is made to be faster
 
-    def __init__(self, exchange: Tries, endpoint: Endpoint, now: float) -> None:
+    def __init__(self, exchange: Hedged, endpoint: Endpoint, now: float) -> None:
         super().__init__(exchange.downstream, exchange.request)
         self.cluster = exchange.cluster
         self._exchange = exchange

@@ -6,12 +6,12 @@ import asyncio
 
 from homeport.sidecar.http1 import framing
 from homeport.sidecar.http1.framing import ResponseHead
+from homeport.sidecar.http1.hedged import Hedged
 from homeport.sidecar.http1.lines import Malformed
-from homeport.sidecar.http1.tries import Tries
 from homeport.sidecar.http1.upstream import Upstream
 
 
-class Tunnels(Tries):
+class Tunnels(Hedged):
     """The part of an exchange that may become a tunnel."""
 
     _ends = 0  # of a tunnel's two directions, those that have ended

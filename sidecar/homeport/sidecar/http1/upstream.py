@@ -12,6 +12,7 @@ import select
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from homeport.sidecar.core import cluster, limits
+from homeport.sidecar.core import endpoint as endpoints
 from homeport.sidecar.http1 import bodies, framing
 from homeport.sidecar.http1.lines import Malformed
 from homeport.sidecar.tls import said_goodbye
@@ -19,7 +20,7 @@ from homeport.sidecar.tls import said_goodbye
 if TYPE_CHECKING:
     from homeport.sidecar.http1.attempt import Attempt
 
-Endpoint: TypeAlias = "cluster.Endpoint[Upstream]"
+Endpoint: TypeAlias = "endpoints.Endpoint[Upstream]"
 Cluster: TypeAlias = "cluster.Cluster[Upstream]"
 
 _SWITCHING: Final = 101
