@@ -26,7 +26,7 @@ from homeport.mesh.one_try import Connection, TryError
 APP = Path(__file__).with_name("app.py")
 SERVICE = "orders"
 SEED = 20_260_301
-PATIENCE_S = 30.0  # a process that takes longer to get where it should be has failed
+PATIENCE_S = 90.0  # a process that takes longer to get where it should be has failed
 REQUEST_TIMEOUT_S = 25.0  # above the 15 s after which the sidecar gives up on a try
 CLIENTS = 8
 THINK_S = 0.01

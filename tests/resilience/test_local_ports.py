@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads connections among processes")
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 TALKS = 8
 
 

@@ -13,14 +13,13 @@ from pathlib import Path
 import click
 
 from homeport.client import Client, InvalidArgument
-from homeport.client.core.messages import Ping
 from homeport.client.core.model import KeyValue
 from homeport.mesh.commands.backups import fetch_backup
 from homeport.mesh.commands.new_file import NewFile
 from homeport.mesh.commands.options import json_option
 from homeport.mesh.commands.output import print_json
 from homeport.mesh.commands.progress import progress
-from homeport.mesh.commands.running import CONNECT_TIMEOUT_S, ExitCode, run_and_exit
+from homeport.mesh.commands.running import ExitCode, reach, run_and_exit
 from homeport.mesh.token import token
 from homeport.registry.core.txn import Range
 from homeport.registry.store import migration
@@ -75,7 +74,7 @@ async def _read(source: str) -> list[KeyValue]:
     with tempfile.TemporaryDirectory(prefix="homeport-migrate-") as folder:
         path = Path(folder, "backup")
         async with Client(*source.split(","), name="homeport migrate", token=token()) as client:
-            await client.call(Ping(), timeout_s=CONNECT_TIMEOUT_S)
+            await reach(client)
             with NewFile(path, force=False) as new:
                 await fetch_backup(client, new)
                 new.finish()

@@ -90,10 +90,24 @@ def ask(registry: str, question: Callable[[Client], Coroutine[Any, Any, int]]) -
 
     async def work() -> int:
         async with Client(*registry.split(","), name="homeport", token=token()) as client:
-            await client.call(Ping(), timeout_s=CONNECT_TIMEOUT_S)
+            await reach(client)
             return await question(client)
 
     run_and_exit(work())
+
+
+async def reach(client: Client) -> None:
+    """Return when a registry has answered; one that took the connection may be busy, so it has longer than nobody.
+
+    Raises:
+        Unavailable: none did.
+    """
+    try:
+        await client.call(Ping(), timeout_s=CONNECT_TIMEOUT_S)
+    except Unavailable:
+        if not client.connected:
+            raise
+        await client.call(Ping())
 
 
 def exit_code_of(error: HomeportError) -> ExitCode:
