@@ -23,6 +23,7 @@ from homeport.registry.store.answers import ttl_s
 from homeport.registry.store.contract import LeaseRecord
 from homeport.registry.store.etcd import EtcdStore
 from homeport.registry.store.etcd_cluster import Page, Write
+from homeport.registry.store.etcd_ownership import PROMISE_S
 
 LATENCY_S = 0.001
 QUIET_S = 12.0  # longer than a membership lives
@@ -241,6 +242,25 @@ async def test_without_a_quorum_reads_go_on_and_nothing_is_acknowledged_and_lost
         assert one.get(b"a") == b"4"
         await one.put(b"a", b"5")
         await same(one, two)
+
+
+@virtual_time(seed=11)
+async def test_what_an_owner_answers_that_cannot_know_of_a_take_over_holds() -> None:
+    loop = running_loop()
+    async with replicas(2) as (one, two):
+        lease = await one.grant(2.0)
+        await one.put(b"a", b"", lease)
+        await two.store.barrier()
+        one.link.fail(True)
+        assert await two.renew(lease) == 2.0, "one that was long on its way, say"
+        answered = 0.0
+        while not one.store.read_only:
+            with suppress(ReadOnly):
+                answered = loop.time() if await one.renew(lease) else answered
+            await asyncio.sleep(0.1)
+        assert answered
+        await until(lambda: two.get(b"a") is None)
+        assert 2.0 - LATENCY_S <= loop.time() - answered <= PROMISE_S + 2.0 + TICK_S
 
 
 @virtual_time(seed=11)

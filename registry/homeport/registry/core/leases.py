@@ -25,12 +25,13 @@ SLOW_AFTER: Final = 10  # stalls in a row: a loop that is late for two seconds o
 
 
 class _Lease:
-    __slots__ = ("bears", "bucket", "deadline", "ending", "ttl_s")
+    __slots__ = ("bears", "bucket", "deadline", "ending", "floor", "ttl_s")
 
-    def __init__(self, ttl_s: float, deadline: float, bucket: int, bears: bool) -> None:
+    def __init__(self, ttl_s: float, deadline: float, bucket: int, bears: bool, floor: float) -> None:
         self.bears = bears  # an instance
         self.ttl_s = ttl_s
         self.deadline = deadline  # in lease time: the given clock less all stalls
+        self.floor = floor  # no renewal brings the deadline before this
         self.bucket = bucket
         self.ending = False  # its end is decided, and not yet durable
 
@@ -65,12 +66,15 @@ class LeaseTable:
     def __contains__(self, lease: int) -> bool:
         return lease in self._leases
 
-    def grant(self, now: float, lease: int, ttl_s: float, *, bears: bool = False) -> None:
-        """Start, or start anew, a lease that ends `ttl_s` seconds from now unless renewed; it may bear an instance."""
+    def grant(self, now: float, lease: int, ttl_s: float, *, bears: bool = False, grace_s: float = 0.0) -> None:
+        """Start, or start anew, a lease that ends `ttl_s` seconds from now unless renewed; it may bear an instance.
+
+        With `grace_s` it ends so much later, and no renewal makes it end before that.
+        """
         self._notice_stall(now)
         self.end(lease)
-        deadline = now - self._stalled_s + ttl_s
-        entry = self._leases[lease] = _Lease(ttl_s, deadline, 0, bears)
+        deadline = now - self._stalled_s + ttl_s + grace_s
+        entry = self._leases[lease] = _Lease(ttl_s, deadline, 0, bears, deadline if grace_s else -inf)
         self._place(lease, entry, early=lease % max(1, int(ttl_s * _SPREAD / BUCKET_S)))
 
     def renew(self, now: float, lease: int) -> float:
@@ -80,7 +84,7 @@ class LeaseTable:
             return 0.0
         if now - self._advanced_at > STALL_S:
             self._notice_stall(now)  # first, or the stall that this renewal came after would extend it as well
-        entry.deadline = now - self._stalled_s + entry.ttl_s
+        entry.deadline = max(entry.floor, now - self._stalled_s + entry.ttl_s)
         return entry.ttl_s
 
     def begin_end(self, lease: int) -> None:

@@ -320,7 +320,10 @@ class Ownership:
         if record.owner != self.replica:
             self.clock.handed_over(lease)
         elif before.owner != self.replica or record.attached <= before.attached or lease not in self.clock:
-            self.clock.granted(lease, record.ttl_s)  # else a key was put on it, and its clock goes on
+            # Who owned it may be cut off from etcd and not know yet; what it answers until then is to hold.
+            unaware = before.owner not in ("", self.replica) and before.owner in self._members
+            self.clock.granted(lease, record.ttl_s, PROMISE_S if unaware else 0.0)
+        # Else a key was put on it, and its clock goes on.
 
     def _standing(self, lease: int) -> KeyValue | None:
         return self._store.mvcc.get(keys.lease(lease)) if self._owners.get(lease) == self.replica else None

@@ -86,9 +86,9 @@ class LeaseClock:
         for lease in tuple(self._overdue):
             self._not_overdue(lease)
 
-    def granted(self, lease: int, ttl_s: float) -> None:
-        """A lease begins, or begins anew, now."""
-        self._table.grant(self._now(), lease, ttl_s, bears=self._bears(lease))
+    def granted(self, lease: int, ttl_s: float, grace_s: float = 0.0) -> None:
+        """A lease begins, or begins anew, now; so much later than its TTL is the first time that it may end."""
+        self._table.grant(self._now(), lease, ttl_s, bears=self._bears(lease), grace_s=grace_s)
 
     def ended(self, lease: int) -> None:
         """A lease is gone."""
