@@ -113,8 +113,9 @@ class RegistryParty(Party):
         self.directory.mkdir()
         for path, content in self._kept.items():
             (self.directory / Path(path).name).write_bytes(content)
-        self.disk, self._shown_at = Disk(), 0
+        self.disk = Disk()
         self.disk.adopt(str(self.directory))
+        self._shown_at = self.disk.position  # what earlier lives left is there, however soon the power goes
 
     def _has_started(self) -> None:
         world, registry = self.world, self.registry
