@@ -188,3 +188,13 @@ async def test_a_port_that_speaks_something_else_is_said_to() -> None:
         with pytest.raises(Unavailable, match="does not speak RPC"):
             await client.kv.get("k")
     server.close()
+
+
+async def test_who_asks_in_a_loop_until_there_is_an_instance_gets_it(connect: Connect) -> None:
+    async with connect() as client, connect() as other:
+        assert await client.resolve("orders") == ()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(other.register("orders", port=8080, id="orders-1").start())
+            while not (found := await client.resolve("orders")):  # the test's own timeout bounds it
+                pass
+        assert [one.id for one in found] == ["orders-1"]

@@ -353,7 +353,10 @@ class Client:
         self._connection.expect_usable()
         subscription = self._resolved.known(service) or await self._resolved.first(service, timeout_s)
         instances = subscription.instances.values()
-        return tuple([instance for instance in instances if instance.available] if passing else instances)
+        found = tuple([instance for instance in instances if instance.available] if passing else instances)
+        if not found:
+            await asyncio.sleep(0)  # who asks until there is one lets in what would say so
+        return found
 
     def subscribe(self, service: str) -> Subscription:
         """Follow a service; all subscriptions of one service share one watch.
