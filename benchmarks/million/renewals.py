@@ -12,7 +12,7 @@ from homeport.client.renewals import Renewals
 from homeport.registry.core.leases import BUCKET_S, LeaseTable
 
 
-def _nobody(_request: Renew) -> Awaitable[Renewed]:
+def _nobody(_request: Renew, _ttl_s: float) -> Awaitable[Renewed]:
     raise AssertionError("only the clock of a client is used")
 
 

@@ -22,7 +22,7 @@ class Asked:
         self.calls: list[tuple[int, ...]] = []
         self.error: HomeportError | None = None
 
-    async def call(self, request: Renew) -> Renewed:
+    async def call(self, request: Renew, _ttl_s: float) -> Renewed:
         self.calls.append(request.leases)
         await asyncio.sleep(0.01)
         if self.error is not None:
@@ -34,10 +34,10 @@ class Asked:
 async def test_what_one_tick_wants_renewed_goes_in_one_call() -> None:
     asked = Asked()
     renewals = Renewals(asked.call, random.Random(1))
-    ttls_s = await asyncio.gather(*(renewals.renew(lease) for lease in (2, 3, 4, 2)))
+    ttls_s = await asyncio.gather(*(renewals.renew(lease, 10.0) for lease in (2, 3, 4, 2)))
     assert ttls_s == [10.0, 0.0, 10.0, 10.0]
     assert asked.calls == [(2, 3, 4)]
-    await asyncio.gather(*(renewals.renew(lease) for lease in range(RENEW_LEASES_MAX + 1)))
+    await asyncio.gather(*(renewals.renew(lease, 10.0) for lease in range(RENEW_LEASES_MAX + 1)))
     assert [len(leases) for leases in asked.calls[1:]] == [RENEW_LEASES_MAX, 1]
 
 
@@ -45,12 +45,12 @@ async def test_what_one_tick_wants_renewed_goes_in_one_call() -> None:
 async def test_a_failure_reaches_everyone_and_a_cancelled_one_keeps_nobody_waiting() -> None:
     asked = Asked()
     renewals = Renewals(asked.call, random.Random(1))
-    gone, stays = asyncio.ensure_future(renewals.renew(2)), asyncio.ensure_future(renewals.renew(4))
+    gone, stays = asyncio.ensure_future(renewals.renew(2, 10.0)), asyncio.ensure_future(renewals.renew(4, 10.0))
     await asyncio.sleep(0.005)
     gone.cancel()
     assert await stays == 10.0
     asked.error = Unavailable("nobody there")
-    failed = await asyncio.gather(renewals.renew(2), renewals.renew(4), return_exceptions=True)
+    failed = await asyncio.gather(renewals.renew(2, 10.0), renewals.renew(4, 10.0), return_exceptions=True)
     assert [type(one) for one in failed] == [Unavailable, Unavailable]
     assert failed[0] is not failed[1]
 

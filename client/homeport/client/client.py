@@ -19,7 +19,7 @@ from homeport.client.core.backoff import Rng
 from homeport.client.core.balancing import Outliers, Subset
 from homeport.client.core.balancing.settings import PolicyName
 from homeport.client.core.errors import HomeportError, InvalidArgument, Unavailable
-from homeport.client.core.limits import CALL_S, FAREWELL_S, RENEWED_S
+from homeport.client.core.limits import CALL_S, FAREWELL_S, RENEWED_S, RENEWED_SHARE
 from homeport.client.core.messages import Deregister, Renew, Renewed, Request, Services, Welcome
 from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, ServiceEvent
 from homeport.client.kv import Kv
@@ -185,10 +185,14 @@ class Client:
         """
         return await self._connection.call(request, timeout_s)
 
-    async def _renew(self, request: Renew) -> Renewed:
-        """Renew, at another registry if this one is slow to answer: it may stand still, and no other know of it yet."""
-        late = Unavailable(f"a renewal was not answered within {RENEWED_S} s")
-        timer = asyncio.get_running_loop().call_later(RENEWED_S, self.go_elsewhere, self.link_epoch, late)
+    async def _renew(self, request: Renew, ttl_s: float) -> Renewed:
+        """Renew, at another registry if this one is slow to answer: it may stand still, and no other know of it yet.
+
+        With long TTLs there is time to wait: it may only be busy, and all who go elsewhere make the others so too.
+        """
+        late_s = max(RENEWED_S, ttl_s * RENEWED_SHARE)
+        late = Unavailable(f"a renewal was not answered within {late_s:.3g} s")
+        timer = asyncio.get_running_loop().call_later(late_s, self.go_elsewhere, self.link_epoch, late)
         try:
             return await self.call(request)
         finally:

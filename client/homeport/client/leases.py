@@ -227,7 +227,7 @@ class Lease:
                 await self._client.wait_link()
                 epoch = self._client.link_epoch
                 sent_at = self._time()
-                if not await self._client.renewals.renew(self.id):
+                if not await self._client.renewals.renew(self.id, self.ttl_s):
                     return self._lose(_gone(self.id, "is gone from the registry"))
                 if not self.valid:
                     return self._expired()

@@ -286,6 +286,9 @@ class Registration:
         while True:
             try:
                 await self._client.wait_relinked(tried, delay_s)
+                if not self._client.connected:
+                    self._unlinked()
+                    await self._client.wait_link()  # however long: very many that tried meanwhile would be the trouble
                 tried = self._client.link_epoch
                 if self._pulse is not None and not self._pulse.beats():
                     raise Unavailable("the loop of the task it is bound to does not turn")
@@ -315,6 +318,11 @@ class Registration:
                 _log.log(level, "%s could not be kept registered: %s", self.instance.id, error)
                 delay_s = min(self._backoff.next_s(), self._period_s())
 
+    def _unlinked(self) -> None:
+        if not isinstance(self.error, Unavailable):
+            self.error = Unavailable("there is no link to a registry")
+            _log.warning("%s cannot be kept registered: %s", self.instance.id, self.error)
+
     def _period_s(self) -> float:
         period_s = (self.instance.ttl_s or _UNLEASED_S) / RENEWALS_PER_TTL
         return period_s * self._rng.uniform(1 - RENEWAL_JITTER, 1 + RENEWAL_JITTER)
@@ -329,7 +337,7 @@ class Registration:
     async def _renew(self) -> bool:
         if not self.lease:
             return True
-        return await self._client.renewals.renew(self.lease) > 0
+        return await self._client.renewals.renew(self.lease, self.instance.ttl_s) > 0
 
 
 def _heard(registering: asyncio.Task[Registered]) -> None:

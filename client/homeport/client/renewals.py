@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Final
 
 from homeport.client.core.backoff import Rng
@@ -24,15 +25,16 @@ class Renewals:
     """Gathers what wants to be renewed at one tick.
 
     Args:
-        call: makes the call.
+        call: makes the call; it is given the shortest TTL of those leases.
         rng: where the phase is drawn from.
     """
 
-    def __init__(self, call: Callable[[Renew], Awaitable[Renewed]], rng: Rng) -> None:
+    def __init__(self, call: Callable[[Renew, float], Awaitable[Renewed]], rng: Rng) -> None:
         self._call = call
         self._asking: set[asyncio.Task[None]] = set()
         self._phase = rng.random()  # of the clock, in ticks
         self._waiting: dict[int, list[asyncio.Future[float]]] = {}
+        self._shortest_s = inf  # TTL of those that wait
 
     def delay_s(self, now: float, period_s: float, due_s: float) -> float:
         """Seconds to wait, for a renewal that is due in `due_s` and has a period of about `period_s`."""
@@ -41,8 +43,8 @@ class Renewals:
         early_s = (due % 1.0) * tick_s
         return max(0.0, due_s - early_s)
 
-    async def renew(self, lease: int) -> float:
-        """Start a lease's TTL anew and return it in seconds, 0.0 if the lease is gone.
+    async def renew(self, lease: int, ttl_s: float) -> float:
+        """Start a lease's TTL, `ttl_s` as far as is known, anew and return it in seconds; 0.0 if the lease is gone.
 
         Raises:
             Unavailable: no registry answered in time.
@@ -53,22 +55,24 @@ class Renewals:
         if not self._waiting:
             loop.call_later(_GATHER_S, self._flush)
         self._waiting.setdefault(lease, []).append(answer)
+        self._shortest_s = min(self._shortest_s, ttl_s)
         return await answer
 
     def _flush(self) -> None:
-        waiting = list(self._waiting.items())
+        waiting, shortest_s = list(self._waiting.items()), self._shortest_s
         self._waiting.clear()
+        self._shortest_s = inf
         for at in range(0, len(waiting), RENEW_LEASES_MAX):
-            asking = asyncio.create_task(self._ask(waiting[at : at + RENEW_LEASES_MAX]), name="renewals")
+            asking = asyncio.create_task(self._ask(waiting[at : at + RENEW_LEASES_MAX], shortest_s), name="renewals")
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
 
-    async def _ask(self, waiting: list[tuple[int, list[asyncio.Future[float]]]]) -> None:
+    async def _ask(self, waiting: list[tuple[int, list[asyncio.Future[float]]]], shortest_s: float) -> None:
         """Renew these, and tell all who wait for each; those who have given up do not keep the others from it."""
         error: HomeportError | None = None
         ttls_s: tuple[float, ...] = ()
         try:
-            ttls_s = (await self._call(Renew(leases=tuple([lease for lease, _ in waiting])))).ttls_s
+            ttls_s = (await self._call(Renew(leases=tuple([lease for lease, _ in waiting])), shortest_s)).ttls_s
         except HomeportError as failed:
             error = failed
         for at, (_, answers) in enumerate(waiting):

@@ -76,7 +76,7 @@ class LockerParty(Party):
         while self.world.now() < until:
             sent = self.world.now()
             try:
-                ttl_s = await client.renewals.renew(lease)
+                ttl_s = await client.renewals.renew(lease, LEASE_S)
             except HomeportError:
                 ttl_s = LEASE_S if self.world.now() < holder.valid_until else 0.0
                 sent = holder.valid_until - LEASE_S
