@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
-from homeport.client import HomeportError, Unavailable
-from homeport.client.core.limits import RENEW_LEASES_MAX
-from homeport.client.core.messages import Renew, Renewed
+from homeport.client import Client, HomeportError, Unavailable
+from homeport.client.core.limits import CALL_S, RENEW_LEASES_MAX
+from homeport.client.core.messages import Renew, Renewed, Request
 from homeport.client.renewals import TICKS_PER_PERIOD, Renewals
 from homeport.mesh.testing import running_loop, virtual_time
 from homeport.registry import Registry
@@ -87,3 +88,55 @@ async def test_a_hundred_registrations_of_one_client_renew_in_a_few_calls() -> N
         periods = (loop.time() - began) / 3.0
         assert sum(renewed) >= 100 * (periods - 2), "each renews as often as ever"
         assert len(renewed) <= 1.3 * TICKS_PER_PERIOD * periods
+
+
+@virtual_time(seed=3)
+async def test_without_a_registry_very_many_registrations_ask_for_nothing() -> None:
+    asked: list[str] = []
+
+    class Counting(Client):
+        async def call(self, request: Request[Any], *, timeout_s: float = CALL_S) -> Any:
+            asked.append(request.method)
+            return await super().call(request, timeout_s=timeout_s)
+
+    async with Counting("127.0.0.1:8300") as client:
+        async with Registry() as registry:
+            await registry.serve(rpc="127.0.0.1:8300")
+            registrations = [client.register("orders", port=1 + at, ttl_s=3.0) for at in range(50)]
+            for one in registrations:
+                await one.start()
+            await asyncio.sleep(10)
+            assert all(one.registered and one.error is None for one in registrations)
+            assert asked.count("renew") > 5
+        await asyncio.sleep(10)
+        assert all(isinstance(one.error, Unavailable) for one in registrations)
+        asked.clear()
+        await asyncio.sleep(600)
+        assert asked == []
+        async with Registry() as registry:
+            await registry.serve(rpc="127.0.0.1:8300")
+            await asyncio.sleep(30)
+            assert len(await client.resolve("orders")) == 50
+        assert asked.count("register") == 50
+
+
+@virtual_time(seed=4)
+@pytest.mark.parametrize(("ttl_s", "leaves"), [(3.0, True), (20.0, True), (60.0, False)])
+async def test_a_registry_that_is_slow_to_renew_is_left_only_where_the_ttl_leaves_no_time(
+    ttl_s: float, leaves: bool
+) -> None:
+    left: list[float] = []
+
+    class Slow(Client):
+        async def call(self, request: Request[Any], *, timeout_s: float = CALL_S) -> Any:
+            await asyncio.sleep(timeout_s)
+            raise Unavailable("nobody")
+
+        def go_elsewhere(self, epoch: int, error: HomeportError) -> None:
+            left.append(asyncio.get_running_loop().time())
+
+    client = Slow("127.0.0.1:1", "127.0.0.1:2")
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(Unavailable):
+        await client.renewals.renew(7, ttl_s)
+    assert [pytest.approx(when - begun, abs=0.01) for when in left] == ([max(2.0, ttl_s / 5)] if leaves else [])
