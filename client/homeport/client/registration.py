@@ -287,8 +287,7 @@ class Registration:
             try:
                 await self._client.wait_relinked(tried, delay_s)
                 if not self._client.connected:
-                    self._unlinked()
-                    await self._client.wait_link()  # however long: very many that tried meanwhile would be the trouble
+                    await self._linked()
                 tried = self._client.link_epoch
                 if self._pulse is not None and not self._pulse.beats():
                     raise Unavailable("the loop of the task it is bound to does not turn")
@@ -311,17 +310,23 @@ class Registration:
             except HomeportError as error:
                 if isinstance(error, ReadOnly):
                     self._client.go_elsewhere(tried, error)
-                level = logging.ERROR if isinstance(error, RequestError) else logging.WARNING
-                if type(error) is type(self.error):
-                    level = logging.DEBUG  # said already: it goes on
-                self.error = error
-                _log.log(level, "%s could not be kept registered: %s", self.instance.id, error)
+                self._met(error)
                 delay_s = min(self._backoff.next_s(), self._period_s())
 
-    def _unlinked(self) -> None:
-        if not isinstance(self.error, Unavailable):
-            self.error = Unavailable("there is no link to a registry")
-            _log.warning("%s cannot be kept registered: %s", self.instance.id, self.error)
+    async def _linked(self) -> None:
+        """Return when there is a link, however long that takes: very many that tried meanwhile would be the trouble."""
+        try:
+            await self._client.wait_link(CALL_S)
+        except Unavailable as error:
+            self._met(error)
+            await self._client.wait_link()
+
+    def _met(self, error: HomeportError) -> None:
+        level = logging.ERROR if isinstance(error, RequestError) else logging.WARNING
+        if type(error) is type(self.error):
+            level = logging.DEBUG  # said already: it goes on
+        self.error = error
+        _log.log(level, "%s could not be kept registered: %s", self.instance.id, error)
 
     def _period_s(self) -> float:
         period_s = (self.instance.ttl_s or _UNLEASED_S) / RENEWALS_PER_TTL
