@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from homeport.client import Client, HomeportError, Unavailable
-from homeport.client.core.limits import CALL_S, RENEW_LEASES_MAX
+from homeport.client.core.limits import AGAIN_AT_ONCE, CALL_S, RENEW_LEASES_MAX
 from homeport.client.core.messages import Renew, Renewed, Request
 from homeport.client.renewals import TICKS_PER_PERIOD, Renewals
 from homeport.mesh.testing import running_loop, virtual_time
@@ -118,6 +118,33 @@ async def test_without_a_registry_very_many_registrations_ask_for_nothing() -> N
             await asyncio.sleep(30)
             assert len(await client.resolve("orders")) == 50
         assert asked.count("register") == 50
+
+
+@virtual_time(seed=5)
+async def test_registrations_are_made_again_a_few_at_a_time() -> None:
+    under_way = most = 0
+
+    class Counting(Client):
+        async def call(self, request: Request[Any], *, timeout_s: float = CALL_S) -> Any:
+            nonlocal under_way, most
+            under_way += request.method == "register"
+            most = max(most, under_way)
+            try:
+                return await super().call(request, timeout_s=timeout_s)
+            finally:
+                under_way -= request.method == "register"
+
+    async with Counting("127.0.0.1:8300") as client:
+        async with Registry() as registry:
+            await registry.serve(rpc="127.0.0.1:8300")
+            for at in range(50):
+                await client.register("orders", port=1 + at, ttl_s=30.0).start()
+        assert most == 1
+        async with Registry() as registry:
+            await registry.serve(rpc="127.0.0.1:8300")
+            await asyncio.sleep(10)
+            assert len(registry.catalogue.services["orders"].entries) == 50
+        assert most == AGAIN_AT_ONCE
 
 
 @virtual_time(seed=4)

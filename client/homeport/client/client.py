@@ -19,7 +19,7 @@ from homeport.client.core.backoff import Rng
 from homeport.client.core.balancing import Outliers, Subset
 from homeport.client.core.balancing.settings import PolicyName
 from homeport.client.core.errors import HomeportError, InvalidArgument, Unavailable
-from homeport.client.core.limits import CALL_S, FAREWELL_S, RENEWED_S, RENEWED_SHARE
+from homeport.client.core.limits import AGAIN_AT_ONCE, CALL_S, FAREWELL_S, RENEWED_S, RENEWED_SHARE
 from homeport.client.core.messages import Deregister, Renew, Renewed, Request, Services, Welcome
 from homeport.client.core.model import TTL_S_DEFAULT, Check, Instance, ServiceEvent
 from homeport.client.kv import Kv
@@ -80,6 +80,7 @@ class Client:
         self.farewells: Farewells = Farewells()
         self.leases: dict[Lease, None] = {}  # those that are renewed
         self.renewals: Renewals = Renewals(self._renew, self.rng)
+        self.registering_again: asyncio.Semaphore = asyncio.Semaphore(AGAIN_AT_ONCE)
 
     async def start(self) -> None:
         """Start connecting; the same as entering the context.

@@ -293,7 +293,8 @@ class Registration:
                     raise Unavailable("the loop of the task it is bound to does not turn")
                 if self._displaced or tried != self._link_epoch or not await self._renew():
                     self.registered = False
-                    await self._register()
+                    async with self._client.registering_again:
+                        await self._register()
                     _log.info("%s is registered again", self.instance.id)
                 self.error = None
                 self._backoff.reset()

@@ -13,6 +13,7 @@ ROUND_S: Final = 10.0  # registries of no use are left once each in this time: i
 RESOLVED_MAX: Final = 1000  # services followed for `resolve` alone: a tenth of the watches a connection may have
 RENEWED_S: Final = 2.0  # for a renewal, where there are other registries: a fifth of the default TTL
 RENEWED_SHARE: Final = 0.2  # of the TTL, if that is longer
+AGAIN_AT_ONCE: Final = 4  # registrations of a client made again: a thousand clients at once do not outwait `CALL_S`
 RECALL_S: Final = 1.0  # who starts waits this long for its last known endpoints to be confirmed
 FOLLOWED_MAX: Final = 1000  # services of one resolver: whoever asks for more asks by accident
 REOPEN_S: Final = 1.0  # before a watch is asked for again that the registry was too busy to open
