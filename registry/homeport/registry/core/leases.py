@@ -2,7 +2,8 @@
 
 The promise: a lease never ends before its TTL after the last renewal *received*, and ends no later than its TTL plus
 one tick (`TICK_S`) of a live process. A stall (a blocked loop, a paused process) extends every lease by its length,
-since renewals could not be heard; that is one addition to a clock, not a walk over the leases.
+since renewals could not be heard; that is one addition to a clock, not a walk over the leases. A grace extends one too:
+it is granted with one where somebody else may still promise it (`store/etcd_ownership.py`).
 
 Deadlines live in buckets of `BUCKET_S` (a timing wheel without a rim: a dict of ordered sets). A renewal only writes
 the new deadline on the lease; its id stays in the bucket it was put in, and moves when that bucket comes up, once per
