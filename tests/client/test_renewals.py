@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from homeport.client import Client, HomeportError, Unavailable
 from homeport.client.core.limits import AGAIN_AT_ONCE, CALL_S, RENEW_LEASES_MAX
-from homeport.client.core.messages import Renew, Renewed, Request
+from homeport.client.core.messages import Register, Renew, Renewed, Request
 from homeport.client.renewals import TICKS_PER_PERIOD, Renewals
 from homeport.mesh.testing import running_loop, virtual_time
 from homeport.registry import Registry
@@ -118,6 +120,64 @@ async def test_without_a_registry_very_many_registrations_ask_for_nothing() -> N
             await asyncio.sleep(30)
             assert len(await client.resolve("orders")) == 50
         assert asked.count("register") == 50
+
+
+@virtual_time(seed=6)
+async def test_over_another_link_everything_is_renewed_in_one_call_and_only_what_is_gone_is_registered() -> None:
+    asked: list[Request[Any]] = []
+
+    class Noting(Client):
+        async def call(self, request: Request[Any], *, timeout_s: float = CALL_S) -> Any:
+            asked.append(request)
+            return await super().call(request, timeout_s=timeout_s)
+
+    async with Registry() as registry, Noting("127.0.0.1:8300") as client:
+        await registry.serve(rpc="127.0.0.1:8300")
+        registrations = [client.register("orders", port=1 + at, ttl_s=30.0) for at in range(50)]
+        for one in registrations:
+            await one.start()
+        before = {one.lease for one in registrations}
+        gone = registrations[7].lease
+        await registry.store.lease_revoke(gone)
+        asked.clear()
+        _break_links(registry)
+        await asyncio.sleep(5)
+        renewals = [one for one in asked if isinstance(one, Renew)]
+        assert [(set(one.leases), one.moved) for one in renewals] == [(before, True)]
+        assert [one.lease for one in asked if isinstance(one, Register)] == [gone]
+        assert all(one.registered and one.error is None for one in registrations)
+        asked.clear()
+        await asyncio.sleep(30)
+        assert not any(one.moved for one in asked if isinstance(one, Renew)), "that is said once"
+
+
+async def test_a_state_that_could_not_be_told_is_told_when_the_registry_is_back(
+    tmp_path: Path, unused_port: int, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    address = f"127.0.0.1:{unused_port}"
+    async with Client(address) as client:
+        async with Registry(tmp_path) as registry:
+            await registry.serve(rpc=address)
+            registration = client.register("orders", port=1, ttl_s=60.0)
+            await registration.start()
+            lease = registration.lease
+        await eventually(lambda: not client.connected)
+        with pytest.raises(Unavailable):
+            await registration.set_state("draining", timeout_s=0.1)
+        async with Registry(tmp_path) as registry, registry.client() as inside:
+            assert len(await inside.resolve("orders")) == 1
+            await registry.serve(rpc=address)
+            subscription = inside.subscribe("orders")
+            assert await subscription.wait_known(1.0)
+            await eventually(lambda: {one.state for one in subscription.instances.values()} == {"draining"})
+            assert registration.lease == lease
+            await registration.stop()
+
+
+def _break_links(registry: Registry) -> None:
+    """Break every connection to the registry, and leave it running."""
+    assert registry._rpc is not None
+    registry._rpc.dismiss("for a test")
 
 
 @virtual_time(seed=5)

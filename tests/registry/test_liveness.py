@@ -115,6 +115,28 @@ async def test_a_broken_connection_alone_takes_nobody_out() -> None:
         await app.wait_closed()
 
 
+@virtual_time(seed=6)
+async def test_who_renewed_over_a_second_connection_is_looked_at_when_that_one_breaks() -> None:
+    async with Registry() as registry, registry.client() as watching:
+        at = await registry.serve(rpc="127.0.0.1:0")
+        client = Client(at.rpc or "")
+        await client.start()
+        app = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+        port = app.sockets[0].getsockname()[1]
+        registration = client.register("orders", port=port, ttl_s=60.0)
+        await registration.start()
+        lease, epoch = registration.lease, client.link_epoch
+        registry._rpc.dismiss("for a test")
+        assert await client.wait_relinked(epoch, 10.0)
+        await asyncio.sleep(1.0)
+        assert registration.lease == lease
+        app.close()
+        await app.wait_closed()
+        await _die(client)
+        await asyncio.sleep(1.0)
+        assert await watching.resolve("orders") == ()
+
+
 async def _die(client: Client) -> None:
     """What SIGKILL does to a client: its connection closes, and nothing is said."""
     for task in asyncio.all_tasks():

@@ -30,6 +30,7 @@ from homeport.client.core.errors import (
 from homeport.client.core.limits import CALL_S, WAIT_APPLIED_S_MAX
 from homeport.client.core.messages import (
     Deregister,
+    Done,
     Register,
     Registered,
     ReportCheck,
@@ -55,10 +56,10 @@ _UNLEASED_S: Final = 30.0  # stands in for a TTL where there is none: how often 
 class Registration:
     """One registered instance; `async with`, or `start` and `stop`.
 
-    It renews at a third of the TTL, and registers again by itself when the registry was restarted, has forgotten the
-    lease or is another one. Between `start` and `stop` it never gives up; `registered` and `error` say how it stands.
-    What it never does is fight: if its lease is gone because someone else registered the same node and id, it says so
-    (`error` is a `LeaseGone`) and waits for the id to become free.
+    It renews at a third of the TTL, and at once over a new link; it registers again by itself when the registry has
+    forgotten the lease or is another one. Between `start` and `stop` it never gives up; `registered` and `error` say
+    how it stands. What it never does is fight: if its lease is gone because someone else registered the same node and
+    id, it says so (`error` is a `LeaseGone`) and waits for the id to become free.
     """
 
     def __init__(self, client: Client, instance: Instance, rng: Rng, bound_to: asyncio.Task[Any] | None = None) -> None:
@@ -76,7 +77,9 @@ class Registration:
         self._open = False  # between start and stop
         self._displaced = False  # someone else has the id
         self._doubtful = False  # a registration may have happened whose lease never arrived here
-        self._link_epoch = -1  # the link that it was last registered over
+        self._link_epoch = -1  # the link that it was last registered or renewed over
+        self._store_id = ""  # whose lease that is
+        self._said: State = "up"  # the state that the registry was last told
         self._turn = asyncio.Lock()  # held while a registration is under way
         self._registering: asyncio.Task[Registered] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -156,7 +159,7 @@ class Registration:
             The revision at which its service said so; acting on that one is acting on the state.
 
         Raises:
-            Unavailable: no registry within `timeout_s`; whichever comes back is told with the next registration.
+            Unavailable: no registry within `timeout_s`; whichever comes back is told then.
             LeaseGone: another registration has taken its place.
             Closed: it was not started, or was stopped.
         """
@@ -165,8 +168,7 @@ class Registration:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._settled()
-                request = SetState(id=self.instance.id, node=self.instance.node, state=state, lease=self.lease)
-                done = await self._client.call(request, timeout_s=timeout_s)
+                done = await self._say_state(timeout_s)
                 if done.applied:
                     return done.revision
                 # It said so already, or the lease is gone: registering again says it, or changes nothing.
@@ -217,6 +219,13 @@ class Registration:
         request = ReportCheck(id=self.instance.id, node=self.instance.node, check=check, status=status, output=output)
         await self._client.call(request)
 
+    async def _say_state(self, timeout_s: float) -> Done:
+        one = self.instance
+        said = SetState(id=one.id, node=one.node, state=one.state, lease=self.lease)
+        done = await self._client.call(said, timeout_s=timeout_s)
+        self._said = one.state
+        return done
+
     def _expect_open(self) -> None:
         if not self._open:
             raise Closed("this registration was not started, or was stopped")
@@ -245,7 +254,9 @@ class Registration:
         except (ConnectionLost, OutcomeUnknown):
             self._doubtful = True
             raise
-        self._link_epoch = epoch
+        self._link_epoch, self._store_id = epoch, self._client.store_id
+        if done.lease != self.lease:  # else what stood goes on, in the state that it had
+            self._said = request.instance.state
         self.lease = done.lease
         self.registered = True
         self.error = None
@@ -280,7 +291,7 @@ class Registration:
     # --- staying registered -------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        """Renew while the link stands, register again when it is another one or the lease is gone."""
+        """Renew, at once over another link, and register again when the lease is gone or nobody knows which it is."""
         tried = self._link_epoch  # a link over which it failed is left alone until the next delay is over
         delay_s = self._delay_s()
         while True:
@@ -291,7 +302,7 @@ class Registration:
                 tried = self._client.link_epoch
                 if self._pulse is not None and not self._pulse.beats():
                     raise Unavailable("the loop of the task it is bound to does not turn")
-                if self._displaced or tried != self._link_epoch or not await self._renew():
+                if not await self._renewed(tried):
                     self.registered = False
                     async with self._client.registering_again:
                         await self._register()
@@ -340,10 +351,18 @@ class Registration:
         now = asyncio.get_running_loop().time()
         return self._client.renewals.delay_s(now, self.instance.ttl_s / RENEWALS_PER_TTL, self._period_s())
 
-    async def _renew(self) -> bool:
-        if not self.lease:
-            return True
-        return await self._client.renewals.renew(self.lease, self.instance.ttl_s) > 0
+    async def _renewed(self, epoch: int) -> bool:
+        """Whether the registration stands, as can be heard over link number `epoch`."""
+        moved = epoch != self._link_epoch
+        if self._displaced or (moved and (not self.lease or self._doubtful or self._store_id != self._client.store_id)):
+            return False
+        if self.lease and not await self._client.renewals.renew(self.lease, self.instance.ttl_s, moved=moved):
+            return False
+        self.registered = True
+        self._link_epoch = epoch
+        if self._said != self.instance.state:
+            await self._say_state(CALL_S)
+        return True
 
 
 def _heard(registering: asyncio.Task[Registered]) -> None:

@@ -35,6 +35,7 @@ class Renewals:
         self._phase = rng.random()  # of the clock, in ticks
         self._waiting: dict[int, list[asyncio.Future[float]]] = {}
         self._shortest_s = inf  # TTL of those that wait
+        self._moved = False  # whether any of them comes from another connection
 
     def delay_s(self, now: float, period_s: float, due_s: float) -> float:
         """Seconds to wait, for a renewal that is due in `due_s` and has a period of about `period_s`."""
@@ -43,8 +44,11 @@ class Renewals:
         early_s = (due % 1.0) * tick_s
         return max(0.0, due_s - early_s)
 
-    async def renew(self, lease: int, ttl_s: float) -> float:
+    async def renew(self, lease: int, ttl_s: float, *, moved: bool = False) -> float:
         """Start a lease's TTL, `ttl_s` as far as is known, anew and return it in seconds; 0.0 if the lease is gone.
+
+        Args:
+            moved: whether the instance on it was last heard of over another connection.
 
         Raises:
             Unavailable: no registry answered in time.
@@ -56,23 +60,28 @@ class Renewals:
             loop.call_later(_GATHER_S, self._flush)
         self._waiting.setdefault(lease, []).append(answer)
         self._shortest_s = min(self._shortest_s, ttl_s)
+        self._moved |= moved
         return await answer
 
     def _flush(self) -> None:
-        waiting, shortest_s = list(self._waiting.items()), self._shortest_s
+        waiting, shortest_s, moved = list(self._waiting.items()), self._shortest_s, self._moved
         self._waiting.clear()
-        self._shortest_s = inf
+        self._shortest_s, self._moved = inf, False
         for at in range(0, len(waiting), RENEW_LEASES_MAX):
-            asking = asyncio.create_task(self._ask(waiting[at : at + RENEW_LEASES_MAX], shortest_s), name="renewals")
+            some = waiting[at : at + RENEW_LEASES_MAX]
+            asking = asyncio.create_task(self._ask(some, shortest_s, moved), name="renewals")
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
 
-    async def _ask(self, waiting: list[tuple[int, list[asyncio.Future[float]]]], shortest_s: float) -> None:
+    async def _ask(
+        self, waiting: list[tuple[int, list[asyncio.Future[float]]]], shortest_s: float, moved: bool
+    ) -> None:
         """Renew these, and tell all who wait for each; those who have given up do not keep the others from it."""
         error: HomeportError | None = None
         ttls_s: tuple[float, ...] = ()
         try:
-            ttls_s = (await self._call(Renew(leases=tuple([lease for lease, _ in waiting])), shortest_s)).ttls_s
+            request = Renew(leases=tuple([lease for lease, _ in waiting]), moved=moved)
+            ttls_s = (await self._call(request, shortest_s)).ttls_s
         except HomeportError as failed:
             error = failed
         for at, (_, answers) in enumerate(waiting):

@@ -212,13 +212,15 @@ class Operations:
 
     # --- services -----------------------------------------------------------------------------------------------
 
-    def renew(self, request: Renew, _peer: Peer) -> Renewed | Coroutine[Any, Any, Renewed]:
+    def renew(self, request: Renew, peer: Peer) -> Renewed | Coroutine[Any, Any, Renewed]:
         if len(request.leases) > RENEW_LEASES_MAX:
             raise LimitExceeded(
                 f"{len(request.leases)} leases in one renewal; allowed: {RENEW_LEASES_MAX}",
                 limit="RENEW_LEASES_MAX",
                 allowed=RENEW_LEASES_MAX,
             )
+        if request.moved:
+            self.registrations.moved(request.leases, peer)
         renewed = list(map(self.store.lease_renew, request.leases))
         known = tuple([one for one in renewed if not isinstance(one, asyncio.Future)])
         return Renewed(known) if len(known) == len(renewed) else self._renewed(renewed)

@@ -7,6 +7,7 @@ one takes the instance and that of the other turns it critical.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -91,6 +92,14 @@ class Registrations:
             limit="races",
             allowed=_RACES_MAX,
         )
+
+    def moved(self, leases: Sequence[int], peer: Peer) -> None:
+        """The instances on these leases are heard of over this connection from now on."""
+        for lease in leases:
+            for key in self._store.mvcc.keys_on(lease):
+                if key.startswith(keys.INSTANCES):
+                    _, node, id_ = keys.split(key)
+                    peer.registered[node, id_] = lease
 
     def _completed(self, instance: Instance) -> Instance:
         """The registration as stored: with a node, without what only the registry may say."""

@@ -40,10 +40,15 @@ class Renewed(Answer, frozen=True, omit_defaults=True):
 
 
 class Renew(Request[Renewed], frozen=True, omit_defaults=True):
-    """Renew leases; writes nothing and costs the same however many there are."""
+    """Renew leases; writes nothing and costs the same however many there are.
+
+    With `moved`, the instances on them belong to this connection from now on, as if they had been registered over it:
+    when it breaks, they are looked at.
+    """
 
     method = "renew"
     leases: tuple[int, ...]
+    moved: bool = False
 
 
 class Deregister(Request[Done], frozen=True, omit_defaults=True):
