@@ -23,6 +23,10 @@ class Refused(RegistryError):
     code = "etcd_refused"
 
 
+class TooLarge(Refused):
+    """The answer is larger than is taken."""
+
+
 class HistoryGone(RegistryError):
     """The revision to watch from is compacted in etcd."""
 

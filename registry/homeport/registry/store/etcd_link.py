@@ -19,6 +19,7 @@ from homeport.registry.store.etcd_cluster import (
     Page,
     Refused,
     Stored,
+    TooLarge,
     TxnAnswer,
     Unreachable,
     Write,
@@ -170,7 +171,8 @@ class EtcdLink:
                 self._moved.set()
                 self._moved = asyncio.Event()
             return failed
-        return Refused(f"etcd at {self._endpoints[at]}: {details}")
+        refused = TooLarge if "larger than max" in details else Refused  # "too many requests" is of that code, too
+        return refused(f"etcd at {self._endpoints[at]}: {details}")
 
     # --- watching -----------------------------------------------------------------------------------------------
 

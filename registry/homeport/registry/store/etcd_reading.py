@@ -7,9 +7,13 @@ from typing import Final, NamedTuple
 from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.store.etcd_batches import Layout
-from homeport.registry.store.etcd_cluster import EtcdCluster, HistoryGone, Stored
+from homeport.registry.store.etcd_cluster import EtcdCluster, HistoryGone, Stored, TooLarge
 
-_PAGE: Final = 1000  # keys read at once
+_PAGE: Final = 1000  # keys read at once, to begin with
+_PAGE_MAX: Final = (
+    5000  # some 30 ms of ours; with few more, etcd 3.4, which walks over all the rest for each page, is slow
+)
+_PAGE_BYTES: Final = 4 * 1024 * 1024  # that a page is to have, if the next keys are like the last
 
 
 class Everything(NamedTuple):
@@ -39,10 +43,17 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
         members: dict[str, str] = {}
         own: dict[bytes, Stored] = {}
         fences: dict[bytes, int] = {}
-        start, revision, more = layout.prefix, 0, True
+        start, revision, more, limit = layout.prefix, 0, True, _PAGE
         try:
             while more:
-                page = await cluster.page(start, keys.prefix_end(layout.prefix), revision, _PAGE)
+                try:
+                    page = await cluster.page(start, keys.prefix_end(layout.prefix), revision, limit)
+                except TooLarge:
+                    if limit == 1:
+                        raise
+                    limit = max(1, limit // 4)
+                    continue
+                limit = _next_limit(limit, page.entries)
                 revision = revision or page.revision
                 for stored in page.entries:
                     if stored.key.startswith(layout.keys):
@@ -59,3 +70,9 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
         except HistoryGone:
             continue  # somebody compacted while we read: begin anew
         return Everything(entries, members, revision, own.get(layout.id), own.get(layout.last), fences)
+
+
+def _next_limit(limit: int, found: list[Stored]) -> int:
+    """How many keys to ask for next, after these."""
+    value_bytes = sum(len(stored.value) for stored in found) // max(1, len(found))
+    return max(1, min(2 * limit, _PAGE_MAX, _PAGE_BYTES // (value_bytes + 1)))
