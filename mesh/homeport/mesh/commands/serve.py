@@ -95,10 +95,13 @@ async def _serve(
     if data_dir is not None:
         _make(data_dir)
     registry = Registry(data_dir, store=store, node=node, http_access_log=access_log, dns=settings, token=token())
+    # What is loaded lives long. Left to the collector, loading it would spend almost half of its time on full
+    # collections, and every later one would walk all of it and stall the loop for as long; frozen, it is never looked
+    # at again, and still freed when its last reference goes. Only the command does so: a library has no say over the
+    # other objects of its process.
+    gc.disable()
     async with registry:
-        # What was just loaded lives long. Left to the collector, every full collection would walk all of it and stall
-        # the loop for as long; frozen, it is never looked at again, and still freed when its last reference goes. Only
-        # the command does so: a library has no say over the other objects of its process.
+        gc.enable()
         gc.collect()
         gc.freeze()
         at = await registry.serve(http=http, rpc=rpc.split(","), dns=dns.split(","))
