@@ -55,7 +55,12 @@ class FrozenDict(dict[Any, Any]):
 _EMPTY: Final = FrozenDict()
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+def _frozen(mapping: dict[str, Any]) -> FrozenDict:
+    """It, if it cannot change, else a copy that cannot."""
+    return (mapping if isinstance(mapping, FrozenDict) else FrozenDict(mapping)) if mapping else _EMPTY
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How the registry learns whether an instance is well.
 
     `kind` says which of the target fields count: `http` probes `url`, `tcp` connects to `address`, `grpc` asks the
@@ -94,7 +99,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         msgspec.structs.force_setattr(self, "headers", FrozenDict(self.headers) if self.headers else _EMPTY)
 
 
-class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One running copy of a service, as registered; the last three fields are the registry's to say."""
 
     service: str
@@ -120,8 +125,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mod_revision: int = 0
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "meta", FrozenDict(self.meta) if self.meta else _EMPTY)
-        msgspec.structs.force_setattr(self, "extra", FrozenDict(self.extra) if self.extra else _EMPTY)
+        if self.meta is not _EMPTY:
+            msgspec.structs.force_setattr(self, "meta", _frozen(self.meta))
+        if self.extra is not _EMPTY:
+            msgspec.structs.force_setattr(self, "extra", _frozen(self.extra))
 
     @property
     def key(self) -> InstanceKey:

@@ -27,7 +27,7 @@ from homeport.client.core.messages import Resolved
 from homeport.client.core.model import Instance, InstanceKey, Mark, ServiceEvent, Status
 from homeport.registry.core import keys
 from homeport.registry.core.check_records import CheckRecords
-from homeport.registry.core.entries import CheckRecord, Entry, LastChanges, Node, Service, Touched, as_it_stands
+from homeport.registry.core.entries import UNSEEN, CheckRecord, Entry, LastChanges, Node, Service, Touched, as_it_stands
 from homeport.registry.core.health import aggregate
 from homeport.registry.core.limits import DELETIONS_REMEMBERED
 from homeport.registry.core.mvcc import Mvcc
@@ -229,9 +229,7 @@ class Catalogue:
                 self.checks.lay_over(key, {})
         registered = as_it_stands(registered, change.kv)
         # What was seen stays until `_recompute`, which compares with it; a new one has never been seen.
-        service.entries[key] = Entry(registered, change.kv.lease, old.seen if old else registered)
-        if old is None:
-            service.entries[key].seen = msgspec.structs.replace(registered, mod_revision=-1)
+        service.entries[key] = Entry(registered, change.kv.lease, old.seen if old else UNSEEN)
         self._service_of[key] = name
         self._node(key[0]).ids[key[1]] = name
 
@@ -295,8 +293,10 @@ class Catalogue:
         service.index = max(service.index, revision)
         service.answers.clear()
         # Something that it is made of was written or deleted just now; the newest of what is left may be older.
-        seen = msgspec.structs.replace(entry.registered, status=status, mark=mark, mod_revision=revision)
-        same = msgspec.structs.replace(entry.seen, mod_revision=revision) == seen and entry.seen.mod_revision >= 0
+        seen, before = entry.registered, entry.seen
+        if (status, mark, revision) != (seen.status, seen.mark, seen.mod_revision):  # else it is seen as registered
+            seen = msgspec.structs.replace(seen, status=status, mark=mark, mod_revision=revision)
+        same = before.mod_revision >= 0 and msgspec.structs.replace(before, mod_revision=revision) == seen
         entry.seen = seen
         if not same:
             events.setdefault(name, ([], []))[0].append(seen)

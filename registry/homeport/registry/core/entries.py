@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from sortedcontainers import SortedDict
@@ -27,18 +27,18 @@ class CheckRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     deregister_after_s: float = 0.0  # of a check that others look after, as in `Check`
 
 
-class Entry:
+class Entry(msgspec.Struct, gc=False, eq=False):
     """One instance: as registered, and as everybody sees it. Or one node, of which both are the same."""
 
-    __slots__ = ("kept_status", "kept_until", "lease", "registered", "seen", "stale")
+    registered: Instance
+    lease: int
+    seen: Instance
+    stale: bool = False  # its keys are gone, and it is kept
+    kept_until: float = 0.0  # how long it is kept, or will be when its keys go; 0: not at all
+    kept_status: Status = "passing"  # what it had when its lease ended
 
-    def __init__(self, registered: Instance, lease: int, seen: Instance) -> None:
-        self.registered = registered
-        self.lease = lease
-        self.seen = seen
-        self.stale = False  # its keys are gone, and it is kept
-        self.kept_until = 0.0  # how long it is kept, or will be when its keys go; 0: not at all
-        self.kept_status: Status = "passing"  # what it had when its lease ended
+
+UNSEEN: Final = Instance(service="", id="", mod_revision=-1)  # what is seen of one that nobody has seen yet
 
 
 class Service:

@@ -87,12 +87,11 @@ class _Run:
 class _Target:
     """One incarnation of an instance, and its checks by name."""
 
-    __slots__ = ("connect", "connect_check", "create_revision", "runs")
+    __slots__ = ("connect", "instance", "runs")
 
-    def __init__(self, create_revision: int, connect_check: Check | None) -> None:
-        self.create_revision = create_revision
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
         self.runs: dict[str, _Run] = {}
-        self.connect_check = connect_check
         self.connect: _Run | None = None  # only from a broken connection until the instance takes connections
 
 
@@ -176,10 +175,10 @@ class Scheduler:
             return
         key = instance.key
         previous = self._targets.get(key)
-        if previous is not None and previous.create_revision != instance.create_revision:
+        if previous is not None and previous.instance.create_revision != instance.create_revision:
             self.remove(key)
             previous = None
-        target = self._targets[key] = _Target(instance.create_revision, _connect_check(instance))
+        target = self._targets[key] = _Target(instance)
         before = {} if previous is None else previous.runs
         for check in instance.checks:
             if check.kind in ("ttl", "alias"):
@@ -192,14 +191,15 @@ class Scheduler:
                 run = _Run(key, instance.create_revision, check, known.get(check.name))
                 self._push(run, first_start(self._now(), check.interval_s, self._rng))
             target.runs[check.name] = run
-        self._go_on(target, previous.connect if previous is not None else None, key, known)
+        if known or (previous is not None and previous.connect is not None):
+            self._go_on(target, previous.connect if previous is not None else None, known)
         for run in before.values():
             self._drop(run)
         self._arm()
 
-    def _go_on(self, target: _Target, run: _Run | None, key: InstanceKey, known: Mapping[str, Status]) -> None:
+    def _go_on(self, target: _Target, run: _Run | None, known: Mapping[str, Status]) -> None:
         """Go on looking whether an instance that refused connections still does, at its newest address."""
-        check = target.connect_check
+        one, check = target.instance, _connect_check(target.instance)
         written = known.get(check.name) if check is not None else None
         if run is not None:
             target.connect = run
@@ -209,7 +209,7 @@ class Scheduler:
                     run.task.cancel()
             run.learn(written)
         elif check is not None and written == "critical":  # as a predecessor of this scheduler found, or another one
-            target.connect = _Run(key, target.create_revision, check, written)
+            target.connect = _Run(one.key, one.create_revision, check, written)
             self._push(target.connect, self._now())
 
     def remove(self, key: InstanceKey) -> None:
@@ -233,10 +233,11 @@ class Scheduler:
         target = self._targets.get(key)
         if target is None or self._closed:
             return
-        if not target.runs and target.connect is None and target.connect_check is not None:
-            target.connect = _Run(key, target.create_revision, target.connect_check, None)
+        check = _connect_check(target.instance)
+        if not target.runs and target.connect is None and check is not None:
+            target.connect = _Run(key, target.instance.create_revision, check, None)
             target.connect.output_due = inf  # while it is passing, nobody has heard of it
-            target.connect.due = first_start(self._now(), target.connect_check.interval_s, self._rng)
+            target.connect.due = first_start(self._now(), check.interval_s, self._rng)
         runs = [*target.runs.values()]
         if target.connect is not None:
             runs.append(target.connect)
