@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from homeport.client import Client, HomeportError, Unavailable
+from homeport.client import Check, Client, HomeportError, Unavailable
 from homeport.client.core.limits import AGAIN_AT_ONCE, CALL_S, RENEW_LEASES_MAX
 from homeport.client.core.messages import Register, Renew, Renewed, Request
 from homeport.client.renewals import TICKS_PER_PERIOD, Renewals
@@ -171,6 +171,29 @@ async def test_a_state_that_could_not_be_told_is_told_when_the_registry_is_back(
             assert await subscription.wait_known(1.0)
             await eventually(lambda: {one.state for one in subscription.instances.values()} == {"draining"})
             assert registration.lease == lease
+            await registration.stop()
+
+
+async def test_a_report_that_could_not_be_told_is_told_when_the_registry_is_back(
+    tmp_path: Path, unused_port: int, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    address = f"127.0.0.1:{unused_port}"
+    async with Client(address) as client:
+        async with Registry(tmp_path) as registry:
+            await registry.serve(rpc=address)
+            check = Check(name="queue", kind="ttl", ttl_s=60.0, initial="passing")
+            registration = client.register("orders", port=1, ttl_s=60.0, checks=[check])
+            await registration.start()
+            await registration.report("queue", "passing")
+        await eventually(lambda: not client.connected)
+        reporting = asyncio.ensure_future(registration.report("queue", "critical"))
+        await asyncio.sleep(0)  # it waits for a link
+        reporting.cancel()
+        async with Registry(tmp_path) as registry, registry.client() as inside:
+            assert len(await inside.resolve("orders")) == 1
+            await registry.serve(rpc=address)
+            subscription = inside.subscribe("orders")
+            await eventually(lambda: {one.status for one in subscription.instances.values()} == {"critical"})
             await registration.stop()
 
 

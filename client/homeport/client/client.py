@@ -189,8 +189,11 @@ class Client:
     async def _renew(self, request: Renew, ttl_s: float) -> Renewed:
         """Renew, at another registry if this one is slow to answer: it may stand still, and no other know of it yet.
 
-        With long TTLs there is time to wait: it may only be busy, and all who go elsewhere make the others so too.
+        With long TTLs there is time to wait: it may only be busy, and all who go elsewhere make the others so too. So
+        do those whose leases it is taking over, which is writing.
         """
+        if request.moved:
+            return await self.call(request)
         late_s = max(RENEWED_S, ttl_s * RENEWED_SHARE)
         late = Unavailable(f"a renewal was not answered within {late_s:.3g} s")
         timer = asyncio.get_running_loop().call_later(late_s, self.go_elsewhere, self.link_epoch, late)

@@ -79,7 +79,8 @@ class Registration:
         self._doubtful = False  # a registration may have happened whose lease never arrived here
         self._link_epoch = -1  # the link that it was last registered or renewed over
         self._store_id = ""  # whose lease that is
-        self._said: State = "up"  # the state that the registry was last told
+        self._said: State | None = None  # the state that the registry was last told; None: that is not known
+        self._unreported = False  # what a check was last said to be may not have arrived
         self._turn = asyncio.Lock()  # held while a registration is under way
         self._registering: asyncio.Task[Registered] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -217,11 +218,14 @@ class Registration:
         )
         self.instance = msgspec.structs.replace(self.instance, checks=checks)
         request = ReportCheck(id=self.instance.id, node=self.instance.node, check=check, status=status, output=output)
+        self._unreported = True
         await self._client.call(request)
+        self._unreported = False
 
     async def _say_state(self, timeout_s: float) -> Done:
         one = self.instance
         said = SetState(id=one.id, node=one.node, state=one.state, lease=self.lease)
+        self._said = None
         done = await self._client.call(said, timeout_s=timeout_s)
         self._said = one.state
         return done
@@ -254,9 +258,11 @@ class Registration:
         except (ConnectionLost, OutcomeUnknown):
             self._doubtful = True
             raise
+        first = self._link_epoch < 0
         self._link_epoch, self._store_id = epoch, self._client.store_id
-        if done.lease != self.lease:  # else what stood goes on, in the state that it had
-            self._said = request.instance.state
+        if first or (done.lease != self.lease and self._said is not None):
+            self._said = request.instance.state  # else what stood may go on, in the state that it had
+        self._unreported = self._unreported and request.instance is not self.instance
         self.lease = done.lease
         self.registered = True
         self.error = None
@@ -302,11 +308,12 @@ class Registration:
                 tried = self._client.link_epoch
                 if self._pulse is not None and not self._pulse.beats():
                     raise Unavailable("the loop of the task it is bound to does not turn")
-                if not await self._renewed(tried):
+                if not await self._renewed(tried) or self._displaced:  # as another call found out meanwhile
                     self.registered = False
                     async with self._client.registering_again:
                         await self._register()
                     _log.info("%s is registered again", self.instance.id)
+                self.registered = True
                 self.error = None
                 self._backoff.reset()
                 delay_s = self._delay_s()
@@ -354,15 +361,20 @@ class Registration:
     async def _renewed(self, epoch: int) -> bool:
         """Whether the registration stands, as can be heard over link number `epoch`."""
         moved = epoch != self._link_epoch
-        if self._displaced or (moved and (not self.lease or self._doubtful or self._store_id != self._client.store_id)):
+        if self._displaced or (moved and not self._stands()):
             return False
         if self.lease and not await self._client.renewals.renew(self.lease, self.instance.ttl_s, moved=moved):
             return False
-        self.registered = True
         self._link_epoch = epoch
         if self._said != self.instance.state:
             await self._say_state(CALL_S)
         return True
+
+    def _stands(self) -> bool:
+        """Whether the registration, if its lease does, says what it is to say."""
+        if not self.lease or self._doubtful or self._unreported:
+            return False
+        return self._store_id == self._client.store_id
 
 
 def _heard(registering: asyncio.Task[Registered]) -> None:

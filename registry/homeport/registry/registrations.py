@@ -95,7 +95,7 @@ class Registrations:
 
     def moved(self, leases: Sequence[int], peer: Peer) -> None:
         """The instances on these leases are heard of over this connection from now on."""
-        for lease in leases:
+        for lease in dict.fromkeys(leases):
             for key in self._store.mvcc.keys_on(lease):
                 if key.startswith(keys.INSTANCES):
                     _, node, id_ = keys.split(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,12 @@ async def _serve(
     # collections, and every later one would walk all of it and stall the loop for as long; frozen, it is never looked
     # at again, and still freed when its last reference goes. Only the command does so: a library has no say over the
     # other objects of its process.
-    gc.disable()
-    async with registry:
-        gc.enable()
+    async with AsyncExitStack() as stack:
+        gc.disable()
+        try:
+            await stack.enter_async_context(registry)
+        finally:
+            gc.enable()
         gc.collect()
         gc.freeze()
         at = await registry.serve(http=http, rpc=rpc.split(","), dns=dns.split(","))

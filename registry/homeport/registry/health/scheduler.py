@@ -392,4 +392,4 @@ def _connect_check(instance: Instance) -> Check | None:
     name = CONNECT
     while any(check.name == name for check in instance.checks):  # a ttl check may be called anything
         name = f"registry {name}"
-    return Check(name=name, kind="tcp", address=f"{host}:{instance.port}", initial="passing")
+    return Check(name=name, kind="tcp", address=f"{host}:{instance.port}", initial="passing", passing_after=1)

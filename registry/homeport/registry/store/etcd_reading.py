@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from homeport.client.core.model import KeyValue
 from homeport.registry.core import keys
 from homeport.registry.store.etcd_batches import Layout
-from homeport.registry.store.etcd_cluster import EtcdCluster, HistoryGone, Stored, TooLarge
+from homeport.registry.store.etcd_cluster import EtcdCluster, HistoryGone, Stored, TooLarge, Unreachable
 
 _PAGE: Final = 1000  # keys read at once, to begin with
 _PAGE_MAX: Final = (
@@ -52,6 +52,11 @@ async def read_all(cluster: EtcdCluster, layout: Layout) -> Everything:
                     if limit == 1:
                         raise
                     limit = max(1, limit // 4)
+                    continue
+                except Unreachable:
+                    if limit <= _PAGE:
+                        raise
+                    limit = _PAGE  # it may have been too much for the time that a call has
                     continue
                 limit = _next_limit(limit, page.entries)
                 revision = revision or page.revision

@@ -40,7 +40,7 @@ class Renewed(Answer, frozen=True, omit_defaults=True):
 
 
 class Renew(Request[Renewed], frozen=True, omit_defaults=True):
-    """Renew leases; writes nothing and costs the same however many there are.
+    """Renew leases; writes nothing, but for those that another replica has looked after until now.
 
     With `moved`, the instances on them belong to this connection from now on, as if they had been registered over it:
     when it breaks, they are looked at.
