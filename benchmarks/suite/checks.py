@@ -50,7 +50,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             "homeport",
             (Contender("homeport", "homeport serve, in memory; a target on another core", ours),),
             metrics=(_RATE, SERVER_CPU, _CORE, _PEAK),
-            rounds_max=3,
+            rounds_max=5,
             warm_ups=0,
         ),
     )

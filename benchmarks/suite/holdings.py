@@ -22,7 +22,7 @@ from homeport.client.core.model import Instance
 _CONNECTIONS: Final = 1_000
 _INSTANCES_MAX: Final = 30_000  # some 60 MB: far more than a server's memory varies by itself
 _TTL_S: Final = 3600  # none ends while it is measured
-_TURNS: Final = 3  # memory hardly varies
+_TURNS: Final = 5
 _SETTLED_S: Final = 0.5  # after the last write, for what is still being applied or freed
 _BYTES: Final = (Metric("bytes", "B", "lower", headline=True),)
 

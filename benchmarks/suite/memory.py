@@ -20,7 +20,7 @@ from homeport.client.core.messages import KvPut
 _LOADERS: Final = 16
 _DEPTH: Final = 16
 _SETTLED_S: Final = 0.5  # after the last write, for what is still being synced, applied or freed
-_TURNS: Final = 3  # a turn takes long, and memory hardly varies
+_TURNS: Final = 5
 _METRICS: Final = (
     Metric("bytes_per_key", "B", "lower", headline=True),
     Metric("empty", "MiB", "lower"),

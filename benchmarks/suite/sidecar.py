@@ -157,7 +157,6 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             "homeport",
             _contenders(_idle, proxies.upstream)[:-1],
             metrics=_MEMORY,
-            rounds_max=1,
             warm_ups=0,
         ),
     )
