@@ -187,8 +187,12 @@ class Stage:
 
 
 def environment() -> dict[str, str]:
-    """The environment of everything that is measured: ours, without settings that would change Homeport."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HOMEPORT_")}
+    """The environment of everything that is measured: ours, without settings that would change Homeport.
+
+    One of them has Python compile a source tree at each start, which no installed program has to.
+    """
+    changing = ("HOMEPORT_", "PYTHONDONTWRITEBYTECODE")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
     return env | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
