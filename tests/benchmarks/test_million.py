@@ -43,9 +43,8 @@ def test_a_storm_that_is_served_in_time_asks_everyone_once() -> None:
 
 
 def test_a_storm_beyond_what_a_replica_takes_is_asked_again_and_ends_all_the_same() -> None:
-    figures = weathered(
-        40_000, 20, 1, 60.0, 1e-5, 2e-4, 0.0, random.Random(1)
-    )  # eight seconds of calls, three of writes
+    # Eight seconds of calls, three of writes.
+    figures = weathered(40_000, 20, 1, 60.0, 1e-5, 2e-4, 0.0, random.Random(1))
     assert figures["storm_calls"] > 2_000, "some gave up and asked again"
     assert 10.0 < figures["storm_owned"] < 30.0
     assert figures["storm_lost"] == 0

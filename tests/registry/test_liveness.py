@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from homeport.client import Check, Client, Subscription
+from homeport.client import Check, Client, Registration, Subscription
 from homeport.client.core.messages import Register, Renew, ReportCheck
 from homeport.client.core.model import Instance
 from homeport.mesh.testing import running_loop, virtual_time
@@ -80,11 +80,7 @@ async def test_an_instance_whose_connection_broke_and_refuses_connections_is_cri
     loop = running_loop()
     async with Registry() as registry, registry.client() as watching:
         at = await registry.serve(rpc="127.0.0.1:0")
-        client = Client(at.rpc or "")
-        await client.start()
-        app = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
-        port = app.sockets[0].getsockname()[1]
-        await client.register("orders", port=port, ttl_s=60.0).start()
+        client, app, _ = await _one_that_listens(at.rpc or "")
         assert len(await watching.resolve("orders")) == 1
         app.close()
         await app.wait_closed()
@@ -103,11 +99,7 @@ async def test_an_instance_whose_connection_broke_and_refuses_connections_is_cri
 async def test_a_broken_connection_alone_takes_nobody_out() -> None:
     async with Registry() as registry, registry.client() as watching:
         at = await registry.serve(rpc="127.0.0.1:0")
-        client = Client(at.rpc or "")
-        await client.start()
-        app = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
-        port = app.sockets[0].getsockname()[1]
-        await client.register("orders", port=port, ttl_s=60.0).start()
+        client, app, _ = await _one_that_listens(at.rpc or "")
         await _die(client)
         await asyncio.sleep(30.0)
         assert len(await watching.resolve("orders")) == 1
@@ -119,12 +111,7 @@ async def test_a_broken_connection_alone_takes_nobody_out() -> None:
 async def test_who_renewed_over_a_second_connection_is_looked_at_when_that_one_breaks() -> None:
     async with Registry() as registry, registry.client() as watching:
         at = await registry.serve(rpc="127.0.0.1:0")
-        client = Client(at.rpc or "")
-        await client.start()
-        app = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
-        port = app.sockets[0].getsockname()[1]
-        registration = client.register("orders", port=port, ttl_s=60.0)
-        await registration.start()
+        client, app, registration = await _one_that_listens(at.rpc or "")
         lease, epoch = registration.lease, client.link_epoch
         registry._rpc.dismiss("for a test")
         assert await client.wait_relinked(epoch, 10.0)
@@ -135,6 +122,16 @@ async def test_who_renewed_over_a_second_connection_is_looked_at_when_that_one_b
         await _die(client)
         await asyncio.sleep(1.0)
         assert await watching.resolve("orders") == ()
+
+
+async def _one_that_listens(registry: str) -> tuple[Client, asyncio.Server, Registration]:
+    """An instance of orders that takes connections, registered by a client of its own."""
+    client = Client(registry)
+    await client.start()
+    app = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    registration = client.register("orders", port=app.sockets[0].getsockname()[1], ttl_s=60.0)
+    await registration.start()
+    return client, app, registration
 
 
 async def _die(client: Client) -> None:

@@ -216,11 +216,11 @@ class Registration:
             msgspec.structs.replace(each, initial=status) if each.name == check else each
             for each in self.instance.checks
         )
-        self.instance = msgspec.structs.replace(self.instance, checks=checks)
+        one = self.instance = msgspec.structs.replace(self.instance, checks=checks)
         request = ReportCheck(id=self.instance.id, node=self.instance.node, check=check, status=status, output=output)
         self._unreported = True
         await self._client.call(request)
-        self._unreported = False
+        self._unreported = self.instance is not one  # else another report is under way, or failed
 
     async def _say_state(self, timeout_s: float) -> Done:
         one = self.instance

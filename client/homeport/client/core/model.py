@@ -96,7 +96,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     deregister_after_s: float = 0.0  # critical for longer than this, the instance is deregistered; 0: never
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "headers", FrozenDict(self.headers) if self.headers else _EMPTY)
+        msgspec.structs.force_setattr(self, "headers", _frozen(self.headers))
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -125,10 +125,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     mod_revision: int = 0
 
     def __post_init__(self) -> None:
-        if self.meta is not _EMPTY:
-            msgspec.structs.force_setattr(self, "meta", _frozen(self.meta))
-        if self.extra is not _EMPTY:
-            msgspec.structs.force_setattr(self, "extra", _frozen(self.extra))
+        msgspec.structs.force_setattr(self, "meta", _frozen(self.meta))
+        msgspec.structs.force_setattr(self, "extra", _frozen(self.extra))
 
     @property
     def key(self) -> InstanceKey:

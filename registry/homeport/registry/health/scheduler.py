@@ -233,8 +233,8 @@ class Scheduler:
         target = self._targets.get(key)
         if target is None or self._closed:
             return
-        check = _connect_check(target.instance)
-        if not target.runs and target.connect is None and check is not None:
+        check = _connect_check(target.instance) if not target.runs and target.connect is None else None
+        if check is not None:
             target.connect = _Run(key, target.instance.create_revision, check, None)
             target.connect.output_due = inf  # while it is passing, nobody has heard of it
             target.connect.due = first_start(self._now(), check.interval_s, self._rng)

@@ -45,8 +45,9 @@ MEMBER_TTL_S: Final = 10  # a replica that says nothing for so long is dead to t
 PROMISE_S: Final = MEMBER_TTL_S / 2  # half for the owner's promise, half for all that clocks and pauses may be off
 _STAY_S: Final = 1.25  # between two words to etcd: one call that is not answered, and another, fit into the promise
 _RETRY_S: Final = 0.2  # after one that failed
-_ADOPTIONS_MAX: Final = 2000  # under way at once: some 100 ms of the loop; many more would hold up the word to etcd
-_TAKE_OVERS_MAX: Final = 2000  # the same of those because of a renewal; the others wait
+_ADOPTIONS_MAX: Final = (
+    2000  # under way at once, and take-overs: some 100 ms of the loop; many more would hold up the word to etcd
+)
 _CONSIDERED_AT_ONCE: Final = 1000  # leases of a dead replica, in one turn of the loop: some 5 ms with five replicas
 _SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
 
@@ -107,7 +108,7 @@ class Ownership:
         self._looking = InTurns(self._consider, _CONSIDERED_AT_ONCE)
         self._orphaned: deque[int] = deque()  # that fall to this one, and wait for their turn
         self._taking: dict[int, asyncio.Task[float]] = {}  # take-overs under way, because a renewal was heard
-        self._take_overs = asyncio.Semaphore(_TAKE_OVERS_MAX)
+        self._take_overs = asyncio.Semaphore(_ADOPTIONS_MAX)
         self._adopting: dict[int, None] = {}  # and because the owner is gone
         self._ending: dict[int, bool] = {}  # their ends are on their way; whether they bear an instance
         self._instances_ending = 0  # how many do
