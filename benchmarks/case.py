@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.servers import Stage
 from benchmarks.spread import Better
+from benchmarks.stage import Stage
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,7 +24,8 @@ from benchmarks.load import driver
 from benchmarks.load.plan import ClosedLoop, RpcCalls
 from benchmarks.load.rpc import rpc_body
 from benchmarks.machine import program_path
-from benchmarks.servers import ROOT, Stage
+from benchmarks.servers import ROOT
+from benchmarks.stage import Stage
 from benchmarks.suite.puts import entries
 from homeport.client.core.messages import KvPut, Resolve
 from homeport.client.core.model import Instance
@@ -93,7 +94,7 @@ def _put(stage: Stage) -> Iterator[tuple[int, Callable[[], object]]]:
 
 def _calls(stage: Stage, port: int, bodies: list[bytes], *, connections: int, depth: int) -> object:
     plan = ClosedLoop(port=port, connections=connections, depth=depth, calls=RpcCalls(bodies), duration_s=_LOAD_S)
-    return driver.closed_loop(plan, stage.cores, ())
+    return driver.closed_loop(plan, stage.generators, ())
 
 
 PATHS: Final = (

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from benchmarks.case import Case, Contender, Measure, Turn
 from benchmarks.report import CaseReport, Left, summarise
-from benchmarks.servers import MeasurementError, Stage
+from benchmarks.servers import MeasurementError
+from benchmarks.stage import Stage
 
 
 def run(case: Case, rounds: int, say: Callable[[str], None], work_dir: Path | None = None) -> CaseReport:

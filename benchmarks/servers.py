@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from benchmarks import proc
@@ -140,50 +137,6 @@ class Server:
 
     def __exit__(self, *_exc: object) -> None:
         self.stop()
-
-
-class Stage:
-    """Where one case plays: its cores, and a folder for data and logs that goes away unless something failed."""
-
-    def __init__(self, name: str, *, work_dir: Path | None = None, cores: Cores | None = None) -> None:
-        self.cores = cores or divide(sorted(os.sched_getaffinity(0)))
-        self.folder = Path(tempfile.mkdtemp(prefix=f"homeport-bench-{name.replace('/', '-')}-", dir=work_dir))
-        self.failed = False
-        self._folders = 0
-
-    def server(
-        self, name: str, command: Sequence[str], ready: Callable[[], bool], cores: frozenset[int] | None = None
-    ) -> Server:
-        """Start a server on the servers' core (or `cores`) and return it once it is ready; stop it by leaving it.
-
-        Raises:
-            MeasurementError: it does not start.
-        """
-        server = Server(command, self.folder / f"{name}.log", cores or self.cores.server)
-        try:
-            server.wait_ready(ready)
-        except BaseException:
-            server.stop()
-            raise
-        return server
-
-    def new_folder(self, name: str) -> Path:
-        """A new empty folder on the disk that is measured."""
-        self._folders += 1
-        folder = self.folder / f"{name}-{self._folders}"
-        folder.mkdir()
-        return folder
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception):
-            error.add_note(f"logs of servers: {self.folder}")
-        elif not self.failed:  # also when somebody stops the run
-            shutil.rmtree(self.folder)
 
 
 def environment() -> dict[str, str]:

@@ -14,7 +14,8 @@ import msgspec
 
 from benchmarks.contenders import etcd
 from benchmarks.proc import cpu_s
-from benchmarks.servers import Server, Stage, accepts, free_port
+from benchmarks.servers import Server, accepts, free_port
+from benchmarks.stage import Stage
 from homeport.registry.store.backups import read_backup
 
 REPLICAS: Final = 3

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence
 
 from benchmarks.machine import program_path
-from benchmarks.servers import Server, Stage, accepts, free_port
+from benchmarks.servers import Server, accepts, free_port
+from benchmarks.stage import Stage
 from homeport.client.core.model import Instance
 
 

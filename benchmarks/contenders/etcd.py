@@ -10,7 +10,8 @@ from typing import Final
 
 from benchmarks.load import driver
 from benchmarks.load.plan import ClosedLoop, GrpcCalls
-from benchmarks.servers import Server, Stage, answers, free_port
+from benchmarks.servers import Server, answers, free_port
+from benchmarks.stage import Stage
 
 ABOUT: Final = "etcd, one member, defaults, every write synced"
 _LOADERS: Final = 4
@@ -58,4 +59,4 @@ def call(stage: Stage, etcd: Etcd, path: str, messages: Sequence[bytes]) -> None
         calls=GrpcCalls(path, list(messages)),
         operations_max=len(messages),
     )
-    driver.closed_loop(plan, stage.cores, ())
+    driver.closed_loop(plan, stage.generators, ())

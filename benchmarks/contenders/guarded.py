@@ -13,7 +13,8 @@ from typing import Final
 
 import uvloop
 
-from benchmarks.servers import Server, Stage, answers, free_port
+from benchmarks.servers import Server, answers, free_port
+from benchmarks.stage import Stage
 from homeport.client.core.balancing import Balancing, Outliers
 from homeport.sidecar import Sidecar
 from homeport.sidecar.core.settings import PLAIN, Adaptive, Circuit, Retries, ServiceSettings

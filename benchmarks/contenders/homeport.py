@@ -14,7 +14,8 @@ from typing import Final
 from benchmarks.load import driver
 from benchmarks.load.plan import ClosedLoop, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import Server, Stage, accepts, answers, free_port
+from benchmarks.servers import Server, accepts, answers, free_port
+from benchmarks.stage import Stage
 from homeport.client.core.messages import Register
 from homeport.client.core.model import Instance
 
@@ -82,7 +83,7 @@ def register(stage: Stage, registry: Registry, instances: Sequence[Instance]) ->
         calls=RpcCalls(bodies),
         operations_max=len(bodies),
     )
-    driver.closed_loop(plan, stage.cores, ())
+    driver.closed_loop(plan, stage.generators, ())
 
 
 def healthy(registry: Registry, service: str) -> Callable[[], bool]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.case import Measure
 from benchmarks.load import driver
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 
 _AROUND_S: Final = 60.0  # beyond what it measures: to start, and to register everything
 

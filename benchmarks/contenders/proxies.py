@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.machine import program_path
-from benchmarks.servers import Server, Stage, accepts, answers, free_port
+from benchmarks.servers import Server, accepts, answers, free_port
+from benchmarks.stage import Stage
 
 LARGE_BYTES: Final = 64 * 1024
 HUGE_BYTES: Final = 1024 * 1024

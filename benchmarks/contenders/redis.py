@@ -10,7 +10,8 @@ from typing import Final
 
 from benchmarks import proc
 from benchmarks.case import Turn
-from benchmarks.servers import MeasurementError, Server, Stage, accepts, affinity, environment, free_port
+from benchmarks.servers import MeasurementError, Server, accepts, affinity, environment, free_port
+from benchmarks.stage import Stage
 
 ABOUT: Final = "Redis GET by redis-benchmark: the ceiling; not durable, no instances, no health"
 _REQUESTS: Final = 100_000  # at once; repeated until a turn's time is over

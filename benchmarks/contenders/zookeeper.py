@@ -12,7 +12,8 @@ from typing import Final
 from benchmarks.load import driver
 from benchmarks.load.plan import ClosedLoop, ZooKeeperCalls
 from benchmarks.load.zookeeper import HELLO
-from benchmarks.servers import Server, Stage, free_port
+from benchmarks.servers import Server, free_port
+from benchmarks.stage import Stage
 
 ABOUT: Final = "ZooKeeper, one server, defaults, 512 MiB of heap"
 _JAR: Final = Path("/usr/share/java/zookeeper.jar")
@@ -67,4 +68,4 @@ def call(stage: Stage, zookeeper: ZooKeeper, bodies: Sequence[bytes]) -> None:
         calls=ZooKeeperCalls(list(bodies)),
         operations_max=len(bodies),
     )
-    driver.closed_loop(plan, stage.cores, ())
+    driver.closed_loop(plan, stage.generators, ())

@@ -5,22 +5,21 @@ A load with failed operations is no measurement: it raises.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from benchmarks import proc
 from benchmarks.case import Turn
+from benchmarks.load.generators import Generator, Generators
 from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, FanOutOutcome, Hardy, HardyOutcome, OpenLoop, Outcome, Plan
 from benchmarks.servers import ROOT, Cores, MeasurementError, Server, affinity, environment
 from benchmarks.spread import merged, percentile
@@ -32,73 +31,14 @@ _SETTLED_S: Final = 0.5  # after the last connection stands, for what is still b
 _LUA: Final = Path(__file__).with_name("wrk.lua")
 
 
-class _Generator:
-    """One process, from its plan to its outcome."""
-
-    def __init__(self, plan: Plan, core: int) -> None:
-        with affinity(frozenset({core})):
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.load.process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=ROOT,
-                env=environment(),
-            )
-        data = msgspec.msgpack.encode(plan)
-        self._write(b"%d\n%b" % (len(data), data))
-
-    def wait_ready(self) -> None:
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"ready\n":
-            raise self._broken()
-
-    def go(self) -> None:
-        self._write(b"go\n")
-
-    def outcome(self, kind: type[T], timeout_s: float) -> T:
-        try:
-            out, error = self._process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise MeasurementError(f"a load generator did not end within {timeout_s:.0f} s") from None
-        if self._process.returncode:
-            raise MeasurementError(_last_line(error))
-        return msgspec.json.decode(out, type=kind)
-
-    def kill(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            _close(pipe)
-
-    def _write(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._broken() from None
-
-    def _broken(self) -> MeasurementError:
-        assert self._process.stderr is not None
-        return MeasurementError(f"a load generator failed: {_last_line(self._process.stderr.read())}")
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    if pipe is not None:
-        with contextlib.suppress(BrokenPipeError):  # it ended with unread input
-            pipe.close()
-
-
-def _last_line(error: bytes) -> str:
-    lines = error.decode(errors="replace").strip().splitlines()
+def _last_line(error: str) -> str:
+    lines = error.strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
 
 def _drive(
     plans: Sequence[Plan],
-    cores: Cores,
+    generators: Generators,
     servers: Sequence[int],
     kind: type[T],
     meanwhile: Callable[[], None] = lambda: None,
@@ -108,10 +48,10 @@ def _drive(
 
     `standing` is called when all connections (and watches) stand and nothing has been asked, `meanwhile` under load.
     """
-    started: list[_Generator] = []
+    started: list[Generator] = []
     try:
-        for plan, core in zip(plans, cores.generators, strict=False):
-            started.append(_Generator(plan, core))
+        for plan, core in zip(plans, generators.cores, strict=False):
+            started.append(generators.start(plan, core))
         for generator in started:
             generator.wait_ready()
         standing()
@@ -137,16 +77,16 @@ def _duration_s(plan: Plan) -> float:
             return 0.0
 
 
-def closed_loop(plan: ClosedLoop, cores: Cores, servers: Sequence[int]) -> Turn:
+def closed_loop(plan: ClosedLoop, generators: Generators, servers: Sequence[int]) -> Turn:
     """Measure a closed loop against servers (process ids), its connections divided among the generators' cores.
 
     Raises:
         MeasurementError: an operation failed, or the load did not come about.
     """
-    count = 1 if plan.operations_max else min(len(cores.generators), plan.connections)
+    count = 1 if plan.operations_max else min(len(generators.cores), plan.connections)
     share, rest = divmod(plan.connections, count)
     plans = [msgspec.structs.replace(plan, connections=share + (at < rest)) for at in range(count)]
-    outcomes, server_cpu_s = _drive(plans, cores, servers, Outcome)
+    outcomes, server_cpu_s = _drive(plans, generators, servers, Outcome)
     operations = sum(outcome.operations for outcome in outcomes)
     error = next((outcome.first_error for outcome in outcomes if outcome.first_error), "")
     _expect_success(operations, sum(outcome.failed for outcome in outcomes), error)
@@ -164,13 +104,13 @@ def closed_loop(plan: ClosedLoop, cores: Cores, servers: Sequence[int]) -> Turn:
     )
 
 
-def open_loop(plan: OpenLoop, cores: Cores, servers: Sequence[int]) -> Turn:
+def open_loop(plan: OpenLoop, generators: Generators, servers: Sequence[int]) -> Turn:
     """Measure latencies at a fixed rate of requests, by one generator.
 
     Raises:
         MeasurementError: a request failed, or the load did not come about.
     """
-    (outcome,), server_cpu_s = _drive([plan], cores, servers, Outcome)
+    (outcome,), server_cpu_s = _drive([plan], generators, servers, Outcome)
     _expect_success(outcome.operations, outcome.failed, outcome.first_error)
     return Turn(
         {
@@ -184,7 +124,7 @@ def open_loop(plan: OpenLoop, cores: Cores, servers: Sequence[int]) -> Turn:
     )
 
 
-def hardy(plan: Hardy, cores: Cores, meanwhile: Callable[[], float]) -> Turn:
+def hardy(plan: Hardy, generators: Generators, meanwhile: Callable[[], float]) -> Turn:
     """Measure what requests at a fixed rate go through while `meanwhile` breaks something and says when.
 
     Raises:
@@ -196,7 +136,7 @@ def hardy(plan: Hardy, cores: Cores, meanwhile: Callable[[], float]) -> Turn:
         nonlocal broken_at_s
         broken_at_s = meanwhile()
 
-    (outcome,), _ = _drive([plan], cores, (), HardyOutcome, break_it)
+    (outcome,), _ = _drive([plan], generators, (), HardyOutcome, break_it)
     if not outcome.answered:
         raise MeasurementError("no request was answered")
     after = [at_s - broken_at_s for at_s in outcome.failed_at_s if at_s >= broken_at_s]
@@ -209,26 +149,26 @@ def hardy(plan: Hardy, cores: Cores, meanwhile: Callable[[], float]) -> Turn:
     )
 
 
-def fan_out(plan: FanOut, cores: Cores, servers: Sequence[int]) -> Turn:
+def fan_out(plan: FanOut, generators: Generators, servers: Sequence[int]) -> Turn:
     """Measure a fan-out: the median over its puts of the time to the last delivery.
 
     Raises:
         MeasurementError: a delivery did not come.
     """
-    return _last_of_many(plan, plan.puts * plan.watches, cores, servers)
+    return _last_of_many(plan, plan.puts * plan.watches, generators, servers)
 
 
-def crowd(plan: Crowd, cores: Cores, servers: Sequence[int]) -> Turn:
+def crowd(plan: Crowd, generators: Generators, servers: Sequence[int]) -> Turn:
     """Measure a crowd of HTTP clients: the median over its rounds of the time to the last answer.
 
     Raises:
         MeasurementError: an answer did not come, or was an error.
     """
-    return _last_of_many(plan, plan.rounds * plan.clients, cores, servers)
+    return _last_of_many(plan, plan.rounds * plan.clients, generators, servers)
 
 
-def _last_of_many(plan: FanOut | Crowd, operations: int, cores: Cores, servers: Sequence[int]) -> Turn:
-    (outcome,), server_cpu_s = _drive([plan], cores, servers, FanOutOutcome)
+def _last_of_many(plan: FanOut | Crowd, operations: int, generators: Generators, servers: Sequence[int]) -> Turn:
+    (outcome,), server_cpu_s = _drive([plan], generators, servers, FanOutOutcome)
     ordered = sorted(outcome.deliveries_s)
     figures = {
         "last_delivery": ordered[len(ordered) // 2] * 1e3,
@@ -241,7 +181,7 @@ def _last_of_many(plan: FanOut | Crowd, operations: int, cores: Cores, servers: 
     return Turn(figures, server_cpu_s / outcome.wall_s, outcome.cpu_s / outcome.wall_s)
 
 
-def held_bytes(plan: ClosedLoop | FanOut, cores: Cores, server: Server) -> int:
+def held_bytes(plan: ClosedLoop | FanOut, generators: Generators, server: Server) -> int:
     """How much a server's resident memory grows while a plan's connections (and watches) stand.
 
     Raises:
@@ -256,7 +196,7 @@ def held_bytes(plan: ClosedLoop | FanOut, cores: Cores, server: Server) -> int:
         grown = server.rss_bytes - before
 
     kind = Outcome if isinstance(plan, ClosedLoop) else FanOutOutcome
-    _drive([plan], cores, (), kind, standing=look)
+    _drive([plan], generators, (), kind, standing=look)
     return grown
 
 
@@ -334,7 +274,7 @@ def wrk(
     same_core = not cores.upstream.isdisjoint(cores.generators)
     found = re.search(r"^homeport-benchmark (.*)$", done.stdout, re.MULTILINE)
     if done.returncode or not found:
-        raise MeasurementError(f"wrk failed: {_last_line((done.stderr or done.stdout).encode())}")
+        raise MeasurementError(f"wrk failed: {_last_line(done.stderr or done.stdout)}")
     requests, duration_us, failed, p50_us, p99_us = (float(field) for field in found[1].split())
     _expect_success(int(requests), int(failed), "an error status, or a broken connection")
     return Turn(

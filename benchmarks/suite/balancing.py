@@ -10,7 +10,7 @@ from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Scale
 from benchmarks.contenders import guarded, proxies
 from benchmarks.contenders.program import program
 from benchmarks.load import driver
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 
 _CONNECTIONS: Final = 32
 _ENDPOINTS: Final = 3

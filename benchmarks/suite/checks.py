@@ -16,7 +16,8 @@ from benchmarks.case import SERVER_CPU, Case, Contender, Measure, Metric, Scale,
 from benchmarks.contenders import homeport
 from benchmarks.load.checked import ARRIVALS
 from benchmarks.proc import cpu_s
-from benchmarks.servers import MeasurementError, Stage, accepts, free_port
+from benchmarks.servers import MeasurementError, accepts, free_port
+from benchmarks.stage import Stage
 from homeport.client import Check, Client
 from homeport.client.core.messages import Register
 from homeport.client.core.model import Instance

@@ -20,7 +20,8 @@ from benchmarks.contenders import cluster, homeport
 from benchmarks.contenders.cluster import Cluster
 from benchmarks.load import site
 from benchmarks.proc import cpu_s
-from benchmarks.servers import MeasurementError, Server, Stage
+from benchmarks.servers import MeasurementError, Server
+from benchmarks.stage import Stage
 from homeport.client import Client, HomeportError
 from homeport.client.core.messages import BackupOpen, BackupRead, Resolve, Stats
 

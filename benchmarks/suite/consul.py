@@ -12,7 +12,8 @@ from benchmarks.contenders import homeport
 from benchmarks.load import driver
 from benchmarks.load.plan import ClosedLoop, Crowd, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import Stage, accepts, free_port
+from benchmarks.servers import accepts, free_port
+from benchmarks.stage import Stage
 from homeport.client.core.messages import KvPut
 
 _CONNECTIONS: Final = 32
@@ -121,7 +122,7 @@ def _keys(count: int) -> Fill:
             calls=RpcCalls(bodies),
             operations_max=len(bodies),
         )
-        driver.closed_loop(plan, stage.cores, ())
+        driver.closed_loop(plan, stage.generators, ())
 
     return fill
 
@@ -169,6 +170,6 @@ def _crowd(scale: Scale, *, blocked: bool) -> Callable[[Stage], AbstractContextM
         registry = homeport.serve(stage, name="homeport-blocked" if blocked else "homeport-plain")
         with registry.server:
             plan = Crowd(port=registry.http_port, clients=_CLIENTS, rounds=scale.deliveries, blocked=blocked)
-            yield lambda: driver.crowd(plan, stage.cores, [registry.server.pid])
+            yield lambda: driver.crowd(plan, stage.generators, [registry.server.pid])
 
     return turns

@@ -20,7 +20,8 @@ from typing import IO, Final
 from benchmarks.case import Case, Contender, Measure, Metric, Scale, Turn
 from benchmarks.contenders import etcd, homeport, zookeeper
 from benchmarks.load.holder import SERVICE
-from benchmarks.servers import ROOT, MeasurementError, Server, Stage, accepts, affinity, environment, free_port
+from benchmarks.servers import ROOT, MeasurementError, Server, accepts, affinity, environment, free_port
+from benchmarks.stage import Stage
 from homeport.client.core.model import Check, Instance
 
 _TTL_S: Final = 3.0

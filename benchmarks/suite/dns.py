@@ -10,7 +10,8 @@ from typing import Final
 from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Metric, Scale
 from benchmarks.contenders import dnsmasq, homeport
 from benchmarks.load.dnsperf import dnsperf, missing
-from benchmarks.servers import Server, Stage, free_port
+from benchmarks.servers import Server, free_port
+from benchmarks.stage import Stage
 
 _IN_FLIGHT: Final = 64
 _LATENCY: Final = Metric("latency", "ms", "lower")

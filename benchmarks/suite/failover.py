@@ -21,7 +21,8 @@ from benchmarks.case import Case, Contender, Measure, Metric, Scale, Turn
 from benchmarks.contenders import homeport, proxies
 from benchmarks.load import driver
 from benchmarks.load.plan import Hardy, OpenLoop
-from benchmarks.servers import Server, Stage, accepts, answers, free_port
+from benchmarks.servers import Server, accepts, answers, free_port
+from benchmarks.stage import Stage
 from homeport.client.core.model import Check, Instance
 
 _SERVICE: Final = "orders"
@@ -110,7 +111,7 @@ def _turn(stage: Stage, start: proxies.Start, number: signal.Signals, duration_s
 
         load = OpenLoop(port=port, rate=_RATE, connections=_CONNECTIONS, duration_s=duration_s, host=_SERVICE)
         try:
-            return driver.hardy(Hardy(load=load, patience_s=_PATIENCE_S), stage.cores, break_it)
+            return driver.hardy(Hardy(load=load, patience_s=_PATIENCE_S), stage.generators, break_it)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGCONT)  # else it could not be told to end

@@ -10,7 +10,7 @@ from benchmarks.case import Case, Contender, Measure, Metric, Scale
 from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver
 from benchmarks.load.plan import FanOut
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 
 _METRICS: Final = (
     Metric("last_delivery", "ms", "lower", headline=True),
@@ -36,13 +36,13 @@ def case(name: str, watches: int, connections: int, puts: int) -> Case:
     def ours(stage: Stage) -> Iterator[Measure]:
         registry = homeport.serve(stage)
         with registry.server:
-            yield lambda: driver.fan_out(plan(registry.rpc_port, "rpc"), stage.cores, [registry.server.pid])
+            yield lambda: driver.fan_out(plan(registry.rpc_port, "rpc"), stage.generators, [registry.server.pid])
 
     @contextmanager
     def peer(stage: Stage) -> Iterator[Measure]:
         running = etcd.serve(stage, stage.new_folder("etcd"))
         with running.server:
-            yield lambda: driver.fan_out(plan(running.port, "grpc"), stage.cores, [running.server.pid])
+            yield lambda: driver.fan_out(plan(running.port, "grpc"), stage.generators, [running.server.pid])
 
     return Case(
         name,

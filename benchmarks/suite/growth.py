@@ -21,7 +21,7 @@ from benchmarks.contenders import homeport
 from benchmarks.load import driver
 from benchmarks.load.plan import ClosedLoop, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 from homeport.client import Client
 from homeport.client.core.messages import Deregister, LeaseGrant, Register, Renew, Resolve
 from homeport.registry.core.limits import LEASES_MAX
@@ -118,7 +118,7 @@ def _turns(size: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
                     duration_s=_TURN_S,
                     operations_max=len(bodies) if once else 0,
                 )
-                return driver.closed_loop(plan, stage.cores, [server.pid]).figures["server_cpu"]
+                return driver.closed_loop(plan, stage.generators, [server.pid]).figures["server_cpu"]
 
             yield lambda: Turn(
                 {

@@ -14,7 +14,8 @@ from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, FanOut, GrpcCalls, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import Server, Stage
+from benchmarks.servers import Server
+from benchmarks.stage import Stage
 from homeport.client.core import wire
 from homeport.client.core.messages import Ping
 from homeport.client.core.model import Instance
@@ -127,7 +128,7 @@ def _etcd(stage: Stage, plan: Callable[[int], ClosedLoop | FanOut]) -> float:
 
 def _held(stage: Stage, server: Server, plan: ClosedLoop | FanOut) -> float:
     count = plan.connections if isinstance(plan, ClosedLoop) else plan.watches
-    return driver.held_bytes(plan, stage.cores, server) / count
+    return driver.held_bytes(plan, stage.generators, server) / count
 
 
 def _watches(scale: Scale, port: int, system: str) -> FanOut:

@@ -13,7 +13,8 @@ from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import Calls, ClosedLoop, GrpcCalls, RpcCalls, ZooKeeperCalls
 from benchmarks.load.rpc import rpc_body
 from benchmarks.load.zookeeper import create, get_data, set_data
-from benchmarks.servers import Server, Stage
+from benchmarks.servers import Server
+from benchmarks.stage import Stage
 from benchmarks.suite.puts import entries
 from homeport.client.core.messages import KvGet, KvPut
 
@@ -64,7 +65,7 @@ def _ours(scale: Scale, durable: bool) -> Callable[[Stage], AbstractContextManag
         with registry.server:
             port = registry.rpc_port
             puts = [rpc_body(KvPut(key=key, value=value)) for key, value in entries(scale.keys)]
-            driver.closed_loop(_plan(port, RpcCalls(puts), operations_max=len(puts)), stage.cores, ())
+            driver.closed_loop(_plan(port, RpcCalls(puts), operations_max=len(puts)), stage.generators, ())
             calls = mixed(
                 lambda key: rpc_body(KvGet(key=key)),
                 lambda key, value: rpc_body(KvPut(key=key, value=value)),
@@ -81,7 +82,7 @@ def _etcd(scale: Scale, written: Sequence[tuple[bytes, bytes]]) -> Callable[[Sta
         running = etcd.serve(stage, stage.new_folder("etcd"))
         with running.server:
             puts = GrpcCalls(protobuf.PUT, [protobuf.put_request(key, value) for key, value in written])
-            driver.closed_loop(_plan(running.port, puts, operations_max=len(written)), stage.cores, ())
+            driver.closed_loop(_plan(running.port, puts, operations_max=len(written)), stage.generators, ())
             calls = mixed(
                 lambda key: (protobuf.RANGE, protobuf.get_request(key)),
                 lambda key, value: (protobuf.PUT, protobuf.put_request(key, value)),
@@ -124,4 +125,4 @@ def _plan(port: int, calls: Calls, duration_s: float = 3600.0, *, operations_max
 
 
 def _measure(stage: Stage, server: Server, plan: ClosedLoop) -> Measure:
-    return lambda: driver.closed_loop(plan, stage.cores, [server.pid])
+    return lambda: driver.closed_loop(plan, stage.generators, [server.pid])

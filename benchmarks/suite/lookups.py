@@ -18,7 +18,7 @@ from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls, ZooKeeperCalls
 from benchmarks.load.rpc import rpc_body
 from benchmarks.load.zookeeper import create, get_data
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 from homeport.client.core import wire
 from homeport.client.core.messages import Resolve
 
@@ -151,7 +151,7 @@ def _rpc(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]:
                 calls=RpcCalls(bodies),
                 duration_s=load.turn_s,
             )
-            yield lambda: driver.closed_loop(plan, stage.cores, [registry.server.pid])
+            yield lambda: driver.closed_loop(plan, stage.generators, [registry.server.pid])
 
     return turns
 
@@ -195,7 +195,7 @@ def _etcd(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]:
                 calls=GrpcCalls(protobuf.RANGE, ranges),
                 duration_s=load.turn_s,
             )
-            yield lambda: driver.closed_loop(plan, stage.cores, [peer.server.pid])
+            yield lambda: driver.closed_loop(plan, stage.generators, [peer.server.pid])
 
     return turns
 
@@ -220,7 +220,7 @@ def _zookeeper(load: Load) -> Callable[[Stage], AbstractContextManager[Measure]]
                 calls=ZooKeeperCalls([get_data(path) for path in paths]),
                 duration_s=load.turn_s,
             )
-            yield lambda: driver.closed_loop(plan, stage.cores, [peer.server.pid])
+            yield lambda: driver.closed_loop(plan, stage.generators, [peer.server.pid])
 
     return turns
 

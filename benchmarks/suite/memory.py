@@ -13,7 +13,8 @@ from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import Server, Stage
+from benchmarks.servers import Server
+from benchmarks.stage import Stage
 from benchmarks.suite.puts import entries
 from homeport.client.core.messages import KvPut
 
@@ -89,7 +90,7 @@ def _turns(start: Start, *, durable: bool) -> Callable[[Stage], AbstractContextM
             server, plan = start(stage, data_dir)
             with server:
                 empty_bytes = server.rss_bytes
-                loaded = driver.closed_loop(plan, stage.cores, [server.pid])
+                loaded = driver.closed_loop(plan, stage.generators, [server.pid])
                 time.sleep(_SETTLED_S)
                 used_bytes = server.rss_bytes - empty_bytes
             figures = {

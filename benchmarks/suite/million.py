@@ -21,7 +21,7 @@ from benchmarks.million.mirror import held
 from benchmarks.million.probes import shared
 from benchmarks.million.renewals import renewed
 from benchmarks.million.storm import weathered
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 from homeport.client.core.messages import Register, Renew
 from homeport.registry import Registry
 

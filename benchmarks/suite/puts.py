@@ -16,7 +16,7 @@ from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 from homeport.client.core.messages import KvPut
 
 _VALUE_BYTES: Final = 200
@@ -59,7 +59,7 @@ def _contenders(scale: Scale, connections: int, depth: int) -> tuple[Contender, 
                     calls=RpcCalls([rpc_body(KvPut(key=key, value=value)) for key, value in entries(_KEYS)]),
                     duration_s=scale.turn_s,
                 )
-                yield lambda: driver.closed_loop(plan, stage.cores, [registry.server.pid])
+                yield lambda: driver.closed_loop(plan, stage.generators, [registry.server.pid])
 
         return turns
 
@@ -74,7 +74,7 @@ def _contenders(scale: Scale, connections: int, depth: int) -> tuple[Contender, 
                 calls=GrpcCalls(protobuf.PUT, [protobuf.put_request(key, value) for key, value in entries(_KEYS)]),
                 duration_s=scale.turn_s,
             )
-            yield lambda: driver.closed_loop(plan, stage.cores, [running.server.pid])
+            yield lambda: driver.closed_loop(plan, stage.generators, [running.server.pid])
 
     return (
         Contender(

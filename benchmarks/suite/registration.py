@@ -18,7 +18,8 @@ from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import Calls, ClosedLoop, GrpcCalls, RpcCalls, ZooKeeperCalls
 from benchmarks.load.rpc import rpc_body
 from benchmarks.load.zookeeper import create, delete
-from benchmarks.servers import Server, Stage
+from benchmarks.servers import Server
+from benchmarks.stage import Stage
 from homeport.client.core import wire
 from homeport.client.core.messages import Deregister, Register
 from homeport.client.core.model import Instance
@@ -120,7 +121,7 @@ def _turn(stage: Stage, server: Server, port: int, count: int, steps: Steps) -> 
         seconds, cpu_us = 0.0, 0.0
         for each in calls:
             plan = ClosedLoop(port=port, connections=_CONNECTIONS, depth=_DEPTH, calls=each, operations_max=count)
-            turn = driver.closed_loop(plan, stage.cores, [server.pid])
+            turn = driver.closed_loop(plan, stage.generators, [server.pid])
             seconds += 1 / turn.figures["rate"]
             cpu_us += turn.figures["server_cpu"]
             shares.append(turn.generator_share or 0.0)

@@ -12,7 +12,7 @@ from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, GrpcCalls, RpcCalls
 from benchmarks.load.rpc import rpc_body
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 from homeport.client import Client
 from homeport.client.core.messages import LeaseGrant, Renew
 
@@ -37,7 +37,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 calls=RpcCalls([rpc_body(Renew(leases=(lease,))) for lease in leases]),
                 duration_s=scale.turn_s,
             )
-            yield lambda: driver.closed_loop(plan, stage.cores, [registry.server.pid])
+            yield lambda: driver.closed_loop(plan, stage.generators, [registry.server.pid])
 
     @contextmanager
     def peer(stage: Stage) -> Iterator[Measure]:
@@ -57,7 +57,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 ),
                 duration_s=scale.turn_s,
             )
-            yield lambda: driver.closed_loop(plan, stage.cores, [running.server.pid])
+            yield lambda: driver.closed_loop(plan, stage.generators, [running.server.pid])
 
     return (
         Case(

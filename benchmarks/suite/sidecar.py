@@ -14,7 +14,8 @@ from benchmarks.case import P50, P90, P99, SERVER_CPU, Case, Contender, Measure,
 from benchmarks.contenders import homeport, proxies
 from benchmarks.load import driver
 from benchmarks.load.plan import OpenLoop
-from benchmarks.servers import MeasurementError, Server, Stage
+from benchmarks.servers import MeasurementError, Server
+from benchmarks.stage import Stage
 from homeport.client.core.model import Instance
 
 _SERVICE: Final = "orders"
@@ -325,7 +326,7 @@ def _open(rate: int, connections: int, turn_s: int, body_bytes: int) -> Load:
         plan = OpenLoop(
             port=it.port, rate=rate, connections=connections, duration_s=turn_s, host=_SERVICE, body_bytes=body_bytes
         )
-        return driver.open_loop(plan, it.stage.cores, it.server.pids)
+        return driver.open_loop(plan, it.stage.generators, it.server.pids)
 
     return load
 

@@ -11,7 +11,8 @@ from typing import Final
 
 from benchmarks.case import Case, Contender, Measure, Metric, Scale, Turn
 from benchmarks.contenders import etcd, homeport, proxies, zookeeper
-from benchmarks.servers import Server, Stage, answers
+from benchmarks.servers import Server, answers
+from benchmarks.stage import Stage
 from homeport.client.core.model import Instance
 
 _START: Final = (Metric("start", "s", "lower", headline=True), Metric("memory", "MiB", "lower", headline=True))

@@ -13,7 +13,8 @@ from benchmarks import report
 from benchmarks.contenders import etcd, homeport
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, GrpcCalls
-from benchmarks.servers import MeasurementError, Stage
+from benchmarks.servers import MeasurementError
+from benchmarks.stage import Stage
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
 
@@ -50,7 +51,7 @@ def test_a_crowd_of_clients_is_answered_whether_it_waits_or_asks(tmp_path: Path,
         registry = homeport.serve(stage)
         with registry.server:
             plan = Crowd(port=registry.http_port, clients=40, rounds=2, blocked=blocked)
-            turn = driver.crowd(plan, stage.cores, [registry.server.pid])
+            turn = driver.crowd(plan, stage.generators, [registry.server.pid])
             assert 0 < turn.figures["last_delivery"] <= turn.figures["slowest_put"]
 
 
@@ -75,9 +76,9 @@ def test_etcd_did_what_the_generator_counted(tmp_path: Path) -> None:
             renewals = [protobuf.lease_keep_alive_request(lease) for lease in range(1, 11)]
             calls = GrpcCalls(protobuf.LEASE_KEEP_ALIVE, renewals, streaming=True)
             plan = ClosedLoop(port=running.port, connections=2, depth=4, calls=calls, operations_max=200)
-            assert driver.closed_loop(plan, stage.cores, [running.server.pid]).figures["rate"] > 0
+            assert driver.closed_loop(plan, stage.generators, [running.server.pid]).figures["rate"] > 0
             watched = FanOut(port=running.port, system="grpc", connections=2, watches=300, puts=2)
-            assert driver.fan_out(watched, stage.cores, [running.server.pid]).figures["last_delivery"] > 0
+            assert driver.fan_out(watched, stage.generators, [running.server.pid]).figures["last_delivery"] > 0
 
 
 @pytest.mark.peers

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.case import RATE, Case, Contender, Measure, Scale, Turn
 from benchmarks.report import decode
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
 

@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks.load import driver, hardy, open_loop
 from benchmarks.load.plan import Hardy, OpenLoop
-from benchmarks.servers import Stage, accepts, free_port
+from benchmarks.servers import accepts, free_port
 from benchmarks.spread import percentile
+from benchmarks.stage import Stage
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -26,7 +27,7 @@ def test_all_that_is_due_is_asked_and_answered(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "benchmarks.contenders.body_sink", str(port)]
         with stage.server("sink", command, accepts(port)) as sink:
             plan = OpenLoop(port=port, rate=500, connections=4, duration_s=0.5, host="orders", body_bytes=70_000)
-            turn = driver.open_loop(plan, stage.cores, [sink.pid])
+            turn = driver.open_loop(plan, stage.generators, [sink.pid])
     assert 0 < turn.figures["p50"] <= turn.figures["p90"] <= turn.figures["p99"]
 
 

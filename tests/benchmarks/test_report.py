@@ -11,7 +11,7 @@ from benchmarks import report
 from benchmarks.case import RATE, SERVER_CPU, Case, Contender, Measure, Turn
 from benchmarks.machine import Machine
 from benchmarks.report import Left, Report, decode, encode, summarise, table
-from benchmarks.servers import Stage
+from benchmarks.stage import Stage
 
 
 def _never(_stage: Stage) -> AbstractContextManager[Measure]:

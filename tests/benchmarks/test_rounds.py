@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks.case import RATE, Case, Contender, Measure, Turn
 from benchmarks.rounds import run
-from benchmarks.servers import MeasurementError, Stage, divide
+from benchmarks.servers import MeasurementError, divide
+from benchmarks.stage import Stage
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
 
