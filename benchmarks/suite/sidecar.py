@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from benchmarks import proc, quota
@@ -17,6 +18,7 @@ from benchmarks.load.plan import OpenLoop
 from benchmarks.servers import MeasurementError, Server
 from benchmarks.stage import Stage
 from homeport.client.core.model import Instance
+from homeport.sidecar.core.idempotency import META
 
 _SERVICE: Final = "orders"
 _ENDPOINTS: Final = 3
@@ -32,7 +34,8 @@ _MEMORY: Final = (
 _LOG: Final = ("--access-log", "/dev/null")  # the disk is not what is measured
 _HEDGED: Final = ("--service", '*={"hedging": {"delay_s": 0.1}}')
 _KEYED: Final = ("--service", '*={"idempotency": true}')
-_META: Final = {"idempotency": "true"}  # the instance's inbound remembers; read only by a sidecar that gives keys
+_REMEMBERS: Final = {META: "true"}  # the meta of an instance whose inbound remembers answers
+_REMEMBER: Final = "--remember-answers"
 _FEATURES: Final = (
     ("homeport", "homeport sidecar, with none of it", ()),
     ("hedging", "ready to ask a second instance after 100 ms, which no answer takes", _HEDGED),
@@ -214,12 +217,12 @@ def _direct(about: str, load: Load, upstream: StartUpstream) -> Contender:
 # --- ours -------------------------------------------------------------------------------------------------------
 
 
-def _registry(stage: Stage, ports: Sequence[int]) -> homeport.Registry:
+def _registry(stage: Stage, ports: Sequence[int], meta: Mapping[str, str] = MappingProxyType({})) -> homeport.Registry:
     """The registry runs beside the upstream: it is idle, and no part of a sidecar's cost."""
     registry = homeport.serve(stage, cores=stage.cores.upstream, name="registry")
     try:
         instances = [
-            Instance(service=_SERVICE, id=f"orders-{port}", address="127.0.0.1", port=port, meta=_META)
+            Instance(service=_SERVICE, id=f"orders-{port}", address="127.0.0.1", port=port, meta=dict(meta))
             for port in ports
         ]
         homeport.register(stage, registry, instances)
@@ -229,8 +232,10 @@ def _registry(stage: Stage, ports: Sequence[int]) -> homeport.Registry:
     return registry
 
 
-def _homeport(stage: Stage, upstreams: Sequence[int], *options: str) -> tuple[Server, int]:
-    registry = _registry(stage, upstreams)
+def _homeport(
+    stage: Stage, upstreams: Sequence[int], *options: str, meta: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Server, int]:
+    registry = _registry(stage, upstreams, meta)
     with ExitStack() as undo:
         undo.enter_context(registry.server)
         server, port = homeport.sidecar(stage, registry, _SERVICE, *options)
@@ -253,7 +258,8 @@ def _both(
         undo.enter_context(empty.server)
         inbound, inbound_port = homeport.inbound(stage, empty, upstreams[0], *inbound_options)
         undo.enter_context(inbound)
-        outbound, port = _homeport(stage, [inbound_port], *outbound_options)
+        meta = _REMEMBERS if _REMEMBER in inbound_options else {}
+        outbound, port = _homeport(stage, [inbound_port], *outbound_options, meta=meta)
         undo.pop_all()
     outbound.with_it(inbound)
     outbound.with_it(empty.server)
@@ -262,7 +268,7 @@ def _both(
 
 def _both_keyed(kept_s: int = 0) -> proxies.Start:
     """The same, where the outbound gives each POST a key, and the inbound remembers answers by it, if asked."""
-    remembering = ("--remember-answers", str(kept_s)) if kept_s else ()
+    remembering = (_REMEMBER, str(kept_s)) if kept_s else ()
     return lambda stage, upstreams: _both(stage, upstreams, _KEYED, remembering)
 
 

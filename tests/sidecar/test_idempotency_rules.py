@@ -151,6 +151,21 @@ def test_a_retry_is_refused_once_anything_that_came_after_it_was_known_is_forgot
     assert asked(memory, b"k", later) is Verdict.RUN
 
 
+@pytest.mark.parametrize("entries_max", [1, 10, 1000])
+def test_a_token_stands_for_a_while_and_is_never_too_old_when_it_is_told(entries_max: int) -> None:
+    memory = memory_of(entries_max=entries_max)
+    told: dict[bytes, None] = {}
+    for number in range(5000):
+        told[memory.token] = None
+        memory.finish(run(memory, b"%d" % number, token_in(memory.token)), OK, 0.0)
+    assert len(told) <= 5000 / max(1, entries_max // 100)
+    # What a memory that was full told last is good until nearly all of what it held then is forgotten.
+    known = token_in(memory.token)
+    for number in range(entries_max - entries_max // 32 - 1):
+        memory.finish(run(memory, b"later %d" % number), OK, 0.0)
+    assert asked(memory, b"late", known) is Verdict.RUN
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_runs_twice_however_long_anything_waits(seed: int) -> None:
     """Requests that are lost, late, doubled and reordered, to a memory that forgets soon and is often replaced.

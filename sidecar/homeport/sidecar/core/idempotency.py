@@ -33,6 +33,7 @@ ONCE: Final = frozenset({b"POST", b"PATCH"})  # the methods that the draft speak
 NO_TOKEN: Final = b"-"  # of one who knows nothing of the memory yet
 KEY_BYTES_MAX: Final = 255  # a UUID has 36; what is much longer is not a key
 WAITING_MAX: Final = 16  # requests that wait for the same first one: each holds a connection
+_LAG_BITS: Final = 6  # a token lags by 1/32 of what is remembered at most
 ENTRY_BYTES: Final = 512  # what an entry takes besides its answer: digests, dict, objects
 
 _CREDENTIALS: Final = (b"authorization", b"cookie")
@@ -138,6 +139,8 @@ class Memory(Generic[W]):
         self.forgotten = 0
         self.refused = dict.fromkeys(_REFUSING.values(), 0)
         self.arrived = 0  # requests that were run; their numbers
+        self._told = -1  # the number in `_token`
+        self._token = b""
         self._newest_forgotten = 0
         self._running = 0
         self._entries: dict[bytes, Entry[W]] = {}
@@ -148,8 +151,17 @@ class Memory(Generic[W]):
 
     @property
     def token(self) -> bytes:
-        """What a sender may name from now on."""
-        return f"{self.name}.{self.arrived}".encode()
+        """What a sender may name from now on: an arrival that is not forgotten, and not always the very last.
+
+        An earlier one is as true, and costs less: heads that are alike are understood once (`http1.lines`). It lags by
+        a small part of what is remembered, so that nearly all of that must be forgotten before it is too old.
+        """
+        step = max(1, 1 << len(self._entries).bit_length() >> _LAG_BITS)
+        number = max(self.arrived - self.arrived % step, self._newest_forgotten)
+        if number != self._told:
+            self._told = number
+            self._token = f"{self.name}.{number}".encode()
+        return self._token
 
     def ask(self, scope: bytes, fingerprint: bytes | None, token: Token | None) -> tuple[Verdict, Entry[W] | None]:
         """What becomes of a request. RUN comes with its entry, which must be ended by `finish`, `lose` or `forget`.
