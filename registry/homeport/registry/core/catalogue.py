@@ -28,7 +28,7 @@ from homeport.client.core.model import Instance, InstanceKey, Mark, ServiceEvent
 from homeport.registry.core import keys
 from homeport.registry.core.check_records import CheckRecords
 from homeport.registry.core.entries import UNSEEN, CheckRecord, Entry, LastChanges, Node, Service, Touched, as_it_stands
-from homeport.registry.core.health import aggregate
+from homeport.registry.core.health import worse
 from homeport.registry.core.limits import DELETIONS_REMEMBERED
 from homeport.registry.core.mvcc import Mvcc
 from homeport.registry.core.pages import resolved_page
@@ -286,10 +286,10 @@ class Catalogue:
         mark: Mark = ""
         if entry.stale:
             mark = "stale"
-            status = aggregate((entry.kept_status, node.status)) if service.needs_stale else "critical"
+            status = worse(entry.kept_status, node.status) if service.needs_stale else "critical"
         else:
             mark = "unwritten" if self.checks.is_laid_over(key) else ""
-            status = aggregate((self.checks.status(key, entry.registered), node.status))
+            status = worse(self.checks.status(key, entry.registered), node.status)
         service.index = max(service.index, revision)
         service.answers.clear()
         # Something that it is made of was written or deleted just now; the newest of what is left may be older.

@@ -72,4 +72,6 @@ class CheckRecords:
         """What all of them, and the state that is registered, come to."""
         if registered is not None and registered.state == "maintenance":
             return "maintenance"
+        if (registered is None or not registered.checks) and key not in self._written and key not in self._local:
+            return "passing"
         return aggregate(status for _, status in self.statuses(key, registered))

@@ -108,6 +108,11 @@ def aggregate(statuses: Iterable[Status]) -> Status:
     return max(statuses, key=SEVERITY.__getitem__, default="passing")
 
 
+def worse(one: Status, other: Status) -> Status:
+    """The same of two."""
+    return one if SEVERITY[one] >= SEVERITY[other] else other
+
+
 def first_start(now: float, interval_s: float, rng: Rng) -> float:
     """When a new check runs first: anywhere within its interval, so that checks made together do not run together."""
     return now + rng.uniform(0.0, interval_s)

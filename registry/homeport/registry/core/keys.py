@@ -35,12 +35,17 @@ _ESCAPED: Final = re.compile(rb"%([0-9A-F]{2})")
 
 def escape(text: str) -> bytes:
     """One name as a key segment."""
-    return _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], text.encode())
+    segment = text.encode()
+    if _UNSAFE.search(segment) is None:
+        return segment
+    return _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], segment)
 
 
 def unescape(segment: bytes) -> str:
     """The name that `escape` wrote."""
-    return _ESCAPED.sub(lambda found: bytes((int(found[1], 16),)), segment).decode()
+    if b"%" in segment:
+        segment = _ESCAPED.sub(lambda found: bytes((int(found[1], 16),)), segment)
+    return segment.decode()
 
 
 def instance(service: str, node: str, id: str) -> bytes:  # noqa: A002 - the field's name everywhere else

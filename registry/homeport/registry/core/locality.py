@@ -6,6 +6,7 @@ says on whose machine it was taken, in its `extra`; nobody elsewhere looks at it
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -14,7 +15,7 @@ import msgspec
 from homeport.client.core.model import Instance
 
 _HOST: Final = "registry host"  # in `extra`
-_MARKS: Final = ("localhost", "127.", "::1", "0:1")  # in every name of loopback; most targets need no closer look
+_MARKS: Final = re.compile(r"localhost|127\.|::1|0:1", re.IGNORECASE)  # most targets need no closer look
 
 
 def is_local(instance: Instance) -> bool:
@@ -29,10 +30,9 @@ def is_local(instance: Instance) -> bool:
 
 def _is_loopback(target: str) -> bool:
     """Of "host", "host:port" or "host:port/path"; an IPv6 address with a port is in brackets."""
-    target = target.lower()
-    if not any(mark in target for mark in _MARKS):
+    if _MARKS.search(target) is None:
         return False
-    host = target.partition("/")[0]
+    host = target.lower().partition("/")[0]
     if host.startswith("["):
         host = host[1:].partition("]")[0]
     elif host.count(":") == 1:

@@ -32,6 +32,8 @@ class Reaper:
         entry = self._catalogue.find(*key)
         if entry is None or not key[1]:
             return  # gone, or a node, which stays
+        if not entry.registered.checks and not self._catalogue.checks.is_written(key):
+            return
         if created != entry.registered.create_revision:
             since = {}
         critical = {

@@ -39,7 +39,8 @@ class Aliases:
         changed = list(touched)
         for key in changed:
             entry = self._catalogue.find(*key)
-            if key in self._targets or (entry is not None and any(check.kind == "alias" for check in _checks(entry))):
+            checks = _checks(entry)
+            if key in self._targets or (checks and any(check.kind == "alias" for check in checks)):
                 self._follow(key, entry)
         if not self._targets:
             return
