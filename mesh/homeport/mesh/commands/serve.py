@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from homeport.mesh.commands.collecting import short_collections
 from homeport.mesh.commands.dns import dns_options, dns_settings
 from homeport.mesh.commands.options import OFF, default_data_dir, listener, rpc_listeners
 from homeport.mesh.commands.running import ExitCode, StopSignals, log_bare_lines, run_and_exit
@@ -108,6 +109,7 @@ async def _serve(
             gc.enable()
         gc.collect()
         gc.freeze()
+        stack.enter_context(short_collections())
         at = await registry.serve(http=http, rpc=rpc.split(","), dns=dns.split(","))
         where = ",".join(filter(None, [at.rpc, at.rpc_unix])) or OFF
         data = data_dir or store or "memory"
