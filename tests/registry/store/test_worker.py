@@ -132,9 +132,3 @@ def test_a_worker_that_nobody_has_any_more_ends() -> None:
     del worker
     thread.join(10)
     assert not thread.is_alive()
-
-
-def test_no_thread_waits_for_a_job(worker: Worker, held: threading.Event) -> None:
-    job = worker.submit(int)
-    with pytest.raises(Exception, match="no thread can wait"):
-        job.result()
