@@ -57,6 +57,16 @@ def test_cpu_of_a_process_counts_its_children_once_alive_or_reaped() -> None:
     assert twice < once + 0.1
 
 
+def test_cpu_of_a_process_that_lives_is_not_counted_in_ticks() -> None:
+    code = "import time\nwhile time.process_time() < 0.033: pass\nprint(time.process_time(), flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        says = float(process.stdout.readline())
+        found = proc.cpu_s([process.pid])
+        process.communicate(b"end\n")
+    assert says <= found < says + 0.5 / proc.TICKS_PER_S
+
+
 def test_memory_is_in_bytes() -> None:
     status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
