@@ -15,7 +15,7 @@ from benchmarks.load.grpc import (
     unary_parts,
 )
 from benchmarks.load.meter import Meter
-from benchmarks.load.plan import DEPTH_MAX, ClosedLoop, GrpcCalls, Outcome, RpcCalls, ZooKeeperCalls
+from benchmarks.load.plan import BURST, DEPTH_MAX, ClosedLoop, GrpcCalls, Outcome, RpcCalls, ZooKeeperCalls
 from benchmarks.load.rpc import RpcLane
 from benchmarks.load.zookeeper import ZooKeeperLane
 
@@ -39,6 +39,8 @@ async def run(plan: ClosedLoop, ready: Callable[[], Awaitable[None]]) -> Outcome
         for _ in range(plan.connections):
             _, lane = await loop.create_connection(make, HOST, plan.port)
             lanes.append(lane)
+            if len(lanes) % BURST == 0:
+                await asyncio.gather(*(each.opened for each in lanes[-BURST:]))
         await asyncio.gather(*(lane.opened for lane in lanes))
     await ready()
     meter.start()

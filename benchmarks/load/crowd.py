@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
-from benchmarks.load.plan import Crowd, FanOutOutcome
+from benchmarks.load.plan import BURST, Crowd, FanOutOutcome
 
 HOST: Final = "127.0.0.1"
 _ANSWERS_S: Final = 60.0  # until the last of 1,000 has its answer; it takes well under a second
@@ -76,9 +76,6 @@ async def run(plan: Crowd, ready: Callable[[], Awaitable[None]]) -> FanOutOutcom
     loop = asyncio.get_running_loop()
     everybody, alone = _Everybody(), _Everybody()
     clients: list[_Client] = []
-    for _ in range(plan.clients):
-        _, client = await loop.create_connection(lambda: _Client(everybody.one), HOST, plan.port)
-        clients.append(client)
     _, other = await loop.create_connection(lambda: _Client(alone.one), HOST, plan.port)
 
     async def ask(request: bytes) -> bytes:
@@ -88,6 +85,18 @@ async def run(plan: Crowd, ready: Callable[[], Awaitable[None]]) -> FanOutOutcom
             await answered
         return other.answer
 
+    await ask(_request("PUT", "/v1/kv/crowd", b"at first"))
+    for first in range(0, plan.clients, BURST):
+        burst: list[_Client] = []
+        for _ in range(min(BURST, plan.clients - first)):
+            _, client = await loop.create_connection(lambda: _Client(everybody.one), HOST, plan.port)
+            burst.append(client)
+        answered = everybody.expect(len(burst))
+        for client in burst:
+            client.ask(_request("GET", "/v1/kv/crowd"))
+        async with asyncio.timeout(_ANSWERS_S):
+            await answered
+        clients += burst
     await ready()
     cpu_at, started_at = time.process_time(), time.perf_counter()
     took_s: list[float] = []

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from benchmarks.load import protobuf
 from benchmarks.load.grpc import GrpcConnection, open_stream, streaming_frame, unary_call
-from benchmarks.load.plan import FanOut, FanOutOutcome
+from benchmarks.load.plan import BURST, FanOut, FanOutOutcome
 from benchmarks.load.rpc import RpcConnection, head, rpc_body
 from benchmarks.spread import histogram
 from homeport.client.core.messages import KvPut, WatchKv
@@ -193,6 +193,8 @@ async def run(plan: FanOut, ready: Callable[[], Awaitable[None]]) -> FanOutOutco
                 lambda: GrpcWatcher(tally, plan.key, share, authority), HOST, plan.port
             )
             watchers.append(grpc_watcher)
+        if len(watchers) % BURST == 0:
+            await asyncio.gather(*(watcher.opened for watcher in watchers[-BURST:]))
     if plan.system == "rpc":
         _, putter = await loop.create_connection(RpcPutter, HOST, plan.port)
     else:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+BURST: Final = 32  # connections opened at once: more than that find a server's line full, and try again after a second
 DEPTH_MAX: Final = 128  # slots are MessagePack's one-byte integers
 
 
