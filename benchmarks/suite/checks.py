@@ -23,6 +23,8 @@ from homeport.client.core.messages import Register
 from homeport.client.core.model import Instance
 
 _INTERVAL_S: Final = 10.0
+_SETTLED_S: Final = 2 * _INTERVAL_S  # until every one has passed twice and its status is written
+_AT_ONCE: Final = 32  # registrations under way
 _BIN_S: Final = 0.1
 _RATE: Final = Metric("rate", "/s", "higher")
 _CORE: Final = Metric("core", "%", "lower", headline=True)
@@ -40,7 +42,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             registry = homeport.serve(stage)
             with registry.server:
                 asyncio.run(_register(registry.rpc_port, port, scale.checks))
-                time.sleep(2 * _INTERVAL_S)  # until every one has passed twice and its status is written
+                time.sleep(_SETTLED_S)
                 yield lambda: _turn(registry.server.pid, port, scale.checks)
 
     return (
@@ -87,7 +89,16 @@ def _arrivals(port: int) -> list[float]:
 
 async def _register(rpc_port: int, port: int, count: int) -> None:
     async with Client(f"127.0.0.1:{rpc_port}", name="benchmark") as client:
-        for number in range(count):
-            check = Check(name="http", kind="http", url=f"http://127.0.0.1:{port}/{number}", interval_s=_INTERVAL_S)
-            one = Instance(service=f"s{number % 100}", id=f"i{number}", address="127.0.0.1", port=port, checks=(check,))
-            await client.call(Register(instance=one))
+        numbers = iter(range(count))
+
+        async def register() -> None:
+            for number in numbers:
+                check = Check(name="http", kind="http", url=f"http://127.0.0.1:{port}/{number}", interval_s=_INTERVAL_S)
+                one = Instance(
+                    service=f"s{number % 100}", id=f"i{number}", address="127.0.0.1", port=port, checks=(check,)
+                )
+                await client.call(Register(instance=one))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(register())

@@ -30,29 +30,33 @@ _METRICS: Final = (
     Metric("load_cpu", "us/op", "lower"),
 )
 
-# Starts a server on a folder and returns it with the plan that fills it.
-Start = Callable[[Stage, Path], tuple[Server, ClosedLoop]]
+# Starts a server on a folder and returns it with its port.
+Start = Callable[[Stage, Path], tuple[Server, int]]
 
 
 def cases(scale: Scale) -> tuple[Case, ...]:
     """One load: many keys, written once each."""
 
     def rpc(durable: bool) -> Start:
-        def start(stage: Stage, data_dir: Path) -> tuple[Server, ClosedLoop]:
+        def start(stage: Stage, data_dir: Path) -> tuple[Server, int]:
             registry = homeport.serve(
                 stage,
                 data_dir=data_dir if durable else None,
                 name=f"homeport-{'durable' if durable else 'memory'}",
             )
-            bodies = [rpc_body(KvPut(key=key, value=value)) for key, value in entries(scale.keys)]
-            return registry.server, _once(registry.rpc_port, RpcCalls(bodies))
+            return registry.server, registry.rpc_port
 
         return start
 
-    def peer(stage: Stage, data_dir: Path) -> tuple[Server, ClosedLoop]:
+    def ours() -> RpcCalls:
+        return RpcCalls([rpc_body(KvPut(key=key, value=value)) for key, value in entries(scale.keys)])
+
+    def peer(stage: Stage, data_dir: Path) -> tuple[Server, int]:
         running = etcd.serve(stage, data_dir)
-        puts = [protobuf.put_request(key, value) for key, value in entries(scale.keys)]
-        return running.server, _once(running.port, GrpcCalls(protobuf.PUT, puts))
+        return running.server, running.port
+
+    def theirs() -> GrpcCalls:
+        return GrpcCalls(protobuf.PUT, [protobuf.put_request(key, value) for key, value in entries(scale.keys)])
 
     return (
         Case(
@@ -64,10 +68,10 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 Contender(
                     "homeport durable",
                     "homeport serve --data-dir",
-                    _turns(rpc(True), durable=True),
+                    _turns(rpc(True), ours, durable=True),
                 ),
-                Contender("homeport memory", "homeport serve, in memory", _turns(rpc(False), durable=False)),
-                Contender("etcd", etcd.ABOUT, _turns(peer, durable=True), etcd.missing()),
+                Contender("homeport memory", "homeport serve, in memory", _turns(rpc(False), ours, durable=False)),
+                Contender("etcd", etcd.ABOUT, _turns(peer, theirs, durable=True), etcd.missing()),
             ),
             metrics=_METRICS,
             rounds_max=_TURNS,
@@ -82,12 +86,17 @@ def _once(port: int, calls: RpcCalls | GrpcCalls) -> ClosedLoop:
     return ClosedLoop(port=port, connections=_LOADERS, depth=_DEPTH, calls=calls, operations_max=count)
 
 
-def _turns(start: Start, *, durable: bool) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _turns(
+    start: Start, keys: Callable[[], RpcCalls | GrpcCalls], *, durable: bool
+) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
+        calls = keys()
+
         def measure() -> Turn:
             data_dir = stage.new_folder("data")
-            server, plan = start(stage, data_dir)
+            server, port = start(stage, data_dir)
+            plan = _once(port, calls)
             with server:
                 empty_bytes = server.rss_bytes
                 loaded = driver.closed_loop(plan, stage.generators, [server.pid])
