@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--results", type=Path, metavar="DIR", help="write each NAME's figures to DIR/NAME.json")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds that count, after the warm-up")
-    parser.add_argument("--turn", type=_positive, metavar="S", help="whole seconds of load per contender and round")
+    parser.add_argument("--turn", type=_seconds, metavar="S", help="seconds of load per contender and round")
     parser.add_argument(
         "--instances-max", type=_positive, metavar="N", help="the largest registry of `growth` (a million takes 7 GiB)"
     )
@@ -113,6 +113,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError("0.1 to 3600")
     return value
 
 

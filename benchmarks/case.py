@@ -6,7 +6,7 @@ A contender starts its servers once and yields a function that measures one turn
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -42,7 +42,22 @@ class Turn:
     generator_share: float | None = None  # and the busiest generator of its own
 
 
-Measure = Callable[[], Turn]
+@dataclass(frozen=True)
+class Unfinished:
+    """A turn whose load is over, while something that was asked still waits: the next one need not wait as well.
+
+    Attributes:
+        done: whether there is no more waiting.
+        finish: waits for the rest of it.
+        held: what it needs until then; left in any case, and never while another turn is under load.
+    """
+
+    done: Callable[[], bool]
+    finish: Callable[[], Turn]
+    held: ExitStack
+
+
+Measure = Callable[[], Turn | Unfinished]
 
 
 @dataclass(frozen=True)
@@ -53,12 +68,14 @@ class Contender:
         about: what it is and what is switched on.
         start: starts its servers and yields the measurement of a turn.
         missing: why it cannot take part here; empty if it can.
+        warm_ups: turns of its own before the first round, that count as little as that one.
     """
 
     name: str
     about: str
     start: Callable[[Stage], AbstractContextManager[Measure]]
     missing: str = ""
+    warm_ups: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,8 +85,11 @@ class Case:
     Attributes:
         reference: the contender that the others are compared with.
         rounds_max: fewer rounds than asked for, where a turn takes long.
+        rounds_factor: so many times as many as asked for, where one says little: it depends on where in a period it is.
         sizes: what the contenders of a case differ in, by name, if it is a number: costs are fitted to it.
         warm_ups: so many first rounds are dropped; none where every turn starts afresh.
+        together: the turns of a round are taken at the same time, since what they measure is waiting, not work. What
+            would get in each other's way they do first: `Stage.abreast` is where they wait for one another.
     """
 
     name: str
@@ -79,7 +99,9 @@ class Case:
     contenders: tuple[Contender, ...]
     metrics: tuple[Metric, ...] = LOAD_METRICS
     rounds_max: int = 1000
+    rounds_factor: int = 1
     warm_ups: int = 1
+    together: bool = False
     notes: tuple[str, ...] = field(default=())
     sizes: Mapping[str, int] = field(default_factory=dict)
 
@@ -89,7 +111,7 @@ class Scale:
     """How much is done; `--quick` does less of it, and its figures are for looking, not for quoting."""
 
     rounds: int = 5
-    turn_s: int = 1  # whole seconds, as wrk counts: 10,000 operations and more, and 100 steps of the CPU's clock
+    turn_s: float = 0.5  # thousands of operations; what one turn is off by, the next rounds are not
     services: int = 1000
     instances: int = 3
     keys: int = 100_000
@@ -105,10 +127,10 @@ class Scale:
 
 
 FULL: Final = Scale()
-JVM_WARM_UPS: Final = 3  # rounds, where a JVM takes part: until it has compiled what is hot
+JVM_WARM_UPS: Final = 6  # turns of a JVM alone, before the first round: until it has compiled what is hot
 QUICK: Final = Scale(
     rounds=1,
-    turn_s=1,
+    turn_s=1.0,
     services=200,
     keys=20_000,
     watches=2_000,

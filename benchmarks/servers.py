@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ ROOT: Final = Path(__file__).parents[1]
 _READY_S: Final = 30.0  # a cold etcd on a busy machine takes three
 _STOP_S: Final = 10.0  # for a graceful end; then it is killed
 _POLL_S: Final = 0.01
+_given: Final[deque[int]] = deque(maxlen=256)  # ports, whose servers may not listen yet
+_giving: Final = threading.Lock()
 
 
 class MeasurementError(Exception):
@@ -53,7 +57,7 @@ def divide(available: Sequence[int]) -> Cores:
 
 @contextlib.contextmanager
 def affinity(cores: frozenset[int]) -> Iterator[None]:
-    """Processes that are started within run on these cores only."""
+    """Processes that this thread starts within run on these cores only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -150,11 +154,15 @@ def environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of loopback that nobody listens on now, and that nobody was given lately, in any thread."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        with _giving:
+            if port not in _given:
+                _given.append(port)
+                return port
 
 
 def accepts(port: int) -> Callable[[], bool]:

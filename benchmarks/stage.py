@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,29 @@ from typing import Self
 
 from benchmarks.load.generators import Generators
 from benchmarks.servers import Cores, Server, divide
+
+
+class Gate:
+    """Where so many wait for one another, once; who ends before it keeps nobody."""
+
+    def __init__(self, expected: int) -> None:
+        self._missing = expected
+        self._fewer = threading.Condition()
+
+    def reach(self) -> None:
+        """Wait here until nobody is missing."""
+        with self._fewer:
+            self._one()
+            self._fewer.wait_for(lambda: self._missing <= 0)
+
+    def leave(self) -> None:
+        """Come no more, having reached it or not."""
+        with self._fewer:
+            self._one()
+
+    def _one(self) -> None:
+        self._missing -= 1
+        self._fewer.notify_all()
 
 
 class Stage:
@@ -22,7 +47,8 @@ class Stage:
         self.folder = Path(tempfile.mkdtemp(prefix=f"homeport-bench-{name.replace('/', '-')}-", dir=work_dir))
         self.generators = Generators(self.cores.generators, self.folder / "generators.log")
         self.failed = False
-        self._folders = 0
+        self.gate = Gate(1)  # of this round: one after the other, nobody waits
+        self._folders = itertools.count(1)
 
     def server(
         self, name: str, command: Sequence[str], ready: Callable[[], bool], cores: frozenset[int] | None = None
@@ -42,10 +68,13 @@ class Stage:
 
     def new_folder(self, name: str) -> Path:
         """A new empty folder on the disk that is measured."""
-        self._folders += 1
-        folder = self.folder / f"{name}-{self._folders}"
+        folder = self.folder / f"{name}-{next(self._folders)}"
         folder.mkdir()
         return folder
+
+    def abreast(self) -> None:
+        """In a round that is taken together, wait until all have come this far; else go on."""
+        self.gate.reach()
 
     def __enter__(self) -> Self:
         return self

@@ -15,11 +15,11 @@ _AROUND_S: Final = 60.0  # beyond what it measures: to start, and to register ev
 
 
 def program(module: str, *arguments: object, turn_s: float) -> Callable[[Stage], AbstractContextManager[Measure]]:
-    """Run `benchmarks.load.MODULE` with these arguments; it measures for half a turn, and starting takes the rest."""
+    """Run `benchmarks.load.MODULE` with these arguments; it measures for a turn, beside what it takes to start."""
 
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
-        command = [sys.executable, "-m", f"benchmarks.load.{module}", *map(str, arguments), str(turn_s / 2)]
+        command = [sys.executable, "-m", f"benchmarks.load.{module}", *map(str, arguments), str(turn_s)]
         yield lambda: driver.in_process(command, stage.cores, turn_s + _AROUND_S)
 
     return turns

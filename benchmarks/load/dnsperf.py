@@ -22,7 +22,7 @@ def missing() -> str:
     return "" if shutil.which("dnsperf") else "dnsperf is not installed"
 
 
-def dnsperf(port: int, questions: Path, *, cores: Cores, server: int, in_flight: int, duration_s: int) -> Turn:
+def dnsperf(port: int, questions: Path, *, cores: Cores, server: int, in_flight: int, duration_s: float) -> Turn:
     """Measure questions ("NAME TYPE" a line) in turn.
 
     Raises:

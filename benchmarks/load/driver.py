@@ -6,19 +6,22 @@ A load with failed operations is no measurement: it raises.
 from __future__ import annotations
 
 import json
-import os
+import math
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
 from benchmarks import proc
-from benchmarks.case import Turn
+from benchmarks.case import Turn, Unfinished
 from benchmarks.load.generators import Generator, Generators
 from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, FanOutOutcome, Hardy, HardyOutcome, OpenLoop, Outcome, Plan
 from benchmarks.servers import ROOT, Cores, MeasurementError, Server, affinity, environment
@@ -27,6 +30,7 @@ from benchmarks.spread import merged, percentile
 T = TypeVar("T")
 
 _GRACE_S: Final = 60.0  # beyond a load's own duration, for it to end
+_LATE_S: Final = 0.2  # after a load's end, for what does not hang to be answered
 _SETTLED_S: Final = 0.5  # after the last connection stands, for what is still being read or freed
 _LUA: Final = Path(__file__).with_name("wrk.lua")
 
@@ -41,12 +45,11 @@ def _drive(
     generators: Generators,
     servers: Sequence[int],
     kind: type[T],
-    meanwhile: Callable[[], None] = lambda: None,
     standing: Callable[[], None] = lambda: None,
 ) -> tuple[list[T], float]:
     """Carry out plans at once, one process and core each; return outcomes and the servers' CPU seconds meanwhile.
 
-    `standing` is called when all connections (and watches) stand and nothing has been asked, `meanwhile` under load.
+    `standing` is called when all connections (and watches) stand and nothing has been asked.
     """
     started: list[Generator] = []
     try:
@@ -58,7 +61,6 @@ def _drive(
         before = proc.cpu_s(servers)
         for generator in started:
             generator.go()
-        meanwhile()
         longest_s = max(map(_duration_s, plans))
         outcomes = [generator.outcome(kind, longest_s + _GRACE_S) for generator in started]
         return outcomes, proc.cpu_s(servers) - before
@@ -68,13 +70,7 @@ def _drive(
 
 
 def _duration_s(plan: Plan) -> float:
-    match plan:
-        case ClosedLoop() | OpenLoop():
-            return plan.duration_s
-        case Hardy():
-            return plan.load.duration_s + plan.patience_s
-        case _:
-            return 0.0
+    return plan.duration_s if isinstance(plan, ClosedLoop | OpenLoop) else 0.0
 
 
 def closed_loop(plan: ClosedLoop, generators: Generators, servers: Sequence[int]) -> Turn:
@@ -124,19 +120,29 @@ def open_loop(plan: OpenLoop, generators: Generators, servers: Sequence[int]) ->
     )
 
 
-def hardy(plan: Hardy, generators: Generators, meanwhile: Callable[[], float]) -> Turn:
+def hardy(plan: Hardy, generators: Generators, meanwhile: Callable[[], float], held: ExitStack) -> Unfinished:
     """Measure what requests at a fixed rate go through while `meanwhile` breaks something and says when.
 
+    Returns when the last of them has been asked; those that hang are left to be waited for. `held` is what they need.
+
     Raises:
-        MeasurementError: nothing was answered at all.
+        MeasurementError: the load did not come about; or, later, nothing was answered at all.
     """
-    broken_at_s = 0.0
+    generator = generators.start(plan, generators.cores[0])
+    held.callback(generator.kill)
+    generator.wait_ready()
+    begun_at_s = time.monotonic()
+    generator.go()
+    broken_at_s = meanwhile()
+    time.sleep(max(0.0, begun_at_s + plan.load.duration_s - time.monotonic()))
+    return Unfinished(
+        lambda: generator.ended(_LATE_S),
+        lambda: _hardy_turn(generator.outcome(HardyOutcome, plan.patience_s + _GRACE_S), broken_at_s),
+        held.pop_all(),
+    )
 
-    def break_it() -> None:
-        nonlocal broken_at_s
-        broken_at_s = meanwhile()
 
-    (outcome,), _ = _drive([plan], generators, (), HardyOutcome, break_it)
+def _hardy_turn(outcome: HardyOutcome, broken_at_s: float) -> Turn:
     if not outcome.answered:
         raise MeasurementError("no request was answered")
     after = [at_s - broken_at_s for at_s in outcome.failed_at_s if at_s >= broken_at_s]
@@ -239,7 +245,7 @@ def wrk(
     servers: Iterable[int],
     beside: Iterable[int] = (),
     connections: int,
-    duration_s: int,
+    duration_s: float,
     host: str = "",
     body_bytes: int = 0,
 ) -> Turn:
@@ -254,7 +260,8 @@ def wrk(
         MeasurementError: a request failed or was answered with an error.
     """
     count = min(len(cores.generators), connections)
-    command = ["wrk", f"-t{count}", f"-c{connections}", f"-d{duration_s}s", "--timeout", "10s", "-s", str(_LUA)]
+    at_most_s = math.ceil(duration_s) + 1  # it counts whole seconds, and ends sooner when it is interrupted
+    command = ["wrk", f"-t{count}", f"-c{connections}", f"-d{at_most_s}s", "--timeout", "10s", "-s", str(_LUA)]
     command += ["-H", f"Host: {host}"] if host else []
     command += [f"http://127.0.0.1:{port}{paths[0]}", "--"]
     command += [f"body={body_bytes}"] if body_bytes else []
@@ -264,17 +271,18 @@ def wrk(
     used_before = children_cpu_s()
     started_at = time.perf_counter()
     with affinity(frozenset(cores.generators)):
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=duration_s + _GRACE_S, env=environment()
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
         )
+    out, error = _interrupted(process, duration_s)
     wall_s = time.perf_counter() - started_at
     server_cpu_s = proc.cpu_s(servers) - before
     wrk_share = (children_cpu_s() - used_before) / wall_s / count
     beside_share = (proc.cpu_s(beside) - beside_before) / wall_s
     same_core = not cores.upstream.isdisjoint(cores.generators)
-    found = re.search(r"^homeport-benchmark (.*)$", done.stdout, re.MULTILINE)
-    if done.returncode or not found:
-        raise MeasurementError(f"wrk failed: {_last_line(done.stderr or done.stdout)}")
+    found = re.search(r"^homeport-benchmark (.*)$", out, re.MULTILINE)
+    if process.returncode or not found:
+        raise MeasurementError(f"wrk failed: {_last_line(error or out)}")
     requests, duration_us, failed, p50_us, p99_us = (float(field) for field in found[1].split())
     _expect_success(int(requests), int(failed), "an error status, or a broken connection")
     return Turn(
@@ -289,7 +297,21 @@ def wrk(
     )
 
 
+def _interrupted(process: subprocess.Popen[str], after_s: float) -> tuple[str, str]:
+    """What it says on its two streams, interrupted after a while."""
+    with process:
+        try:
+            try:
+                return process.communicate(timeout=after_s)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+                return process.communicate(timeout=_GRACE_S)
+        except BaseException:
+            process.kill()
+            raise
+
+
 def children_cpu_s() -> float:
     """The CPU seconds of all processes that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -129,6 +129,10 @@ class Generator:
         """It begins."""
         self._write(b"go\n")
 
+    def ended(self, within_s: float) -> bool:
+        """Whether its outcome is there, or it has ended without."""
+        return bool(select.select([self._socket], (), (), within_s)[0])
+
     def outcome(self, kind: type[T], timeout_s: float) -> T:
         """What it did.
 

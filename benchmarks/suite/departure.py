@@ -1,12 +1,14 @@
 """An instance dies, or hangs: how long until the last of its clients knows? Leases of three seconds everywhere.
 
 Nobody is told by the instance itself. What decides is how soon a lease (or a session) that is not renewed ends, and
-how fast that news travels; and whether a registry that can also look for itself, by a health check, is sooner.
+how fast that news travels; and whether a registry that can also look for itself, by a health check, is sooner. All of
+that is waiting: the contenders of a round wait at the same time, each for an instance of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -27,9 +29,9 @@ from homeport.client.core.model import Check, Instance
 _TTL_S: Final = 3.0
 _WITNESSES: Final = 100
 _TICK_MS: Final = 500  # of ZooKeeper, so that it allows sessions as short as that; by default 4 s are the least
-_BEFORE_S: Final = 1.0  # after all watch, so that it dies anywhere within its renewals' period
-_JITTER_S: Final = 0.37  # more before each turn: not always at the same point of that period
-_TURNS: Final = 5
+_BEFORE_S: Final = 0.3  # after all watch, until nothing is busy with that
+_JITTER_S: Final = 0.37  # more before each turn: anywhere within the period of renewals, which is a second
+_APART_S: Final = 0.1  # from one contender's to the next one's: their deaths, within a round, take no time from another
 _PATIENCE_S: Final = 30.0
 _METRICS: Final = (
     Metric("last_client_knows", "s", "lower", headline=True),
@@ -45,7 +47,9 @@ def cases(scale: Scale) -> tuple[Case, ...]:
 
     def contenders(number: signal.Signals) -> tuple[Contender, ...]:
         def contender(name: str, about: str, system: str, start: Start, missing: str = "") -> Contender:
-            return Contender(name, about, _turns(system, start, number), missing)
+            return Contender(name, about, _turns(system, start, number, next(apart_s)), missing)
+
+        apart_s = itertools.count(0.0, _APART_S)
 
         return (
             contender("homeport lease", "homeport serve; a lease of 3 s, renewed by the client", "homeport", _leased),
@@ -73,14 +77,17 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             "homeport lease",
             contenders(number),
             metrics=_METRICS,
-            rounds_max=_TURNS,
+            rounds_factor=2 if number == signal.SIGSTOP else 1,  # a third of the lease depends on the last renewal
             warm_ups=0,
+            together=True,
         )
         for name, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
     )
 
 
-def _turns(system: str, start: Start, number: signal.Signals) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _turns(
+    system: str, start: Start, number: signal.Signals, apart_s: float
+) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         turn = 0
@@ -88,7 +95,7 @@ def _turns(system: str, start: Start, number: signal.Signals) -> Callable[[Stage
         def measure() -> Turn:
             nonlocal turn
             turn += 1
-            return _turn(stage, system, start, number, _BEFORE_S + turn * _JITTER_S % 1.0)
+            return _turn(stage, system, start, number, _BEFORE_S + turn * _JITTER_S % 1.0 + apart_s)
 
         yield measure
 
@@ -102,6 +109,7 @@ def _turn(stage: Stage, system: str, start: Start, number: signal.Signals, befor
         victim = running.enter_context(_ended(start_victim()))
         witnesses = running.enter_context(_ended(_process(stage, "witnesses", system, str(port), str(_WITNESSES))))
         _expect(witnesses.stdout, b"watching\n")
+        stage.abreast()
         time.sleep(before_s)
         os.kill(victim.pid, number)
         gone_at = time.monotonic()

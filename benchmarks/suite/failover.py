@@ -1,9 +1,9 @@
 """What do callers notice when an instance dies, or hangs? Ours beside proxies with their own health checks.
 
-A third of the instances is killed (SIGKILL) or stopped (SIGSTOP) one second into a load of 500 requests/s that never
-tries anything twice. Everyone checks each instance over HTTP once a second, gives it half a second to answer, and
+A third of the instances is killed (SIGKILL) or stopped (SIGSTOP) soon after a load of 500 requests/s has begun, which
+never tries anything twice. Everyone checks each instance over HTTP once a second, gives it half a second to answer, and
 retries what may be retried; nobody has a time-out below the caller's patience, which would end slow answers, too. Each
-turn starts everything afresh.
+turn starts everything afresh. While requests of one turn hang, the next one begins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
 
-from benchmarks.case import Case, Contender, Measure, Metric, Scale, Turn
+from benchmarks.case import Case, Contender, Measure, Metric, Scale, Unfinished
 from benchmarks.contenders import homeport, proxies
 from benchmarks.load import driver
 from benchmarks.load.plan import Hardy, OpenLoop
@@ -29,10 +29,8 @@ _SERVICE: Final = "orders"
 _INSTANCES: Final = 3
 _RATE: Final = 500
 _CONNECTIONS: Final = 64
-_LOAD_S: Final = 5.0  # longer than anyone's checks take to find out
-_BEFORE_S: Final = 1.0  # of that before something breaks
+_BEFORE_S: Final = 0.5  # of the load, before something breaks: every connection is used by then
 _PATIENCE_S: Final = 10.0  # of a caller; a request that takes longer has failed
-_TURNS: Final = 5
 _METRICS: Final = (
     Metric("failed", "requests", "lower", headline=True),
     Metric("last_failure", "ms", "lower", headline=True),
@@ -43,9 +41,9 @@ _METRICS: Final = (
 def cases(scale: Scale) -> tuple[Case, ...]:
     """Killed, where connections break; and stopped, where they do not."""
 
-    def contenders(number: signal.Signals) -> tuple[Contender, ...]:
+    def contenders(number: signal.Signals, after_s: float) -> tuple[Contender, ...]:
         def contender(name: str, about: str, start: proxies.Start, missing: str = "") -> Contender:
-            return Contender(name, about, _turns(start, number, _LOAD_S), missing)
+            return Contender(name, about, _turns(start, number, after_s), missing)
 
         return (
             contender("homeport", "homeport serve and sidecar; checks each 1 s, thresholds of 2", _homeport),
@@ -64,32 +62,33 @@ def cases(scale: Scale) -> tuple[Case, ...]:
         )
 
     load = f"{_RATE} GET requests/s, {_INSTANCES} instances; 'slowest' is the longest wait for an answer that came"
+    # After the fault, a load lasts longer than anyone's checks take to find out: two, which each may wait for its turn,
+    # and for an answer from who is stopped.
     return tuple(
         Case(
             f"failover/{name}",
             f"what do callers notice when one of {_INSTANCES} instances is {name}?",
             load,
             "homeport",
-            contenders(number),
+            contenders(number, after_s),
             metrics=_METRICS,
-            rounds_max=_TURNS,
             warm_ups=0,
         )
-        for name, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
+        for name, number, after_s in (("killed", signal.SIGKILL, 3.0), ("stopped", signal.SIGSTOP, 4.0))
     )
 
 
 def _turns(
-    start: proxies.Start, number: signal.Signals, duration_s: float
+    start: proxies.Start, number: signal.Signals, after_s: float
 ) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
-        yield lambda: _turn(stage, start, number, duration_s)
+        yield lambda: _turn(stage, start, number, after_s)
 
     return turns
 
 
-def _turn(stage: Stage, start: proxies.Start, number: signal.Signals, duration_s: float) -> Turn:
+def _turn(stage: Stage, start: proxies.Start, number: signal.Signals, after_s: float) -> Unfinished:
     with ExitStack() as running:
         ports = [free_port() for _ in range(_INSTANCES)]
         servers = []
@@ -109,12 +108,15 @@ def _turn(stage: Stage, start: proxies.Start, number: signal.Signals, duration_s
             os.kill(victim, number)
             return time.monotonic()
 
+        running.callback(_goes_on, victim)
+        duration_s = _BEFORE_S + after_s
         load = OpenLoop(port=port, rate=_RATE, connections=_CONNECTIONS, duration_s=duration_s, host=_SERVICE)
-        try:
-            return driver.hardy(Hardy(load=load, patience_s=_PATIENCE_S), stage.generators, break_it)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGCONT)  # else it could not be told to end
+        return driver.hardy(Hardy(load=load, patience_s=_PATIENCE_S), stage.generators, break_it, running)
+
+
+def _goes_on(victim: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGCONT)  # else it could not be told to end
 
 
 def _homeport(stage: Stage, ports: Sequence[int]) -> tuple[Server, int]:

@@ -33,8 +33,6 @@ _BATCH: Final = 60_000  # registered by one generator process, so that its calls
 _CONNECTIONS: Final = 16
 _DEPTH: Final = 8
 _TTL_S: Final = 3600.0  # none ends while it is measured
-_TURN_S: Final = 1
-_ROUNDS: Final = 5
 _SETTLED_S: Final = 1.0
 _BYTES_EACH: Final = 6_000  # of an instance, with room to spare: a machine without that memory is told so
 _LASTING_MAX: Final = LEASES_MAX - _SAMPLE - _CHURN  # what a registry holds has room for what comes and goes
@@ -60,13 +58,12 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 Contender(
                     name,
                     f"homeport serve, in memory, {_services(size) * _INSTANCES:,} instances",
-                    _turns(size),
+                    _turns(size, scale),
                     _missing(sum(other for other in sizes.values() if other <= size)),
                 )
                 for name, size in sizes.items()
             ),
             metrics=_METRICS,
-            rounds_max=_ROUNDS,
             sizes=sizes,
         ),
     )
@@ -85,7 +82,7 @@ def _missing(instances: int) -> str:
     return f"it and the smaller ones need {needed_bytes / 2**30:.1f} GiB of free memory"
 
 
-def _turns(size: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _turns(size: int, scale: Scale) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         registry = homeport.serve(stage, name=f"homeport-{size}")
@@ -115,7 +112,7 @@ def _turns(size: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
                     connections=_CONNECTIONS,
                     depth=_DEPTH,
                     calls=RpcCalls(bodies),
-                    duration_s=_TURN_S,
+                    duration_s=scale.turn_s,
                     operations_max=len(bodies) if once else 0,
                 )
                 return driver.closed_loop(plan, stage.generators, [server.pid]).figures["server_cpu"]
@@ -128,6 +125,7 @@ def _turns(size: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
                     "bytes_per_instance": per_instance,
                 }
             )
+            server.kill()  # to end in order, it would take a million instances apart
 
     return turns
 

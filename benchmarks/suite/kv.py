@@ -40,9 +40,8 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 Contender("homeport durable", "homeport serve --data-dir, every write synced", _ours(scale, True)),
                 Contender("homeport memory", "homeport serve, in memory: not durable", _ours(scale, False)),
                 Contender("etcd", f"{etcd.ABOUT}; serializable gets", _etcd(scale, written), etcd.missing()),
-                Contender("zookeeper", zookeeper.ABOUT, _zookeeper(scale, written), zookeeper.missing()),
+                Contender("zookeeper", zookeeper.ABOUT, _zookeeper(scale, written), zookeeper.missing(), JVM_WARM_UPS),
             ),
-            warm_ups=JVM_WARM_UPS,
         ),
     )
 
@@ -101,8 +100,8 @@ def _zookeeper(
     def turns(stage: Stage) -> Iterator[Measure]:
         running = zookeeper.serve(stage)
         with running.server:
-            creates = [create("/bench", b""), *(create(f"/{key.decode()}", value) for key, value in written)]
-            zookeeper.call(stage, running, creates)
+            zookeeper.call(stage, running, [create("/bench", b"")])
+            zookeeper.call(stage, running, [create(f"/{key.decode()}", value) for key, value in written])
             calls = mixed(
                 lambda key: get_data(f"/{key.decode()}"),
                 lambda key, value: set_data(f"/{key.decode()}", value),

@@ -35,7 +35,7 @@ class Load:
     instances: int
     connections: int
     depth: int
-    turn_s: int
+    turn_s: float
 
     @property
     def size(self) -> str:
@@ -74,6 +74,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 ),
             ),
             metrics=(RATE, SERVER_CPU),
+            warm_ups=0,
         ),
         Case(
             "lookups/network",
@@ -96,10 +97,10 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                     f"{zookeeper.ABOUT}; getData of one node that holds all of a service's instances",
                     _zookeeper(load),
                     zookeeper.missing(),
+                    JVM_WARM_UPS,
                 ),
                 Contender("redis", redis.ABOUT, _redis(load), redis.missing()),
             ),
-            warm_ups=JVM_WARM_UPS,
         ),
         *(_varied(load, what, count) for what, counts in _grid(scale) for count in counts),
     )
@@ -131,6 +132,7 @@ def _varied(load: Load, what: str, count: int) -> Case:
                 f"{zookeeper.ABOUT}; getData of one node that holds all of a service's instances",
                 _zookeeper(load),
                 zookeeper.missing(),
+                JVM_WARM_UPS,
             ),
         ),
         rounds_max=_GRID_ROUNDS,

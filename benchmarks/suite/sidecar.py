@@ -287,7 +287,7 @@ def _two(start: proxies.Start) -> proxies.Start:
     return both
 
 
-def _workers(count: int, turn_s: int) -> Callable[[Stage], AbstractContextManager[Measure]]:
+def _workers(count: int, turn_s: float) -> Callable[[Stage], AbstractContextManager[Measure]]:
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         below, ports = proxies.upstream(stage, _ENDPOINTS)
@@ -310,7 +310,7 @@ def _workers(count: int, turn_s: int) -> Callable[[Stage], AbstractContextManage
 # --- loads ------------------------------------------------------------------------------------------------------
 
 
-def _wrk(path: str, connections: int, turn_s: int, body_bytes: int) -> Load:
+def _wrk(path: str, connections: int, turn_s: float, body_bytes: int) -> Load:
     def load(it: Running) -> Turn:
         return driver.wrk(
             it.port,
@@ -327,7 +327,7 @@ def _wrk(path: str, connections: int, turn_s: int, body_bytes: int) -> Load:
     return load
 
 
-def _open(rate: int, connections: int, turn_s: int, body_bytes: int) -> Load:
+def _open(rate: int, connections: int, turn_s: float, body_bytes: int) -> Load:
     def load(it: Running) -> Turn:
         plan = OpenLoop(
             port=it.port, rate=rate, connections=connections, duration_s=turn_s, host=_SERVICE, body_bytes=body_bytes

@@ -32,5 +32,6 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                 ),
             ),
             metrics=(RATE, SERVER_CPU),
+            warm_ups=0,
         ),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks import report
-from benchmarks.contenders import etcd, homeport
+from benchmarks.contenders import etcd, homeport, proxies
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import ClosedLoop, Crowd, FanOut, GrpcCalls
 from benchmarks.servers import MeasurementError
@@ -53,6 +54,20 @@ def test_a_crowd_of_clients_is_answered_whether_it_waits_or_asks(tmp_path: Path,
             plan = Crowd(port=registry.http_port, clients=40, rounds=2, blocked=blocked)
             turn = driver.crowd(plan, stage.generators, [registry.server.pid])
             assert 0 < turn.figures["last_delivery"] <= turn.figures["slowest_put"]
+
+
+@pytest.mark.peers
+def test_wrk_ends_after_part_of_a_second_and_says_what_it_did(tmp_path: Path) -> None:
+    if driver.wrk_missing():
+        pytest.skip(driver.wrk_missing())
+    with Stage("wrk", work_dir=tmp_path) as stage:
+        server, (port,) = proxies.body_sink(stage, 1)
+        with server:
+            begun = time.monotonic()
+            turn = driver.wrk(port, ["/"], cores=stage.cores, servers=[server.pid], connections=2, duration_s=0.3)
+            assert time.monotonic() - begun < 2, "it counts whole seconds, of which it was told two"
+    assert turn.figures["rate"] > 0
+    assert turn.figures["server_cpu"] > 0
 
 
 @pytest.mark.peers

@@ -67,3 +67,11 @@ def test_a_pattern_that_fits_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["dns", "--only", "dns/none", "--work-dir", str(tmp_path)])
     assert stopped.value.code == 2
+
+
+@pytest.mark.usefixtures("_suites")
+@pytest.mark.parametrize("turn", ["0", "-1", "nan", "soon", "1e9"])
+def test_a_turn_of_no_time_is_refused(tmp_path: Path, turn: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["dns", f"--turn={turn}", "--work-dir", str(tmp_path)])
+    assert stopped.value.code == 2
