@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -51,15 +51,23 @@ class _Play:
         self._unfinished: dict[str, tuple[Unfinished, bool]] = {}  # the last of each, and whether it counts
 
     def start(self) -> None:
-        """Start everybody's servers."""
-        for contender in self._case.contenders:
-            if contender.missing:
-                continue
-            try:
-                self._measures[contender.name] = self.servers.enter_context(self._up(contender))
-                self.turns[contender.name] = []
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
-                self._out(contender.name, error)
+        """Start everybody's servers, at the same time: much of that is waiting, and nothing is measured yet."""
+        ups = {each.name: self._up(each) for each in self._case.contenders if not each.missing}
+        starting: dict[str, Future[Measure]] = {}
+        try:
+            with _threads(self._stage, len(ups)) as threads:
+                starting |= {name: threads.submit(up.__enter__) for name, up in ups.items()}
+                wait(starting.values())
+        finally:  # also when somebody stops the run
+            for name, started in starting.items():
+                if not started.exception():
+                    self.servers.push(ups[name])
+        for name, started in starting.items():
+            if error := started.exception():
+                self._out(name, error)
+            else:
+                self._measures[name] = started.result()
+                self.turns[name] = []
 
     @contextmanager
     def _up(self, contender: Contender) -> Iterator[Measure]:
@@ -121,12 +129,12 @@ class _Play:
 
         self._came(name, _outcome(finish), counts=counts)
 
-    def _out(self, name: str, error: Exception) -> None:
+    def _out(self, name: str, error: BaseException) -> None:
         self._measures.pop(name, None)
         self.turns.pop(name, None)
         self._told(name, error)
 
-    def _told(self, name: str, error: Exception) -> None:
+    def _told(self, name: str, error: BaseException) -> None:
         self._stage.failed = True
         why = str(error) if isinstance(error, MeasurementError) else f"{type(error).__name__}: {error}"
         self.failed.append(Left(name, why))
@@ -154,9 +162,15 @@ def _at_once(stage: Stage, measures: Sequence[Measure]) -> list[Outcome]:
         finally:
             gate.leave()
 
-    with ThreadPoolExecutor(len(measures)) as threads:
+    with _threads(stage, len(measures)) as threads:
+        return list(threads.map(outcome, measures))
+
+
+@contextmanager
+def _threads(stage: Stage, count: int) -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(max(count, 1)) as threads:
         try:
-            return list(threads.map(outcome, measures))
+            yield threads
         except BaseException:  # somebody stops the run: no need to wait for what would be measured
             stage.generators.close()
             raise
