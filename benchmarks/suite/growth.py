@@ -87,6 +87,7 @@ def _turns(size: int, scale: Scale) -> Callable[[Stage], AbstractContextManager[
     def turns(stage: Stage) -> Iterator[Measure]:
         registry = homeport.serve(stage, name=f"homeport-{size}")
         with registry.server as server:
+            time.sleep(_SETTLED_S)  # it accepts connections, and is not done with starting while all of them are
             empty = server.rss_bytes
             services = _services(size)
             for first in range(0, services, _BATCH // _INSTANCES):
