@@ -83,12 +83,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             "homeport rpc",
             (
                 Contender("homeport rpc", "homeport serve, in memory, `resolve` over MessagePack-RPC", _rpc(load)),
-                Contender(
-                    "homeport http",
-                    "homeport serve, in memory, /v1/health/service/NAME?passing, wrk",
-                    _http(load),
-                    driver.wrk_missing(),
-                ),
+                _over_http(load),
                 Contender(
                     "etcd", f"{etcd.ABOUT}; serializable Range of a prefix, same values", _etcd(load), etcd.missing()
                 ),
@@ -122,10 +117,12 @@ def _varied(load: Load, what: str, count: int) -> Case:
     return Case(
         f"lookups/{what}-{count}",
         f"how many lookups a second with {count} {what}?",
-        f"{load.connections} connections with {load.depth} in flight, {load.size}",
+        f"{load.connections} connections with {load.depth} in flight (HTTP: {load.connections * load.depth} with one), "
+        f"{load.size}",
         "homeport rpc",
         (
             Contender("homeport rpc", "homeport serve, in memory, `resolve` over MessagePack-RPC", _rpc(load)),
+            _over_http(load),
             Contender("etcd", f"{etcd.ABOUT}; serializable Range of a prefix", _etcd(load), etcd.missing()),
             Contender(
                 "zookeeper",
@@ -136,6 +133,16 @@ def _varied(load: Load, what: str, count: int) -> Case:
             ),
         ),
         rounds_max=_GRID_ROUNDS,
+    )
+
+
+def _over_http(load: Load) -> Contender:
+    """A connection has one request in flight, so there are as many as the others have requests."""
+    return Contender(
+        "homeport http",
+        "homeport serve, in memory, /v1/health/service/NAME?passing, wrk",
+        _http(load),
+        driver.wrk_missing(),
     )
 
 

@@ -159,7 +159,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
             f"how much memory do {_IDLE} idle connections take?",
             f"{_IDLE} connections, each used for one request and then kept",
             "homeport",
-            _contenders(_idle, proxies.upstream)[:-1],
+            _contenders(_idle, proxies.upstream, everyone=True)[:-1],
             metrics=_MEMORY,
             warm_ups=0,
         ),
