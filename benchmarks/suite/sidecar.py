@@ -157,29 +157,37 @@ def cases(scale: Scale) -> tuple[Case, ...]:
         Case(
             "sidecar/idle",
             f"how much memory do {_IDLE} idle connections take?",
-            f"{_IDLE} connections, each used for one request and then kept",
+            f"{_IDLE} connections, each used for one request and then kept; every turn starts the proxies anew",
             "homeport",
-            _contenders(_idle, proxies.upstream, everyone=True)[:-1],
+            _contenders(_idle, proxies.upstream, everyone=True, afresh=True)[:-1],
             metrics=_MEMORY,
             warm_ups=0,
         ),
     )
 
 
-def _contenders(load: Load, upstream: StartUpstream, *, everyone: bool = False) -> tuple[Contender, ...]:
-    """Who is asked; `everyone`: also those that are known by now to be far behind."""
+def _contenders(
+    load: Load, upstream: StartUpstream, *, everyone: bool = False, afresh: bool = False
+) -> tuple[Contender, ...]:
+    """Who is asked; `everyone`: also those that are known by now to be far behind; `afresh`: as in `_contender`."""
     about = "homeport sidecar: endpoints from the registry, two choices, retries and outlier ejection on"
     plain = "aiohttp server and ClientSession on uvloop, round robin"
+    pooled = "nginx as proxy, one worker, kept-alive upstreams"
+    far = [
+        ("aiohttp", plain, proxies.aiohttp, "nginx"),
+        ("caddy", "Caddy, on one core, least_conn", proxies.caddy, "caddy"),
+    ]
+    named = [
+        ("homeport", about, _homeport, "nginx"),
+        ("nginx", pooled, proxies.nginx, "nginx"),
+        ("haproxy", "HAProxy, one thread, leastconn", proxies.haproxy, "haproxy"),
+        ("envoy", "Envoy, one worker, LEAST_REQUEST", proxies.envoy, "envoy"),
+        *(far if everyone else []),
+    ]
     return (
-        _contender("homeport", about, _homeport, load, upstream=upstream),
-        *([_contender("aiohttp", plain, proxies.aiohttp, load, upstream=upstream)] if everyone else []),
-        _contender("nginx", "nginx as proxy, one worker, kept-alive upstreams", proxies.nginx, load, upstream=upstream),
-        _contender("haproxy", "HAProxy, one thread, leastconn", proxies.haproxy, load, "haproxy", upstream),
-        _contender("envoy", "Envoy, one worker, LEAST_REQUEST", proxies.envoy, load, "envoy", upstream),
         *(
-            [_contender("caddy", "Caddy, on one core, least_conn", proxies.caddy, load, "caddy", upstream)]
-            if everyone
-            else []
+            _contender(name, what, start, load, program, upstream, afresh=afresh)
+            for name, what, start, program in named
         ),
         _direct("no proxy; server CPU is the upstream's own", load, upstream),
     )
@@ -192,11 +200,24 @@ def _contender(
     load: Load,
     program: str = "nginx",
     upstream: StartUpstream = proxies.body_sink,
+    *,
+    afresh: bool = False,
 ) -> Contender:
+    """A proxy; with `afresh` it is started anew for every turn, else once."""
+
     @contextmanager
     def turns(stage: Stage) -> Iterator[Measure]:
         below, ports = upstream(stage, _ENDPOINTS)
+
+        def anew() -> Turn:
+            server, port = start(stage, ports)
+            with server:
+                return load(Running(stage, server, port, below))
+
         with below:
+            if afresh:
+                yield anew
+                return
             server, port = start(stage, ports)
             with server:
                 yield lambda: load(Running(stage, server, port, below))
