@@ -124,7 +124,7 @@ bench-peers: $(STAMP) ## install what the benchmarks measure beside (Debian and 
 BENCH_DEBIAN := wrk nginx-light haproxy caddy etcd-server zookeeper redis-server redis-tools dnsmasq-base dnsperf
 
 .PHONY: bench
-bench: $(STAMP) ## every benchmark, with the pictures and the tables made from them (some 22 minutes, 7 GiB of memory)
+bench: $(STAMP) ## every benchmark, with the pictures and the tables made from them (some 24 minutes, 7 GiB of memory)
 	@failed=0; $(BIN)/python -m benchmarks all --results benchmarks/results || failed=$$?; \
 	$(BIN)/python -m benchmarks.drawing && exit $$failed
 
@@ -135,7 +135,7 @@ bench-cluster: $(STAMP) ## three replicas over an etcd for twice ten minutes, an
 	@$(BIN)/python -m benchmarks.drawing
 
 .PHONY: bench-quick
-bench-quick: $(STAMP) ## what README shows, in some three minutes, beside the peers that are installed
+bench-quick: $(STAMP) ## what README shows, in some two minutes, beside the peers that are installed
 	@$(BIN)/python -m benchmarks all --quick
 
 .PHONY: profile

@@ -3,6 +3,9 @@
 py-spy looks at the server a few hundred times a second while it is under full load, and draws its Python frames into
 docs/benchmarks/profile-NAME.svg. Then it looks again with native frames: what each file takes, with the interpreter's
 work for it, and what the kernel takes, is put into docs/profile.md between two comments.
+
+It looks from the server's own core. From another one the word to stop arrives when the server next enters the kernel,
+on a virtual machine at least, and then nine looks of ten meet it in a system call.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from benchmarks.load import driver
 from benchmarks.load.plan import ClosedLoop, RpcCalls
 from benchmarks.load.rpc import rpc_body
 from benchmarks.machine import program_path
-from benchmarks.servers import ROOT
+from benchmarks.servers import ROOT, affinity
 from benchmarks.stage import Stage
 from benchmarks.suite.puts import entries
 from homeport.client.core.messages import KvPut, Resolve
@@ -109,7 +112,8 @@ def look(path: HotPath, picture: Path) -> Counter[str]:
     raw = Path(tempfile.mkdtemp(prefix="homeport-profile-")) / "raw"
     with Stage(f"profile-{path.name}") as stage, path.start(stage) as (pid, load):
         for arguments in (_arguments("flamegraph", picture), _arguments("raw", raw, "--native")):
-            spy = subprocess.Popen([_spy(), *arguments, "--pid", str(pid)], stdout=subprocess.DEVNULL)
+            with affinity(stage.cores.server):  # see the module
+                spy = subprocess.Popen([_spy(), *arguments, "--pid", str(pid)], stdout=subprocess.DEVNULL)
             try:
                 load()
             finally:
