@@ -75,7 +75,7 @@ def cpu_s(pids: Iterable[int]) -> float:
 
 
 def _clock_s(stat: Stat) -> float:
-    """What a process has used, all of its threads: by its clock, which has no ticks."""
+    """What a process has used, all of its threads: exactly once they sleep, else up to a tick of the scheduler ago."""
     try:
         return time.clock_gettime(~stat.pid << 3 | _CPUCLOCK_SCHED)  # clock_getcpuclockid(3), which Python lacks
     except OSError:  # it ended meanwhile

@@ -56,7 +56,8 @@ class _Play:
         starting: dict[str, Future[Measure]] = {}
         try:
             with _threads(self._stage, len(ups)) as threads:
-                starting |= {name: threads.submit(up.__enter__) for name, up in ups.items()}
+                for name, up in ups.items():
+                    starting[name] = threads.submit(up.__enter__)
                 wait(starting.values())
         finally:  # also when somebody stops the run
             for name, started in starting.items():
@@ -115,6 +116,7 @@ class _Play:
         if isinstance(outcome, Exception):
             self._out(name, outcome)
         elif isinstance(outcome, Unfinished):
+            assert name not in self._unfinished, "turns that are taken together are finished when they are over"
             self._unfinished[name] = (outcome, counts)
             self.servers.callback(outcome.held.close)  # also when somebody stops the run
         elif counts:

@@ -17,7 +17,7 @@ from benchmarks.servers import Cores, Server, divide
 
 
 class Gate:
-    """Where so many wait for one another, once; who ends before it keeps nobody."""
+    """Where so many wait for one another, each once; who ends before it keeps nobody."""
 
     def __init__(self, expected: int) -> None:
         self._missing = expected

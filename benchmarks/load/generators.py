@@ -25,6 +25,7 @@ from benchmarks.servers import ROOT, MeasurementError, affinity, environment
 
 T = TypeVar("T")
 
+_OPEN_S: Final = 120.0  # for all connections and watches to stand; 10,000 take some seconds
 _END_S: Final = 10.0  # for what was killed to be gone; it takes milliseconds
 
 
@@ -120,8 +121,12 @@ class Generator:
         Raises:
             MeasurementError: they do not come to.
         """
-        self._pidfd = os.pidfd_open(int(self._line()))
-        line = self._line()
+        self._socket.settimeout(_OPEN_S)
+        try:
+            self._pidfd = os.pidfd_open(int(self._line()))
+            line = self._line()
+        except TimeoutError:
+            raise MeasurementError(f"a load generator was not ready within {_OPEN_S:.0f} s") from None
         if line != b"ready\n":
             raise MeasurementError(f"a load generator failed: {self._rest(line).decode()}")
 
@@ -175,4 +180,8 @@ class Generator:
         return line
 
     def _rest(self, line: bytes) -> bytes:
-        return self._wire.read(int(line.rpartition(b" ")[2]))
+        size = int(line.rpartition(b" ")[2])
+        rest = self._wire.read(size)
+        if len(rest) < size:
+            raise MeasurementError("a load generator ended before it had said what it did")
+        return rest

@@ -28,7 +28,7 @@ from homeport.client.core.model import Check, Instance
 _SERVICE: Final = "orders"
 _INSTANCES: Final = 3
 _RATE: Final = 500
-_CONNECTIONS: Final = 64
+_CONNECTIONS: Final = 64  # at first
 _BEFORE_S: Final = 0.5  # of the load, before something breaks: every connection is used by then
 _PATIENCE_S: Final = 10.0  # of a caller; a request that takes longer has failed
 _METRICS: Final = (

@@ -9,7 +9,7 @@ from benchmarks.suite import fanout
 
 _WATCHERS: Final = (10, 100, 1_000)  # 10,000 of them, on fewer connections, are the suite `fanout`
 _PUTS_PER_DELIVERY: Final = 10
-_HEARD_MAX: Final = 50_000  # deliveries a turn: enough for a p99 of each, and more take long
+_HEARD_MAX: Final = 100_000  # deliveries a turn, of 100 puts at least: a put's come together, and more take long
 
 
 def cases(scale: Scale) -> tuple[Case, ...]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from benchmarks.case import Case, Contender, Measure, Metric, Scale, Turn
+from benchmarks.case import JVM_WARM_UPS, Case, Contender, Measure, Metric, Scale, Turn
 from benchmarks.contenders import etcd, homeport, zookeeper
 from benchmarks.load import driver, protobuf
 from benchmarks.load.plan import Calls, ClosedLoop, GrpcCalls, RpcCalls, ZooKeeperCalls
@@ -26,6 +26,7 @@ from homeport.client.core.model import Instance
 
 _CONNECTIONS: Final = 64
 _DEPTH: Final = 16
+_WARM_UPS: Final = 2 * JVM_WARM_UPS  # a turn here is some 10,000 operations, and fewer than elsewhere
 _TTL_S: Final = 3600  # none ends while it is measured
 _METRICS: Final = (
     Metric("register", "/s", "higher", headline=True),
@@ -63,6 +64,7 @@ def cases(scale: Scale) -> tuple[Case, ...]:
                     f"{zookeeper.ABOUT}; an ephemeral node, deleted again; no lease of its own",
                     _zookeeper(instances),
                     zookeeper.missing(),
+                    _WARM_UPS,
                 ),
             ),
             metrics=_METRICS,

@@ -71,7 +71,27 @@ def test_a_hardy_load_counts_what_fails_and_goes_on() -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        load = OpenLoop(port=server.getsockname()[1], rate=1_000, connections=1, duration_s=0.02, host="orders")
+        load = OpenLoop(port=server.getsockname()[1], rate=20, connections=1, duration_s=1.0, host="orders")
         outcome = hardy.run(Hardy(load=load, patience_s=5.0), lambda: None)
         thread.join()
     assert (outcome.answered, len(outcome.failed_at_s)) == (19, 1)
+
+
+def test_a_request_that_hangs_keeps_no_other_from_being_asked_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            hanging, _ = server.accept()
+            with hanging:
+                answering, _ = server.accept()
+                with answering:
+                    while answering.recv(65_536):
+                        answering.sendall(ANSWER)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        load = OpenLoop(port=server.getsockname()[1], rate=20, connections=1, duration_s=1.0, host="orders")
+        outcome = hardy.run(Hardy(load=load, patience_s=2.0), lambda: None)
+        thread.join()
+    assert (outcome.answered, len(outcome.failed_at_s)) == (19, 1)
+    assert outcome.slowest_s < 1.0, "the others waited for nobody"

@@ -123,7 +123,6 @@ def _meeting(events: list[str], name: str, fails: str = "") -> Contender:
 def test_turns_taken_together_wait_for_one_another_and_not_for_who_failed(tmp_path: Path, fails: str) -> None:
     events: list[str] = []
     play = Play()
-    there = "ac" if fails else "abc"
     case = _case(_meeting(events, "a"), _meeting(events, "b", fails), _meeting(events, "c"))
     report = run(replace(case, together=True, warm_ups=0), 3, play.said.append, tmp_path)
     there = "ac" if fails else "abc"

@@ -166,6 +166,31 @@ def test_a_token_stands_for_a_while_and_is_never_too_old_when_it_is_told(entries
     assert asked(memory, b"late", known) is Verdict.RUN
 
 
+def test_a_token_that_is_told_long_after_a_burst_is_good_for_nearly_as_long_as_answers_are_kept() -> None:
+    memory = memory_of(kept_s=300)
+    for number in range(8192):
+        memory.finish(run(memory, b"%d" % number), OK, 0.0)
+    known = b""
+    for second in range(1, 580):
+        memory.sweep(float(second))
+        memory.finish(run(memory, b"later %d" % second), OK, float(second))
+        if second == 290:
+            known = memory.token
+    assert memory.forgotten > 8192
+    assert asked(memory, b"late", token_in(known)) is Verdict.RUN
+
+
+def test_what_is_under_way_and_cannot_be_forgotten_makes_no_token_older() -> None:
+    memory = memory_of(entries_max=1000)
+    for number in range(990):
+        run(memory, b"slow %d" % number)
+    for number in range(500):
+        known = token_in(memory.token)
+        for between in range(3):
+            memory.finish(run(memory, b"%d %d" % (number, between)), OK, 0.0)
+        memory.finish(run(memory, b"retry %d" % number, known), OK, 0.0)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_runs_twice_however_long_anything_waits(seed: int) -> None:
     """Requests that are lost, late, doubled and reordered, to a memory that forgets soon and is often replaced.

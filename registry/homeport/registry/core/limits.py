@@ -20,6 +20,7 @@ WATCH_PAGE_REVISIONS: Final = 512  # revisions looked through in one go: about 2
 WATCHES_PER_CONNECTION_MAX: Final = 10_000  # a sidecar that follows every service of a large site
 CONNECTION_OUT_BYTES_MAX: Final = 16 * 1024 * 1024  # unsent bytes of one connection: eight full frames
 CONNECTION_CALLS_MAX: Final = 4096  # unanswered calls of one connection
+LISTEN_BACKLOG: Final = 1024  # connections that wait to be accepted: after a restart all clients come at once
 CONNECTIONS_MAX: Final = 20_000  # half of a usual file limit of 65,536 stays free for probes and journals
 PAGE_BYTES: Final = 1024 * 1024  # a page of a longer answer: half a frame, so that one largest value still fits
 

@@ -20,7 +20,7 @@ from homeport.client.core.backoff import Rng
 from homeport.client.core.errors import HomeportError
 from homeport.client.core.model import ServiceEvent
 from homeport.client.randomness import own_rng
-from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX
+from homeport.registry.core.limits import BLOCKING_WAIT_S_MAX, CONNECTIONS_MAX, LISTEN_BACKLOG
 from homeport.registry.core.txn import Change
 from homeport.registry.fronts import access_log
 from homeport.registry.fronts.consul import bodies
@@ -145,7 +145,7 @@ class HttpFront:
             )
             self._agent = Agent(self._operations, _advertised(bare), loop.time(), self.numbers, self._rng)
             self._operations.store.listen(self._revision)
-        listener = await loop.create_server(self._server.accept, bare or None, int(port))
+        listener = await loop.create_server(self._server.accept, bare or None, int(port), backlog=LISTEN_BACKLOG)
         self._listeners.append(listener)
         return f"{host}:{listener.sockets[0].getsockname()[1]}"
 

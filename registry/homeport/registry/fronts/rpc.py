@@ -29,7 +29,12 @@ from homeport.client.core.errors import (
     to_wire,
 )
 from homeport.client.core.messages import NOTICES, Hello, Ping, Renew
-from homeport.registry.core.limits import CONNECTION_CALLS_MAX, CONNECTION_OUT_BYTES_MAX, CONNECTIONS_MAX
+from homeport.registry.core.limits import (
+    CONNECTION_CALLS_MAX,
+    CONNECTION_OUT_BYTES_MAX,
+    CONNECTIONS_MAX,
+    LISTEN_BACKLOG,
+)
 from homeport.registry.core.txn import TxnResult
 from homeport.registry.operations import Operations
 from homeport.registry.peers import Outgoing, Peer
@@ -68,11 +73,12 @@ class RpcFront:
         if address.startswith("unix:"):
             path = address.removeprefix("unix:")
             await _make_way(path)
-            self._servers.append(await loop.create_unix_server(self._connection, path))
+            self._servers.append(await loop.create_unix_server(self._connection, path, backlog=LISTEN_BACKLOG))
             self._sockets.append((path, _inode(path)))
             return address
         host, _, port = address.rpartition(":")
-        server = await loop.create_server(self._connection, host.strip("[]") or None, int(port))
+        bare = host.strip("[]") or None
+        server = await loop.create_server(self._connection, bare, int(port), backlog=LISTEN_BACKLOG)
         self._servers.append(server)
         return f"{host}:{server.sockets[0].getsockname()[1]}"
 

@@ -33,7 +33,7 @@ ONCE: Final = frozenset({b"POST", b"PATCH"})  # the methods that the draft speak
 NO_TOKEN: Final = b"-"  # of one who knows nothing of the memory yet
 KEY_BYTES_MAX: Final = 255  # a UUID has 36; what is much longer is not a key
 WAITING_MAX: Final = 16  # requests that wait for the same first one: each holds a connection
-_LAG_BITS: Final = 6  # a token lags by 1/32 of what is remembered at most
+_LAG: Final = 32  # a token lags by this part of what is over, and of the time that it is kept
 ENTRY_BYTES: Final = 512  # what an entry takes besides its answer: digests, dict, objects
 
 _CREDENTIALS: Final = (b"authorization", b"cookie")
@@ -141,6 +141,7 @@ class Memory(Generic[W]):
         self.arrived = 0  # requests that were run; their numbers
         self._told = -1  # the number in `_token`
         self._token = b""
+        self._swept_s = 0.0  # when a sweep last told the newest one
         self._newest_forgotten = 0
         self._running = 0
         self._entries: dict[bytes, Entry[W]] = {}
@@ -154,14 +155,16 @@ class Memory(Generic[W]):
         """What a sender may name from now on: an arrival that is not forgotten, and not always the very last.
 
         An earlier one is as true, and costs less: heads that are alike are understood once (`http1.lines`). It lags by
-        a small part of what is remembered, so that nearly all of that must be forgotten before it is too old.
+        a small part of what can be forgotten, and of the time after which that is (`sweep`): so it is not too old
+        notably earlier than the last one.
         """
-        step = max(1, 1 << len(self._entries).bit_length() >> _LAG_BITS)
-        number = max(self.arrived - self.arrived % step, self._newest_forgotten)
-        if number != self._told:
-            self._told = number
-            self._token = f"{self.name}.{number}".encode()
+        if self.arrived - self._told > len(self._over) // _LAG or self._told < self._newest_forgotten:
+            self._tell()
         return self._token
+
+    def _tell(self) -> None:
+        self._told = self.arrived
+        self._token = f"{self.name}.{self._told}".encode()
 
     def ask(self, scope: bytes, fingerprint: bytes | None, token: Token | None) -> tuple[Verdict, Entry[W] | None]:
         """What becomes of a request. RUN comes with its entry, which must be ended by `finish`, `lose` or `forget`.
@@ -243,6 +246,9 @@ class Memory(Generic[W]):
 
     def sweep(self, now: float) -> None:
         """Forget what has been kept for long enough."""
+        if now - self._swept_s >= self.bounds.kept_s / _LAG:
+            self._swept_s = now
+            self._tell()
         while self._over and next(iter(self._over.values())).ends_s <= now:
             self._forget_oldest()
 

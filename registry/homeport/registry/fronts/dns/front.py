@@ -19,6 +19,7 @@ import msgspec
 from homeport.client.core.backoff import Rng
 from homeport.client.core.model import ServiceEvent
 from homeport.client.randomness import own_rng
+from homeport.registry.core.limits import LISTEN_BACKLOG
 from homeport.registry.fronts.dns import question
 from homeport.registry.fronts.dns.directory import Address, Directory, address_of
 from homeport.registry.fronts.dns.question import Query
@@ -120,7 +121,7 @@ class DnsFront:
     async def _listen(self, host: str, port: int) -> int:
         loop = asyncio.get_running_loop()
         for left in reversed(range(_PORT_TRIES if port == 0 else 1)):
-            listener = await loop.create_server(lambda: DnsConnection(self), host or None, port)
+            listener = await loop.create_server(lambda: DnsConnection(self), host or None, port, backlog=LISTEN_BACKLOG)
             bound: int = listener.sockets[0].getsockname()[1]
             try:
                 transport, _ = await loop.create_datagram_endpoint(
