@@ -19,6 +19,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -38,7 +39,6 @@ from homeport.registry.store.directory import make_directory
 from homeport.registry.store.frame import Frame
 from homeport.registry.store.journal import CHECKPOINT_PAGES, FILE_NAME, Journal, JournalError, Revision, Synchronous
 from homeport.registry.store.lease_clock import LeaseClock
-from homeport.registry.store.worker import Worker
 
 _log = logging.getLogger("homeport.registry.store")
 
@@ -93,7 +93,7 @@ class EmbeddedStore(Frame):
         self._backup = backup
         self.store_id = f"{rng.randrange(1 << 64):016x}"
         self._journal: Journal | None = None
-        self._worker: Worker | None = None
+        self._worker: ThreadPoolExecutor | None = None
         self._writer: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -126,7 +126,7 @@ class EmbeddedStore(Frame):
         """
         loop = asyncio.get_running_loop()
         if self._path is not None:
-            self._worker = Worker("homeport-journal")
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="homeport-journal")
             try:
                 journal, mvcc = await self._in_worker(self._open)
             except BaseException:
