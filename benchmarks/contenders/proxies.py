@@ -171,6 +171,7 @@ def envoy_checked(stage: Stage, upstreams: Sequence[int]) -> tuple[Server, int]:
     check = {
         "timeout": "0.5s",
         "interval": "1s",
+        "no_traffic_interval": "1s",  # else the second check of one that has just started comes after a minute
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
         "http_health_check": {"path": "/"},
