@@ -45,9 +45,8 @@ MEMBER_TTL_S: Final = 10  # a replica that says nothing for so long is dead to t
 PROMISE_S: Final = MEMBER_TTL_S / 2  # half for the owner's promise, half for all that clocks and pauses may be off
 _STAY_S: Final = 1.25  # between two words to etcd: one call that is not answered, and another, fit into the promise
 _RETRY_S: Final = 0.2  # after one that failed
-_ADOPTIONS_MAX: Final = (
-    2000  # under way at once, and take-overs: some 100 ms of the loop; many more would hold up the word to etcd
-)
+# Adoptions, and take-overs, under way at once: some 100 ms of the loop; many more would hold up the word to etcd.
+_ADOPTIONS_MAX: Final = 2000
 _CONSIDERED_AT_ONCE: Final = 1000  # leases of a dead replica, in one turn of the loop: some 5 ms with five replicas
 _SWEEP_S: Final = 1.0  # between two looks for leases whose owner is gone
 
